@@ -1,0 +1,1 @@
+"""Plumbing that all scripts share: nothing here is described in the paper."""

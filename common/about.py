@@ -1,0 +1,97 @@
+"""What a run says of itself, in `config.json` and on the screen before the first training."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from common import flags
+from common.data import Recording
+from common.training import Settings
+
+
+def settings(
+    options: argparse.Namespace,
+    recording: Recording,
+    training_settings: Settings,
+    device: torch.device,
+    own_flags: tuple[str, ...],
+) -> dict[str, Any]:
+    """Return what decides the numbers of a run; runs that differ in it are different runs."""
+    return {
+        "data": {
+            "file": recording.path.name,
+            "bytes": recording.path.stat().st_size,
+            "subjects": recording.subjects,
+        },
+        "protocol": options.protocol,
+        **training_settings._asdict(),
+        **{name: getattr(options, name) for name in own_flags},
+        "device": device.type,
+    }
+
+
+def circumstances(
+    options: argparse.Namespace, device: torch.device, checkout: Path
+) -> dict[str, Any]:
+    """Return the flags as given, the device, the versions and the state of the checkout."""
+    given = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()}
+    versions = {"python": platform.python_version()}
+    versions |= {module.__name__: module.__version__ for module in (torch, np, h5py)}
+    return {
+        "flags": given,
+        "device_name": flags.device_name(device),
+        "versions": versions,
+        "git": _git_description(checkout),
+    }
+
+
+def _git_description(checkout: Path) -> str | None:
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--tags"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def introduction(
+    options: argparse.Namespace,
+    recording: Recording,
+    training_settings: Settings,
+    device: torch.device,
+    rate_hz: int,
+    is_sample: bool,
+) -> str:
+    """Return what is to be said before the first training."""
+    rows = len(recording.subject)
+    lines = [
+        f"Data: {recording.path}, {len(recording.subjects)} subjects, {rows:,} rows, "
+        f"{rows / rate_hz / 60:.1f} minutes",
+        f"Device: {flags.device_name(device)}",
+    ]
+    if device.type == "cpu":
+        lines.append("NOTICE: training on the CPU, which is slow; no CUDA device is in use.")
+    if recording.dropped:
+        parts = [f"{place} {count:,}" for place, count in recording.dropped.items()]
+        total = sum(recording.dropped.values())
+        lines.append(f"Dropped {total:,} rows with NaN: {', '.join(parts)}")
+    if options.protocol == "strict" and not recording.has_trials:
+        lines.append("NOTICE: the file has no `trial_starts`: windows stay within an activity.")
+    if is_sample:
+        lines.append(
+            "SYNTHETIC DATA: simulated gait stands in for the measured file. It shows that "
+            "everything runs; its figures are not the paper's."
+        )
+    if is_sample and options.epochs is None:
+        epochs, full = training_settings.epochs, options.paper_epochs
+        lines.append(
+            f"A quick look: trainings of {epochs} epochs; --epochs {full} trains as the paper."
+        )
+    return "\n".join(lines) + "\n"

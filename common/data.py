@@ -1,0 +1,216 @@
+"""Read an HDF5 file of either dataset, subject by subject, into one tensor per modality."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from common import hdf5
+from common.columns import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
+from common.hdf5 import Columns, DataError
+
+Prepare = Callable[[Columns], dict[str, np.ndarray]]
+"""Turns the columns of some rows into `(rows, C)` per modality, and `"targets"`: `(rows, K)`."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Every usable row (one sample in time) of a file, subject after subject in numeric order.
+
+    Attributes:
+        path: The file it was read from.
+        samples: Modality, or `"targets"`, to `(rows, C)` float32.
+        subjects: Ids in numeric order. activities: Names; empty where the file has none.
+        subject: `(rows,)` index into `subjects`. activity: `(rows,)` index into `activities`.
+        stretch: `(rows,)` number of the row's stretch: rows that follow one another in one trial
+            or step, with no dropped row between them.
+        dropped: Place in the file to the number of its rows dropped for NaN.
+        has_trials: Whether the file tells where its trials (A) or steps (B) start.
+    """
+
+    path: Path
+    samples: dict[str, Tensor]
+    subjects: list[str]
+    activities: list[str]
+    subject: np.ndarray
+    activity: np.ndarray
+    stretch: np.ndarray
+    dropped: dict[str, int]
+    has_trials: bool
+
+    def to(self, device: torch.device) -> Recording:
+        """Return the recording with its samples on `device`."""
+        moved = {name: values.to(device) for name, values in self.samples.items()}
+        return replace(self, samples=moved)
+
+
+class Block(NamedTuple):
+    """The rows of one HDF5 dataset and, of each, the `(rows,)` trial or step."""
+
+    subject: str
+    activity: str
+    columns: Columns
+    trial: np.ndarray
+
+
+def read_dataset_a(path: Path, prepare: Prepare) -> Recording:
+    """Read `/All_subjects/Subject_<id>/<activity>`, each `(rows, 129)`, at 200 Hz.
+
+    The file's attribute `columns` names its columns; a file without it must hold the columns of
+    `DATASET_A_COLUMNS`, in that order. The attribute `trial_starts` of an activity, its row
+    numbers, is used where it exists.
+
+    Raises:
+        DataError: The file is not like that; the message names the place and the remedy.
+    """
+    with hdf5.opened(path) as file:
+        root = hdf5.member(path, file, "All_subjects")
+        names = hdf5.column_names(path, file) or DATASET_A_COLUMNS
+        tables = [
+            (subject, activity, hdf5.member(path, root[key], activity))
+            for subject, key in hdf5.subject_keys(path, root, "Subject_").items()
+            for activity in DATASET_A_ACTIVITIES
+        ]
+        for _, _, table in tables:
+            hdf5.check_table(path, table, axes=2, width=len(names))
+        has_trials = all("trial_starts" in table.attrs for _, _, table in tables)
+
+        positions = {name: i for i, name in enumerate(names)}
+        rows = _Rows(sum(len(table) for _, _, table in tables))
+        for subject, activity, table in tables:
+            rows.add(_block_a(path, subject, activity, table, positions), prepare)
+        return rows.recording(path, has_trials)
+
+
+def read_dataset_b(path: Path, prepare: Prepare) -> Recording:
+    """Read `/subject_<id>`, each `(steps, 152, 256)`, at 100 Hz, named by the attribute `columns`.
+
+    A step ends at the first row after which all columns are zero to the end; a step that fills all
+    of its rows is kept whole.
+
+    Raises:
+        DataError: The file is not like that; the message names the place and the remedy.
+    """
+    with hdf5.opened(path) as file:
+        names = hdf5.column_names(path, file)
+        if names is None:
+            raise DataError(f"{path}: no attribute `columns` (a JSON list of names); add it")
+        keys = hdf5.subject_keys(path, file, "subject_")
+        for key in keys.values():
+            hdf5.check_table(path, file[key], axes=3, width=len(names))
+
+        positions = {name: i for i, name in enumerate(names)}
+        rows = _Rows(sum(file[key].shape[0] * file[key].shape[1] for key in keys.values()))
+        for subject, key in keys.items():
+            rows.add(_block_b(path, subject, file[key], positions), prepare)
+        return rows.recording(path, has_trials=True)
+
+
+def rows_before_padding(steps: np.ndarray) -> np.ndarray:
+    """Return the `(steps, rows)` mask of the rows up to the last one that is not all zero.
+
+    Args:
+        steps: `(steps, rows, columns)`; NaN is not zero.
+    """
+    filled = (steps != 0).any(axis=-1)
+    return np.flip(np.logical_or.accumulate(np.flip(filled, axis=1), axis=1), axis=1)
+
+
+def _block_a(
+    path: Path, subject: str, activity: str, table: h5py.Dataset, positions: dict[str, int]
+) -> Block:
+    columns = Columns(path, table.name, positions, hdf5.read_table(path, table))
+    starts = table.attrs.get("trial_starts", [0])
+    trial = np.searchsorted(starts, np.arange(len(table)), side="right")
+    return Block(subject, activity, columns, trial)
+
+
+def _block_b(path: Path, subject: str, table: h5py.Dataset, positions: dict[str, int]) -> Block:
+    values = hdf5.read_table(path, table)
+    valid = rows_before_padding(values)
+    columns = Columns(path, table.name, positions, values, valid)
+    return Block(subject, "", columns, trial=np.nonzero(valid)[0])
+
+
+class _Rows:
+    """Arrays filled from the front; memory that is never filled is never touched."""
+
+    def __init__(self, most_rows: int) -> None:
+        self.most_rows = most_rows
+        self.filled = 0
+        self.stretches = 0
+        self.samples: dict[str, np.ndarray] = {}
+        self.labels = {
+            name: np.empty(most_rows, np.int32) for name in ("subject", "activity", "stretch")
+        }
+        self.subjects: list[str] = []
+        self.activities: list[str] = []
+        self.dropped: dict[str, int] = {}
+        self.value_counts: dict[tuple[str, str], int] = {}  # (subject, column) -> not NaN
+
+    def add(self, block: Block, prepare: Prepare) -> None:
+        """Append the rows of a block that have no NaN in any of the prepared arrays."""
+        prepared = prepare(block.columns)
+        has_nan = np.stack([np.isnan(array).any(axis=1) for array in prepared.values()]).any(axis=0)
+        kept = np.flatnonzero(~has_nan)
+        place = slice(self.filled, self.filled + len(kept))
+        for name, array in prepared.items():
+            if name not in self.samples:
+                self.samples[name] = np.empty((self.most_rows, array.shape[1]), np.float32)
+            self.samples[name][place] = array if len(kept) == len(array) else array[kept]
+        self.labels["subject"][place] = _index(self.subjects, block.subject)
+        self.labels["activity"][place] = _index(self.activities, block.activity)
+        self.labels["stretch"][place] = self._stretches(kept, block.trial[kept])
+        self.filled = place.stop
+        if has_nan.any():
+            self.dropped[block.columns.place] = int(has_nan.sum())
+        for column, nan_count in block.columns.nan_counts.items():
+            key = (block.subject, column)
+            self.value_counts[key] = self.value_counts.get(key, 0) + len(has_nan) - nan_count
+
+    def _stretches(self, kept: np.ndarray, trial: np.ndarray) -> np.ndarray:
+        if not len(kept):
+            return kept
+        starts = (np.diff(kept) != 1) | (np.diff(trial) != 0)
+        numbers = self.stretches + np.concatenate([[0], np.cumsum(starts)])
+        self.stretches = int(numbers[-1]) + 1
+        return numbers
+
+    def recording(self, path: Path, has_trials: bool) -> Recording:
+        """Cut the arrays, without a copy, to the rows in use.
+
+        Raises:
+            DataError: A subject has a column of nothing but NaN, or there is one subject only.
+        """
+        for (subject, column), count in self.value_counts.items():
+            if count == 0:
+                raise DataError(
+                    f"{path}: subject {subject}: nothing but NaN in {column}; "
+                    "supply the column or leave the subject out of the file"
+                )
+        if len(self.subjects) < 2:
+            raise DataError(f"{path}: one subject; add another, to train on one and test on one")
+        for array in (*self.samples.values(), *self.labels.values()):
+            array.resize((self.filled, *array.shape[1:]), refcheck=False)
+        return Recording(
+            path=path,
+            samples={name: torch.from_numpy(array) for name, array in self.samples.items()},
+            subjects=self.subjects,
+            activities=self.activities,
+            **self.labels,
+            dropped=self.dropped,
+            has_trials=has_trials,
+        )
+
+
+def _index(names: list[str], name: str) -> int:
+    if name not in names:
+        names.append(name)
+    return names.index(name)

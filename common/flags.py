@@ -1,0 +1,181 @@
+"""The command line that all scripts share: flags, the data file or its stand-in, the device."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from common.folds import PROTOCOLS
+from common.hdf5 import DataError
+
+
+def parser(
+    description: str, *, dataset: str, rows: Sequence[str], epochs: int, learning_rate: float
+) -> argparse.ArgumentParser:
+    """Return the parser of a script; the script adds flags of its own.
+
+    Args:
+        description: The script's docstring. dataset: `a` or `b`. rows: Names of the table's rows.
+        epochs: The paper's number of epochs. learning_rate: The paper's.
+    """
+    result = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = result.add_argument
+    default_file = f"data/dataset_{dataset}.h5"
+    add(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help=f"HDF5 file (default: {default_file} if it is there, else the synthetic sample)",
+    )
+    add("--sample", action="store_true", help="use the synthetic sample dataset, made afresh")
+    add(
+        "--test-subjects",
+        nargs="+",
+        metavar="ID",
+        help="subjects to hold out, one fold each, or `all` (default: the file's last subject)",
+    )
+    add(
+        "--rows",
+        nargs="+",
+        metavar="NAME",
+        help=f"rows of the table to run (default: all): {' '.join(rows)}",
+    )
+    add(
+        "--protocol",
+        choices=PROTOCOLS,
+        default="paper",
+        help="paper: windows of one stream, 20 %% of them for validation; strict: windows within "
+        "a trial or step, 20 %% of the training subjects for validation (default: paper)",
+    )
+    add(
+        "--epochs",
+        type=positive_int,
+        metavar="N",
+        help=f"most epochs of a training (default: {epochs}; fewer on the sample, which says so)",
+    )
+    add(
+        "--patience",
+        type=positive_int,
+        default=10,
+        metavar="N",
+        help="epochs without a better validation loss before a training stops (default: 10)",
+    )
+    add(
+        "--batch-size",
+        type=positive_int,
+        default=64,
+        metavar="N",
+        help="windows of a training step (default: 64)",
+    )
+    add(
+        "--learning-rate",
+        type=positive_float,
+        default=learning_rate,
+        metavar="X",
+        help=f"of Adam (default: {learning_rate:g})",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=42,
+        metavar="N",
+        help="set again for every model and fold (default: 42)",
+    )
+    add(
+        "--device",
+        default="auto",
+        help="auto (CUDA if there is one, else the CPU), cuda, cuda:N or cpu (default: auto)",
+    )
+    add(
+        "--output-dir",
+        type=Path,
+        default=Path("outputs"),
+        metavar="DIR",
+        help="results go to DIR/<script>/<run>/ (default: outputs)",
+    )
+    add(
+        "--run-name",
+        metavar="NAME",
+        help="name of the run; an existing one with the same settings is gone on with, and what "
+        "it has already is taken from it (default: the date and time)",
+    )
+    result.set_defaults(paper_epochs=epochs, default_file=Path(default_file))
+    return result
+
+
+def positive_int(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """Parse a finite number above 0."""
+    value = float(text)
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+    return value
+
+
+def add_weight(to: argparse.ArgumentParser, flag: str, default: float, help_text: str) -> None:
+    """Add the flag of a weight in a loss, a finite number of at least 0."""
+
+    def weight(text: str) -> float:
+        value = float(text)
+        if not (value >= 0 and math.isfinite(value)):
+            raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+        return value
+
+    text = f"weight in the loss {help_text} (default: {default:g})"
+    to.add_argument(flag, type=weight, default=default, metavar="X", help=text)
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Return the device for `auto`, `cuda`, `cuda:N` or `cpu`.
+
+    Raises:
+        DataError: There is no such device.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise DataError(f"--device {wanted}: no such device; use auto, cuda, cuda:N or cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise DataError(
+            f"--device {wanted}: PyTorch {torch.__version__} sees {count} CUDA devices; use "
+            + ("cpu, or install a PyTorch build with CUDA" if not count else "cuda:0 or auto")
+        )
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a device for people."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
+
+
+def choose_rows(wanted: Sequence[str] | None, rows: Sequence[str]) -> list[str]:
+    """Return the wanted rows in the table's order.
+
+    Raises:
+        DataError: There is no such row.
+    """
+    unknown = [name for name in wanted or () if name not in rows]
+    if unknown:
+        raise DataError(f"--rows: no row {' '.join(unknown)}; there are {' '.join(rows)}")
+    return [name for name in rows if wanted is None or name in wanted]

@@ -1,0 +1,149 @@
+"""Open HDF5 files and look up columns by name; every error names the file, place and remedy."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+
+class DataError(ValueError):
+    """Input that cannot be used; the message names the file, the place and the remedy."""
+
+
+@dataclass
+class Columns:
+    """Rows of one HDF5 dataset, looked up by name: `columns["a"]` or `columns[["a", "b"]]`.
+
+    Attributes:
+        path: The file. place: The dataset in it. positions: Column name to its position.
+        values: `(..., width)` as stored. valid: Mask over `values.shape[:-1]`, None for all rows.
+        nan_counts: Column name to its number of NaN rows, for every column looked up so far.
+    """
+
+    path: Path
+    place: str
+    positions: dict[str, int]
+    values: np.ndarray
+    valid: np.ndarray | None = None
+    nan_counts: dict[str, int] = field(default_factory=dict)
+
+    def __getitem__(self, key: str | Sequence[str]) -> np.ndarray:
+        """Return `(rows, 1)` for a name, `(rows, n)` for a list of names, as float32.
+
+        Raises:
+            DataError: A column is missing or has infinite values.
+        """
+        names = [key] if isinstance(key, str) else list(key)
+        missing = [name for name in names if name not in self.positions]
+        if missing:
+            raise DataError(
+                f"{self.path}: {self.place}: no column {', '.join(missing)}; "
+                "the attribute `columns` must name every column that the script reads"
+            )
+        selected = self.values[..., [self.positions[name] for name in names]]
+        if self.valid is not None:
+            selected = selected[self.valid]
+        selected = selected.astype(np.float32, copy=False)
+        infinite = np.isinf(selected).sum(axis=0)
+        if infinite.any():
+            counts = [f"{n} in {name}" for name, n in zip(names, infinite, strict=True) if n]
+            raise DataError(
+                f"{self.path}: {self.place}: infinite values: {', '.join(counts)}; "
+                "replace them by the measured value, or by NaN (such rows are dropped)"
+            )
+        self.nan_counts.update(zip(names, np.isnan(selected).sum(axis=0).tolist(), strict=True))
+        return selected
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """Open `path` for reading.
+
+    Raises:
+        DataError: No such file, not an HDF5 file, or a truncated one.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; give --data the path of an HDF5 file, or --sample")
+    try:
+        file = h5py.File(path)
+    except OSError as error:
+        problem = "truncated" if "truncated" in str(error) else "not an HDF5 file"
+        raise DataError(f"{path}: {problem}; download or copy the file again") from error
+    with file:
+        yield file
+
+
+def column_names(path: Path, file: h5py.File) -> list[str] | None:
+    """Return the file's attribute `columns` (a JSON list of names), None where it has none."""
+    if "columns" not in file.attrs:
+        return None
+    try:
+        return [str(name) for name in json.loads(file.attrs["columns"])]
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: the attribute `columns` is no JSON list of names; write it as one"
+        ) from error
+
+
+def subject_keys(path: Path, group: h5py.Group, prefix: str) -> dict[str, str]:
+    """Return id -> key of every member named `<prefix><id>`, in the ids' numeric order.
+
+    Raises:
+        DataError: There is none.
+    """
+    matches = [re.fullmatch(rf"{prefix}(\d+)", key) for key in group]
+    found = sorted((match for match in matches if match), key=lambda match: int(match[1]))
+    if not found:
+        raise DataError(
+            f"{path}: {group.name}: no subject; their names must be {prefix} and a number"
+        )
+    return {match[1]: match[0] for match in found}
+
+
+def member(path: Path, group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
+    """Return `group[name]`.
+
+    Raises:
+        DataError: It is missing.
+    """
+    if not isinstance(group, h5py.Group) or name not in group:
+        raise DataError(
+            f"{path}: {group.name}: no {name} in it; see the README for the tree a file must have"
+        )
+    return group[name]
+
+
+def check_table(path: Path, table: h5py.Dataset, axes: int, width: int) -> None:
+    """Check that `table` holds numbers and has `axes` axes, the last one of `width` columns.
+
+    Raises:
+        DataError: It does not.
+    """
+    if not isinstance(table, h5py.Dataset):
+        raise DataError(f"{path}: {table.name}: a group; put the dataset of its rows there")
+    if table.dtype.kind not in "fiu":
+        raise DataError(f"{path}: {table.name}: {table.dtype} values; store it as float32")
+    if table.ndim != axes or table.shape[-1] != width:
+        raise DataError(
+            f"{path}: {table.name}: shape {table.shape}; it must have {axes} axes, "
+            f"the last one of {width} columns"
+        )
+
+
+def read_table(path: Path, table: h5py.Dataset) -> np.ndarray:
+    """Return the whole dataset.
+
+    Raises:
+        DataError: A part of it cannot be read.
+    """
+    try:
+        return table[()]
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{path}: {table.name}: damaged ({error}); copy the file again") from error

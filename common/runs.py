@@ -1,0 +1,165 @@
+"""A run's folder: its settings, and results that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from common.hdf5 import DataError
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; it takes the place of `path` at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        part.chmod(0o666 & ~_umask())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+class Run:
+    """One output folder: `config.json`, `history.csv`, `metrics.csv` and the folders `predictions`,
+    `checkpoints` and `figures`.
+
+    A run is gone on with by opening it again: what it holds for a row and a test subject is kept.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], about: dict[str, Any]) -> None:
+        """Create the folder, or open it if it was made with the same settings.
+
+        Args:
+            folder: `<output-dir>/<script>/<run>`. settings: What decides the numbers.
+            about: What else `config.json` is to tell.
+
+        Raises:
+            DataError: The folder holds a run with other settings, or cannot be written.
+        """
+        self.folder = folder
+        config = folder / "config.json"
+        if config.exists():
+            _check_same(folder, json.loads(config.read_text())["settings"], settings)
+        try:
+            with written_whole(config) as part:
+                part.write_text(json.dumps({"settings": settings, **about}, indent=2) + "\n")
+        except OSError as error:
+            raise DataError(
+                f"{folder}: cannot write there ({error.strerror}); give another --output-dir"
+            ) from error
+        self.history = self._read("history.csv")
+        self.metrics = self._read("metrics.csv")
+
+    def _read(self, name: str) -> pd.DataFrame:
+        path = self.folder / name
+        kinds = {"test_subject": str, "fold": str}
+        return pd.read_csv(path, dtype=kinds) if path.exists() else pd.DataFrame()
+
+    def has(self, row: str, test_subject: str) -> bool:
+        """Whether the run holds the result of a row on a test subject."""
+        if self.metrics.empty or not self.checkpoint(row, test_subject).exists():
+            return False
+        return _chosen(self.metrics, "test_subject", row, test_subject).any()
+
+    def checkpoint(self, row: str, test_subject: str) -> Path:
+        """Return the path of a row's trained model."""
+        return self.folder / "checkpoints" / f"{row}-subject_{test_subject}.pt"
+
+    def predictions(self, row: str, test_subject: str) -> Path:
+        """Return the path of a row's truth and prediction of the test subject."""
+        return self.folder / "predictions" / f"{row}-subject_{test_subject}.npz"
+
+    def add(
+        self,
+        row: str,
+        test_subject: str,
+        model: nn.Module,
+        predictions: dict[str, np.ndarray],
+        history: pd.DataFrame,
+        metrics: pd.DataFrame,
+    ) -> None:
+        """Write the results of a row on a test subject; `metrics.csv` last: it makes them count."""
+        with written_whole(self.checkpoint(row, test_subject)) as part:
+            torch.save({name: value.cpu() for name, value in model.state_dict().items()}, part)
+        with written_whole(self.predictions(row, test_subject)) as part, part.open("wb") as file:
+            np.savez_compressed(file, **predictions)
+        self.history = _replaced(self.history, history, "fold", row, test_subject)
+        self._write("history.csv", self.history)
+        self.metrics = _replaced(self.metrics, metrics, "test_subject", row, test_subject)
+        self._write("metrics.csv", self.metrics)
+
+    def _write(self, name: str, frame: pd.DataFrame) -> None:
+        with written_whole(self.folder / name) as part:
+            frame.to_csv(part, index=False)
+
+    def load(self, row: str, test_subject: str, model: nn.Module) -> nn.Module:
+        """Load the trained weights of a row into `model`."""
+        path = self.checkpoint(row, test_subject)
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        return model
+
+    def save_figure(self, name: str, figure: Figure) -> None:
+        """Write `figures/<name>.png`."""
+        with written_whole(self.folder / "figures" / f"{name}.png") as part:
+            figure.savefig(part, format="png", dpi=150)
+
+
+def _chosen(frame: pd.DataFrame, fold_column: str, row: str, test_subject: str) -> pd.Series:
+    return (frame["row"] == row) & (frame[fold_column] == test_subject)
+
+
+def _replaced(
+    frame: pd.DataFrame, new: pd.DataFrame, fold_column: str, row: str, test_subject: str
+) -> pd.DataFrame:
+    if frame.empty:
+        return new
+    kept = frame[~_chosen(frame, fold_column, row, test_subject)]
+    return pd.concat([kept, new], ignore_index=True)
+
+
+def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    new = json.loads(json.dumps(new))
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if names:
+        parts = [f"{name}: {old.get(name)} there, {new.get(name)} now" for name in names]
+        raise DataError(
+            f"{folder}: a run with other settings ({'; '.join(parts)}); use another --run-name"
+        )
+
+
+def run_folder(output_dir: Path, script: Path, run_name: str | None) -> Path:
+    """Return `<output-dir>/<script>/<run>`, by default a new one named by date and time.
+
+    Raises:
+        DataError: The run's name is no name of a folder.
+    """
+    parent = output_dir / script.stem
+    if run_name is not None:
+        if Path(run_name).name != run_name:
+            raise DataError(f"--run-name {run_name}: a name of one folder, without a path")
+        return parent / run_name
+    name = time.strftime("%Y-%m-%d_%H-%M-%S")
+    taken = sum(1 for _ in parent.glob(f"{name}*"))
+    return parent / (f"{name}_{taken + 1}" if taken else name)

@@ -1,0 +1,163 @@
+"""The one training loop: Adam, early stopping on the validation loss, best epoch restored."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from common.folds import Fold
+
+Batch = dict[str, Tensor]
+"""Modality, or `"targets"`, to `(B, T, C)`."""
+Loss = Callable[[nn.Module, Batch], Tensor]
+Predict = Callable[[nn.Module, Batch], Tensor]
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+class Settings(NamedTuple):
+    """How a model is trained; `learning_rate` is Adam's, `patience` counts epochs."""
+
+    epochs: int
+    patience: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+
+
+class Epoch(NamedTuple):
+    """Losses of one epoch: the training loss's mean over windows, the validation criterion."""
+
+    epoch: int
+    training_loss: float
+    validation_loss: float
+    seconds: float
+
+
+class DivergedError(RuntimeError):
+    """A loss was not finite; the message names the row, the fold and the epoch."""
+
+
+def train(
+    model: nn.Module,
+    samples: dict[str, Tensor],
+    fold: Fold,
+    *,
+    loss: Loss,
+    predict: Predict,
+    criterion: Criterion,
+    settings: Settings,
+    name: str,
+) -> list[Epoch]:
+    """Train `model` in place and leave it as it was after its best epoch.
+
+    Dropout and shuffling are seeded here, so that a result depends on no other training.
+
+    Args:
+        model: On the samples' device. samples: Modality or `"targets"` to `(rows, C)`.
+        fold: Its `train` and `validation` windows are used.
+        loss: Minimised over batches. predict: `(B, T, K)` of a batch.
+        criterion: Of all validation predictions and targets at once; early stopping watches it.
+        settings: Epochs, patience in epochs, batch size, learning rate, seed.
+        name: Stands before the progress bar and in errors.
+
+    Raises:
+        DivergedError: The validation loss is not finite.
+    """
+    device = samples["targets"].device
+    train_windows, validation_windows = fold.train.to(device), fold.validation.to(device)
+    torch.manual_seed(settings.seed)
+    shuffle = torch.Generator().manual_seed(settings.seed)
+    optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    history: list[Epoch] = []
+    best, best_epoch, best_state = float("inf"), 0, {}
+    steps = settings.epochs * len(list(_batches(train_windows, settings.batch_size)))
+    with tqdm(total=steps, desc=name, unit="step", disable=None, leave=False) as bar:
+        for epoch in range(1, settings.epochs + 1):
+            started = time.perf_counter()
+            order = torch.randperm(len(train_windows), generator=shuffle).to(device)
+            batches = _batches(train_windows[order], settings.batch_size)
+            training_loss = _train_epoch(model, samples, batches, loss, optimiser, bar)
+            prediction = predict_windows(
+                model, samples, validation_windows, predict, settings.batch_size
+            )
+            validation_loss = float(criterion(prediction, samples["targets"][validation_windows]))
+            if validation_loss != validation_loss:
+                raise DivergedError(f"{name}, epoch {epoch}: the validation loss is NaN")
+            seconds = time.perf_counter() - started
+            history.append(Epoch(epoch, training_loss, validation_loss, seconds))
+            if validation_loss < best:
+                best, best_epoch = validation_loss, epoch
+                best_state = copy.deepcopy(model.state_dict())
+            bar.set_postfix(train=f"{training_loss:.4f}", val=f"{validation_loss:.4f}", best=best)
+            if epoch - best_epoch >= settings.patience:
+                break
+    model.load_state_dict(best_state)
+    return history
+
+
+def _train_epoch(
+    model: nn.Module,
+    samples: dict[str, Tensor],
+    batches: Iterator[Tensor],
+    loss: Loss,
+    optimiser: torch.optim.Optimizer,
+    bar: tqdm,
+) -> float:
+    model.train()
+    total = torch.zeros((), device=samples["targets"].device)  # summed there: no wait per step
+    windows = 0
+    for rows in batches:
+        optimiser.zero_grad(set_to_none=True)
+        value = loss(model, batch_of(samples, rows))
+        value.backward()
+        optimiser.step()
+        total += value.detach() * len(rows)
+        windows += len(rows)
+        bar.update()
+    return float(total) / windows
+
+
+def batch_of(samples: dict[str, Tensor], rows: Tensor) -> Batch:
+    """Gather windows: `(rows, C)` samples and `(B, T)` row numbers give `(B, T, C)`."""
+    return {name: values[rows] for name, values in samples.items()}
+
+
+def _batches(windows: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Split windows; a last batch of one window joins the one before it.
+
+    BatchNorm over the windows of a batch is not defined for a single one.
+    """
+    batches = list(windows.split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return iter(batches)
+
+
+@torch.no_grad()
+def predict_windows(
+    model: nn.Module, samples: dict[str, Tensor], windows: Tensor, predict: Predict, batch_size: int
+) -> Tensor:
+    """Predict `(windows, T, K)` in eval mode, batch by batch."""
+    model.eval()
+    batches = windows.split(batch_size)
+    return torch.cat([predict(model, batch_of(samples, rows)) for rows in batches])
+
+
+def used_parameters(model: nn.Module, predict: Predict, batch: Batch) -> int:
+    """Count the parameters that the prediction depends on.
+
+    What serves training only, as the projection that carries the distilled feature, has no
+    gradient from the prediction and is not counted. Draws no random number.
+    """
+    parameters = list(model.parameters())
+    output = predict(model.eval(), batch)
+    gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True)
+    return sum(
+        p.numel() for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None
+    )

@@ -1,0 +1,1 @@
+"""Tests; each says what a user would lose if it failed."""

@@ -1,0 +1,35 @@
+"""Fixtures: one torch thread, tiny sample files, and the measured data where it exists."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.sample import write_sample
+
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+
+ROOT = Path(__file__).resolve().parents[1]
+MEASURED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def sample_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny sample files of both datasets, by letter."""
+    folder = tmp_path_factory.mktemp("sample")
+    for dataset, minutes in (("a", 0.1), ("b", 0.15)):
+        write_sample(folder / f"{dataset}.h5", dataset, subjects=3, minutes=minutes, seed=1)
+    return {dataset: folder / f"{dataset}.h5" for dataset in "ab"}
+
+
+@pytest.fixture(scope="session")
+def example_b() -> Path:
+    """The two measured subjects that Dataset B's authors publish as an example."""
+    path = MEASURED / "dataset_b" / "example_data.h5"
+    if not path.exists():
+        pytest.skip(f"the example file of Dataset B is not at {path}")
+    return path

@@ -1,0 +1,56 @@
+"""Small HDF5 files of both datasets with chosen content."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from common.columns import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
+
+COLUMNS_B = ("time", "value", "other")
+
+
+def random_rows(rows: int, seed: int = 0) -> np.ndarray:
+    """Return `(rows, 129)` random values."""
+    return np.random.default_rng(seed).normal(size=(rows, len(DATASET_A_COLUMNS)))
+
+
+def write_a(
+    path: Path,
+    subjects: dict[str, Sequence[np.ndarray]],
+    names: Sequence[str] | None = DATASET_A_COLUMNS,
+    trial_starts: Sequence[int] | None = None,
+) -> Path:
+    """Write Dataset A: per subject the arrays of its four activities."""
+    with h5py.File(path, "w") as file:
+        if names is not None:
+            file.attrs["columns"] = json.dumps(list(names))
+        for subject, arrays in subjects.items():
+            for activity, array in zip(DATASET_A_ACTIVITIES, arrays, strict=True):
+                table = file.create_dataset(
+                    f"All_subjects/Subject_{subject}/{activity}", data=array
+                )
+                if trial_starts is not None:
+                    table.attrs["trial_starts"] = trial_starts
+    return path
+
+
+def usual_a(path: Path, subjects: Sequence[str] = ("7", "8", "9"), rows: int = 120) -> Path:
+    """Write Dataset A with random values, `rows` in each activity."""
+    return write_a(
+        path,
+        {s: [random_rows(rows, 10 * i + k) for k in range(4)] for i, s in enumerate(subjects)},
+    )
+
+
+def write_b(path: Path, subjects: dict[str, np.ndarray], names: Sequence[str] = COLUMNS_B) -> Path:
+    """Write Dataset B: per subject `(steps, rows, columns)`."""
+    with h5py.File(path, "w") as file:
+        file.attrs["columns"] = json.dumps(list(names))
+        for subject, steps in subjects.items():
+            file[f"subject_{subject}"] = steps
+    return path

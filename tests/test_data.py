@@ -1,0 +1,292 @@
+"""Reading files: what is read, what is dropped, and what is refused."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import Dataset_A_Sensor_Distillation as script_a
+import Dataset_B_sensor_distillation as script_b
+from common.columns import DATASET_A_COLUMNS
+from common.data import Recording, read_dataset_a, read_dataset_b
+from common.hdf5 import Columns, DataError
+from tests.conftest import ROOT
+from tests.files import random_rows, usual_a, write_a, write_b
+
+
+def read_a(path: Path) -> Recording:
+    """Read a file as the Dataset A scripts do."""
+    return read_dataset_a(path, script_a.prepare)
+
+
+def prepare_value(columns: Columns) -> dict[str, np.ndarray]:
+    """Use one column of a hand-made Dataset B file."""
+    return {"targets": columns["value"]}
+
+
+def test_column_positions_of_dataset_a() -> None:
+    """The paper's own files have no names: a wrong position trains on another signal."""
+    positions = {name: i for i, name in enumerate(DATASET_A_COLUMNS)}
+    assert len(positions) == 129
+    targets = [positions[name] for name in script_a.TARGETS]
+    assert targets == [53, 54, 62, 64, 70, 71, 72]
+    signals = {"Accel": [], "Gyro": []}
+    for kind, found in signals.items():
+        found += [positions[f"{s}_{kind}_{a}"] for s in script_a.SENSORS for a in "XYZ"]
+    assert signals["Accel"] == [0, 1, 2, 6, 7, 8, 12, 13, 14, 18, 19, 20]
+    assert signals["Gyro"] == [3, 4, 5, 9, 10, 11, 15, 16, 17, 21, 22, 23]
+    assert [positions[muscle] for muscle in script_a.MUSCLES] == list(range(95, 106))
+
+
+def test_dataset_a_by_position_and_by_name(tmp_path: Path) -> None:
+    """A file that names its columns may order them differently; one without names must work."""
+    arrays = {s: [random_rows(110, i) for i in range(4)] for s in ("10", "9")}
+    order = np.random.default_rng(0).permutation(129)
+    shuffled = {s: [array[:, order] for array in four] for s, four in arrays.items()}
+    plain = read_a(write_a(tmp_path / "plain.h5", arrays, names=None))
+    names = [DATASET_A_COLUMNS[i] for i in order]
+    named = read_a(write_a(tmp_path / "named.h5", shuffled, names=names))
+    assert plain.subjects == ["9", "10"]
+    expected = np.concatenate([array for s in ("9", "10") for array in arrays[s]])
+    for made in (plain, named):
+        assert np.array_equal(made.samples["targets"], expected[:, [53, 54, 62, 64, 70, 71, 72]]
+                              .astype(np.float32))  # fmt: skip
+        assert np.array_equal(made.samples["emg"], expected[:, 95:106].astype(np.float32))
+    assert plain.activities == ["Treadmill", "Levelground", "Ramp", "Stair"]
+    assert not plain.has_trials
+
+
+def test_rows_with_nan_in_a_used_column_are_dropped_and_counted(tmp_path: Path) -> None:
+    """A NaN would spread through the network; one in an unused column must cost nothing."""
+    arrays = [random_rows(110, i) for i in range(8)]
+    arrays[1][[20, 21, 50], 53] = np.nan  # hip flexion moment
+    arrays[2][:, 30] = np.nan  # a joint angle, not used
+    path = write_a(tmp_path / "a.h5", {"7": arrays[:4], "8": arrays[4:]}, trial_starts=[0, 40])
+    made = read_a(path)
+    assert made.dropped == {"/All_subjects/Subject_7/Levelground": 3}
+    assert len(made.subject) == 8 * 110 - 3
+    level = (made.subject == 0) & (made.activity == 1)
+    lengths = np.unique(made.stretch[level], return_counts=True)[1]
+    assert lengths.tolist() == [20, 18, 10, 59]  # cut at the NaN, at row 40 and at the NaN
+    assert made.has_trials
+
+
+def test_steps_of_dataset_b_end_where_the_padding_starts(tmp_path: Path) -> None:
+    """A step cut too short loses data; a full one keeps its last row; zeros within stay."""
+    steps = np.ones((3, 6, 3), np.float32)
+    steps[0, 4:] = 0
+    steps[2, 2] = 0
+    steps[2, 5:] = 0
+    steps[2, 4, 1] = np.nan
+    path = write_b(tmp_path / "b.h5", {"02": steps, "01": np.ones((1, 6, 3))})
+    made = read_dataset_b(path, prepare_value)
+    assert made.subjects == ["01", "02"]
+    assert np.unique(made.stretch, return_counts=True)[1].tolist() == [6, 4, 6, 4]
+    assert made.dropped == {"/subject_02": 1}
+
+
+def test_targets_and_video_of_dataset_b(example_b: Path) -> None:
+    """Signs, units and normalisation, computed here from the raw file one value at a time."""
+    made = read_dataset_b(example_b, script_b.prepare)
+    with h5py.File(example_b) as file:
+        names = eval(file.attrs["columns"], {"null": None})  # a JSON list of strings
+        row = dict(zip(names, file["subject_01"][0, 30].astype(float), strict=True))
+    weight_n = row["body weight"] * 9.8
+    expected = [
+        row["EXT_KM_X"], row["EXT_KM_Y"], -row["plate_2_force_x"] / weight_n,
+        -row["plate_2_force_z"] / weight_n, -row["plate_2_force_y"] / weight_n,
+    ]  # fmt: skip
+    assert made.samples["targets"][30].numpy() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    video = made.samples["video"]
+    assert video.shape[1] == 44
+    assert (video[:, 8:12] == 0).all()  # MidHip, relative to itself
+    knee = (row["RKnee_y_180"] - row["MidHip_y_180"]) / row["body height"]
+    assert float(video[30, 4 * script_b.JOINTS.index("RKnee") + 3]) == pytest.approx(knee, rel=1e-5)
+    peaks = [float(made.samples["targets"][made.subject == i, 3].max()) for i in range(2)]
+    assert peaks == pytest.approx([1.247, 1.245], abs=0.001)
+
+
+def with_table(path: Path, change: dict[str, object]) -> Path:
+    """Write a usual Dataset A file with one dataset replaced, or left out."""
+    usual_a(path)
+    with h5py.File(path, "a") as file:
+        for name, value in change.items():
+            if name in file:
+                del file[name]
+            if value is not None:
+                file[name] = value
+    return path
+
+
+def changed(rows: int = 120, **columns: float) -> np.ndarray:
+    """Return random rows with some columns set to a value."""
+    array = random_rows(rows)
+    for name, value in columns.items():
+        array[: 2 if np.isinf(value) else None, DATASET_A_COLUMNS.index(name)] = value
+    return array
+
+
+PLACE = "All_subjects/Subject_8/Ramp"
+BAD_FILES = {
+    "missing group": (
+        lambda path: with_table(path, {"All_subjects": None}),
+        "no All_subjects in it",
+    ),
+    "no subject": (
+        lambda path: with_table(path, {f"All_subjects/Subject_{s}": None for s in (7, 8, 9)}),
+        "/All_subjects: no subject",
+    ),
+    "missing activity": (
+        lambda path: with_table(path, {PLACE: None}),
+        "/All_subjects/Subject_8: no Ramp",
+    ),
+    "missing column": (
+        lambda path: write_a(
+            path, {"7": [random_rows(120)[:, 1:]] * 4}, names=DATASET_A_COLUMNS[1:]
+        ),
+        "Subject_7/Treadmill: no column foot_Accel_X",
+    ),
+    "wrong width": (
+        lambda path: with_table(path, {PLACE: random_rows(120)[:, :100]}),
+        r"Subject_8/Ramp: shape \(120, 100\).*129 columns",
+    ),
+    "text": (
+        lambda path: with_table(path, {PLACE: np.full((120, 129), b"1.0")}),
+        r"Subject_8/Ramp: \|S3 values",
+    ),
+    "group": (
+        lambda path: with_table(path, {PLACE: None, f"{PLACE}/left": np.zeros(3)}),
+        "Subject_8/Ramp: a group",
+    ),
+    "one subject": (
+        lambda path: usual_a(path, subjects=("7",)),
+        "one subject; add another",
+    ),
+    "no full window": (
+        lambda path: write_a(path, {"7": [random_rows(120)] * 4, "8": [random_rows(24)] * 4}),
+        "subject 8: 96 usable rows and no full window of 100",
+    ),
+    "all NaN": (
+        lambda path: write_a(
+            path, {"7": [random_rows(120)] * 4, "8": [changed(soleus=np.nan)] * 4}
+        ),
+        "subject 8: nothing but NaN in soleus",
+    ),
+    "infinite": (
+        lambda path: with_table(path, {PLACE: changed(right_vx=np.inf, right_vy=-np.inf)}),
+        "Subject_8/Ramp: infinite values: 2 in right_vx, 2 in right_vy",
+    ),
+    "bad names": (
+        lambda path: attribute(usual_a(path)),
+        "`columns` is no JSON list",
+    ),
+}
+
+
+def attribute(path: Path) -> Path:
+    """Give a file an attribute `columns` that is no JSON."""
+    with h5py.File(path, "a") as file:
+        file.attrs["columns"] = "foot, shank"
+    return path
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_bad_files_end_with_status_2_and_one_line(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A user must learn from one line which file, where in it, and what to do."""
+    make, message = BAD_FILES[case]
+    path = make(tmp_path / "bad.h5")
+    assert_refused(["--data", str(path)], f"{path}.*{message}.*", tmp_path, capsys)
+
+
+def assert_refused(
+    flags: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Check for exit status 2, one line that matches, and that no result was written."""
+    outputs = folder / "outputs"
+    with pytest.raises(SystemExit) as end:
+        script_a.study.start(lambda: script_a.main([*flags, "--output-dir", str(outputs)]))
+    lines = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2
+    assert len(lines) == 1
+    assert re.search(message, lines[0]), lines[0]
+    assert not outputs.exists()
+
+
+def test_files_that_are_no_hdf5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A broken download or a mistyped name ends with the remedy, not with a stack of calls."""
+    text = tmp_path / "text.h5"
+    text.write_text("time,value\n0,1\n")
+    assert_refused(["--data", str(text)], "text.h5: not an HDF5 file", tmp_path, capsys)
+    whole = usual_a(tmp_path / "whole.h5").read_bytes()
+    cut = tmp_path / "cut.h5"
+    cut.write_bytes(whole[: len(whole) // 2])
+    assert_refused(["--data", str(cut)], "cut.h5: truncated; download", tmp_path, capsys)
+    missing = tmp_path / "missing.h5"
+    assert_refused(["--data", str(missing)], "missing.h5: no such file", tmp_path, capsys)
+
+
+def test_damaged_content_names_the_dataset(tmp_path: Path) -> None:
+    """A compressed file with a damaged chunk opens well and fails when it is read."""
+    path = usual_a(tmp_path / "a.h5")
+    with h5py.File(path, "a") as file:
+        del file[PLACE]
+        table = file.create_dataset(PLACE, data=random_rows(120), compression="gzip")
+        place = table.id.get_chunk_info(0)
+    with path.open("r+b") as raw:
+        raw.seek(place.byte_offset + place.size // 2)
+        raw.write(b"\xff" * 64)
+    with pytest.raises(DataError, match="Subject_8/Ramp: damaged"):
+        read_a(path)
+
+
+def test_dataset_b_names_its_faults(tmp_path: Path) -> None:
+    """The same for the other dataset's layout."""
+    path = write_b(tmp_path / "b.h5", {"01": np.ones((2, 6, 3)), "02": np.ones((2, 6))})
+    with pytest.raises(DataError, match=r"b\.h5: /subject_02: shape \(2, 6\)"):
+        read_dataset_b(path, prepare_value)
+    path = write_b(tmp_path / "c.h5", {"01": np.ones((2, 6, 3))}, names=["time", "x", "y"])
+    with pytest.raises(DataError, match="/subject_01: no column value"):
+        read_dataset_b(path, prepare_value)
+    with h5py.File(path, "a") as file:
+        del file.attrs["columns"]
+    with pytest.raises(DataError, match="no attribute `columns`"):
+        read_dataset_b(path, prepare_value)
+
+
+MEASURE_MEMORY = """
+import resource, sys
+from pathlib import Path
+import Dataset_A_Sensor_Distillation as script
+from common import folds
+from common.data import read_dataset_a
+def peak_bytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+read_dataset_a(Path(sys.argv[2]), script.prepare)  # what the libraries take once
+before = peak_bytes()
+recording = read_dataset_a(Path(sys.argv[1]), script.prepare)
+fold = folds.make_fold(recording, recording.subjects[-1], script.WINDOW, "paper", 42)
+windows = sum(values.nbytes for values in recording.samples.values())
+print(peak_bytes() - before, windows)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is measured as on Linux")
+def test_memory_stays_near_the_windows(tmp_path: Path) -> None:
+    """The whole Dataset A is 3.3 GB: a copy or two of it would not fit into a laptop."""
+    small = usual_a(tmp_path / "small.h5")
+    rows, subjects = 20_000, [str(i) for i in range(1, 7)]
+    block = np.random.default_rng(0).normal(size=(rows, 129)).astype(np.float32)
+    block[:2000, 53] = np.nan
+    large = write_a(tmp_path / "large.h5", {s: [block] * 4 for s in subjects})
+    command = [sys.executable, "-c", MEASURE_MEMORY, str(large), str(small)]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    peak, windows = map(int, output.split())
+    assert peak <= 1.5 * windows + block.nbytes

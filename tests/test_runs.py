@@ -1,0 +1,92 @@
+"""A run's folder: what is in it, and that it is never half there."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from common import flags, runs
+from common.hdf5 import DataError
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    """A metrics file cut by a full disk or a kill would be read as the whole result."""
+    path = tmp_path / "folder" / "metrics.csv"
+    with runs.written_whole(path) as part:
+        part.write_text("first")
+        assert not path.exists()
+    with pytest.raises(OSError, match="disk full"):
+        write_until_the_disk_is_full(path)
+    assert path.read_text() == "first"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def write_until_the_disk_is_full(path: Path) -> None:
+    """Fail in the middle of a file."""
+    with runs.written_whole(path) as part:
+        part.write_text("sec")
+        raise OSError("disk full")
+
+
+def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
+    """Rows trained with different settings in one table would be compared as equals."""
+    runs.Run(tmp_path / "run", {"seed": 1, "protocol": "paper"}, {})
+    runs.Run(tmp_path / "run", {"seed": 1, "protocol": "paper"}, {})
+    with pytest.raises(DataError, match="seed: 1 there, 2 now"):
+        runs.Run(tmp_path / "run", {"seed": 2, "protocol": "paper"}, {})
+
+
+def test_an_unwritable_folder_is_found_before_training(tmp_path: Path) -> None:
+    """Hours of training must not end at a folder that cannot be written."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot write there"):
+        runs.Run(tmp_path / "file" / "run", {}, {})
+
+
+def test_new_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    """Two runs started in the same second must not mix."""
+    script = Path("Dataset_A_x.py")
+    first = runs.run_folder(tmp_path, script, None)
+    first.mkdir(parents=True)
+    assert runs.run_folder(tmp_path, script, None) != first
+    assert runs.run_folder(tmp_path, script, "mine") == tmp_path / "Dataset_A_x" / "mine"
+    with pytest.raises(DataError, match="without a path"):
+        runs.run_folder(tmp_path, script, "../mine")
+
+
+def test_devices_that_are_not_there_are_refused() -> None:
+    """A mistyped device ends with the names of those that exist."""
+    assert flags.choose_device("cpu").type == "cpu"
+    assert flags.choose_device("auto").type in ("cpu", "cuda")
+    for wanted in ("gpu", "meta", "cuda:99"):
+        with pytest.raises(DataError, match=f"--device {wanted}"):
+            flags.choose_device(wanted)
+
+
+def test_unknown_rows_are_refused_with_the_list() -> None:
+    """A mistyped row must not be left out in silence; the table's order is kept."""
+    rows = ["teacher", "student-foot", "distilled-foot"]
+    assert flags.choose_rows(None, rows) == rows
+    assert flags.choose_rows(["distilled-foot", "teacher"], rows) == ["teacher", "distilled-foot"]
+    with pytest.raises(DataError, match="no row student; there are teacher student-foot"):
+        flags.choose_rows(["student", "teacher"], rows)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "x"])
+def test_numbers_out_of_range_are_refused(value: str) -> None:
+    """No run starts with a learning rate or a number of epochs that makes no sense."""
+    parser = flags.parser("", dataset="a", rows=[], epochs=40, learning_rate=1e-3)
+    for flag in ("--learning-rate", "--epochs", "--batch-size", "--patience"):
+        with pytest.raises(SystemExit):
+            parser.parse_args([flag, value])
+
+
+def test_every_flag_has_help_with_its_default() -> None:
+    """`--help` is the manual."""
+    parser = flags.parser("", dataset="a", rows=["teacher"], epochs=40, learning_rate=1e-3)
+    flags.add_weight(parser, "--alpha", 0.5, "of something")
+    for action in parser._actions:
+        without_default = isinstance(action, argparse._HelpAction | argparse._StoreTrueAction)
+        assert without_default or "(default" in action.help, action.option_strings
