@@ -145,9 +145,14 @@ def nrmse_against_imus(lines: pd.DataFrame) -> Figure:
         chosen = means[means["kind"] == kind]
         spread = chosen.groupby("imus")["nrmse_percent"].agg(["mean", "std"])
         axes.errorbar(
-            spread.index + shift, spread["mean"], yerr=spread["std"].fillna(0), marker="o", capsize=3,
-            color=KINDS[kind], label=NAMES[kind],
-        )  # fmt: skip
+            spread.index + shift,
+            spread["mean"],
+            yerr=spread["std"].fillna(0),
+            marker="o",
+            capsize=3,
+            color=KINDS[kind],
+            label=NAMES[kind],
+        )
     teacher = means.loc[means["kind"] == "teacher", "nrmse_percent"]
     if len(teacher):
         axes.axhline(teacher.mean(), color=KINDS["teacher"], linestyle="--", label=NAMES["teacher"])
