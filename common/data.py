@@ -27,7 +27,7 @@ class Recording:
     Attributes:
         path: The file it was read from.
         samples: Modality, or `"targets"`, to `(rows, C)` float32.
-        subjects: Ids in numeric order. activities: Names; empty where the file has none.
+        subjects: Ids in numeric order. activities: Names; `[""]` where the file has none.
         subject: `(rows,)` index into `subjects`. activity: `(rows,)` index into `activities`.
         stretch: `(rows,)` number of the row's stretch: rows that follow one another in one trial
             or step, with no dropped row between them.

@@ -24,7 +24,9 @@ def parser(
         epochs: The paper's number of epochs. learning_rate: The paper's.
     """
     result = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description,
+        epilog="\n  ".join(["rows of the table:", *rows]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
     default_file = f"data/dataset_{dataset}.h5"
@@ -45,7 +47,7 @@ def parser(
         "--rows",
         nargs="+",
         metavar="NAME",
-        help=f"rows of the table to run (default: all): {' '.join(rows)}",
+        help="rows of the table to run, from the list below (default: all)",
     )
     add(
         "--protocol",
@@ -83,7 +85,7 @@ def parser(
     )
     add(
         "--seed",
-        type=int,
+        type=whole_number,
         default=42,
         metavar="N",
         help="set again for every model and fold (default: 42)",
@@ -110,12 +112,17 @@ def parser(
     return result
 
 
+def whole_number(text: str, least: int = 0) -> int:
+    """Parse a whole number of at least `least`."""
+    value = int(text)
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
+    return value
+
+
 def positive_int(text: str) -> int:
     """Parse a whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
+    return whole_number(text, least=1)
 
 
 def positive_float(text: str) -> float:

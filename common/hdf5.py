@@ -73,6 +73,8 @@ def opened(path: Path) -> Iterator[h5py.File]:
         raise DataError(f"{path}: no such file; give --data the path of an HDF5 file, or --sample")
     try:
         file = h5py.File(path)
+    except PermissionError as error:
+        raise DataError(f"{path}: no permission to read it; change its access rights") from error
     except OSError as error:
         problem = "truncated" if "truncated" in str(error) else "not an HDF5 file"
         raise DataError(f"{path}: {problem}; download or copy the file again") from error

@@ -75,7 +75,9 @@ class Run:
     def _read(self, name: str) -> pd.DataFrame:
         path = self.folder / name
         kinds = {"test_subject": str, "fold": str}
-        return pd.read_csv(path, dtype=kinds) if path.exists() else pd.DataFrame()
+        if not path.exists():
+            return pd.DataFrame()
+        return pd.read_csv(path, dtype=kinds, engine="python")  # the other engine may round
 
     def has(self, row: str, test_subject: str) -> bool:
         """Whether the run holds the result of a row on a test subject."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from torch import nn
 
 from common import flags, runs
 from common.hdf5 import DataError
@@ -72,6 +75,18 @@ def test_unknown_rows_are_refused_with_the_list() -> None:
     assert flags.choose_rows(["distilled-foot", "teacher"], rows) == ["teacher", "distilled-foot"]
     with pytest.raises(DataError, match="no row student; there are teacher student-foot"):
         flags.choose_rows(["student", "teacher"], rows)
+
+
+def test_going_on_with_a_run_keeps_its_numbers(tmp_path: Path) -> None:
+    """Rows that a continued run takes over must stay the same to the last digit."""
+    lines = pd.DataFrame({"row": "teacher", "test_subject": "07", "rmse": [0.1 + 0.2, 1 / 3]})
+    run = runs.Run(tmp_path / "run", {}, {})
+    history = pd.DataFrame({"row": ["teacher"], "fold": ["07"], "epoch": [1]})
+    run.add("teacher", "07", nn.Linear(1, 1), {"truth": np.zeros(1)}, history, lines)
+    again = runs.Run(tmp_path / "run", {}, {})
+    assert again.has("teacher", "07")
+    assert not again.has("teacher", "7")
+    assert again.metrics["rmse"].tolist() == lines["rmse"].tolist()
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "x"])

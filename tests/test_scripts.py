@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -149,6 +151,34 @@ def test_other_settings_under_the_same_name_are_refused(
         script_a.study.start(lambda: finished.again("--seed", "7"))
     assert end.value.code == 2
     assert "seed: 42 there, 7 now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--test-subjects", "7", "99"], "no subject 99; --test-subjects takes all or some of"),
+        (["--rows", "student"], "--rows: no row student; there are teacher student-"),
+        (["--device", "gpu"], "--device gpu: no such device"),
+        (["--run-name", "a/b"], "--run-name a/b: a name of one folder"),
+        (["--sample"], "--data and --sample: give one of them"),
+    ],
+)
+def test_flags_that_cannot_be_used_end_with_status_2(
+    flags: list[str], message: str, sample_files: dict[str, Path], tmp_path: Path
+) -> None:
+    """As the shell sees it: the exit status, one line, and no result written."""
+    script, data = script_a.__file__, str(sample_files["a"])
+    done = subprocess.run(
+        [sys.executable, script, "--data", data, "--output-dir", str(tmp_path / "out"), *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_strict_protocol_runs(finished: Finished) -> None:
