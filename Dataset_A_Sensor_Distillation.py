@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from common import flags, plots, study
 from common.data import read_dataset_a
+from common.experiments import Experiment, Sample, SensorSet, Study, Target
 from common.hdf5 import Columns
-from common.study import Experiment, Sample, SensorSet, Study, Target
 from common.training import Batch, Loss
 
 # What the paper fixes --------------------------------------------------------------------------
@@ -259,7 +259,8 @@ class KineticsMFFMNet(nn.Module):
 def rmse(prediction: Tensor, target: Tensor) -> Tensor:
     """Root of the mean squared error over batch, time and targets; its gradient at 0 is 0."""
     error = prediction - target
-    return torch.linalg.vector_norm(error) / math.sqrt(error.numel())
+    norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # of millions of values, too
+    return norm / math.sqrt(error.numel())
 
 
 def supervised_loss(sensor_set: str) -> Loss:
@@ -345,6 +346,7 @@ STUDY = Study(
     read=partial(read_dataset_a, prepare=prepare),
     window=WINDOW,
     rate_hz=RATE_HZ,
+    epochs=EPOCHS,
     sensor_sets=SENSOR_SETS,
     targets=list(TARGETS.values()),
     inputs=inputs,

@@ -14,15 +14,16 @@ import torch
 
 from common import flags
 from common.data import Recording
+from common.experiments import Study
 from common.training import Settings
 
 
 def settings(
+    study: Study,
     options: argparse.Namespace,
     recording: Recording,
     training_settings: Settings,
     device: torch.device,
-    own_flags: tuple[str, ...],
 ) -> dict[str, Any]:
     """Return what decides the numbers of a run; runs that differ in it are different runs."""
     return {
@@ -33,13 +34,13 @@ def settings(
         },
         "protocol": options.protocol,
         **training_settings._asdict(),
-        **{name: getattr(options, name) for name in own_flags},
+        **{name: getattr(options, name) for name in study.own_flags},
         "device": device.type,
     }
 
 
 def circumstances(
-    options: argparse.Namespace, device: torch.device, checkout: Path
+    study: Study, options: argparse.Namespace, device: torch.device
 ) -> dict[str, Any]:
     """Return the flags as given, the device, the versions and the state of the checkout."""
     given = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()}
@@ -49,7 +50,7 @@ def circumstances(
         "flags": given,
         "device_name": flags.device_name(device),
         "versions": versions,
-        "git": _git_description(checkout),
+        "git": _git_description(study.script.parent),
     }
 
 
@@ -62,18 +63,18 @@ def _git_description(checkout: Path) -> str | None:
 
 
 def introduction(
+    study: Study,
     options: argparse.Namespace,
     recording: Recording,
     training_settings: Settings,
     device: torch.device,
-    rate_hz: int,
     is_sample: bool,
 ) -> str:
     """Return what is to be said before the first training."""
     rows = len(recording.subject)
     lines = [
         f"Data: {recording.path}, {len(recording.subjects)} subjects, {rows:,} rows, "
-        f"{rows / rate_hz / 60:.1f} minutes",
+        f"{rows / study.rate_hz / 60:.1f} minutes",
         f"Device: {flags.device_name(device)}",
     ]
     if device.type == "cpu":
@@ -90,8 +91,8 @@ def introduction(
             "everything runs; its figures are not the paper's."
         )
     if is_sample and options.epochs is None:
-        epochs, full = training_settings.epochs, options.paper_epochs
+        epochs, full = training_settings.epochs, study.epochs
         lines.append(
             f"A quick look: trainings of {epochs} epochs; --epochs {full} trains as the paper."
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)

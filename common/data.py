@@ -14,7 +14,8 @@ from torch import Tensor
 
 from common import hdf5
 from common.columns import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
-from common.hdf5 import Columns, DataError
+from common.files import InputError
+from common.hdf5 import Columns
 
 Prepare = Callable[[Columns], dict[str, np.ndarray]]
 """Turns the columns of some rows into `(rows, C)` per modality, and `"targets"`: `(rows, K)`."""
@@ -68,13 +69,13 @@ def read_dataset_a(path: Path, prepare: Prepare) -> Recording:
     numbers, is used where it exists.
 
     Raises:
-        DataError: The file is not like that; the message names the place and the remedy.
+        InputError: The file is not like that; the message names the place and the remedy.
     """
     with hdf5.opened(path) as file:
         root = hdf5.member(path, file, "All_subjects")
         names = hdf5.column_names(path, file) or DATASET_A_COLUMNS
         tables = [
-            (subject, activity, hdf5.member(path, root[key], activity))
+            (subject, activity, hdf5.member(path, hdf5.member(path, root, key), activity))
             for subject, key in hdf5.subject_keys(path, root, "Subject_").items()
             for activity in DATASET_A_ACTIVITIES
         ]
@@ -96,20 +97,21 @@ def read_dataset_b(path: Path, prepare: Prepare) -> Recording:
     of its rows is kept whole.
 
     Raises:
-        DataError: The file is not like that; the message names the place and the remedy.
+        InputError: The file is not like that; the message names the place and the remedy.
     """
     with hdf5.opened(path) as file:
         names = hdf5.column_names(path, file)
         if names is None:
-            raise DataError(f"{path}: no attribute `columns` (a JSON list of names); add it")
+            raise InputError(f"{path}: no attribute `columns` (a JSON list of names); add it")
         keys = hdf5.subject_keys(path, file, "subject_")
-        for key in keys.values():
-            hdf5.check_table(path, file[key], axes=3, width=len(names))
+        tables = {subject: hdf5.member(path, file, key) for subject, key in keys.items()}
+        for table in tables.values():
+            hdf5.check_table(path, table, axes=3, width=len(names))
 
         positions = {name: i for i, name in enumerate(names)}
-        rows = _Rows(sum(file[key].shape[0] * file[key].shape[1] for key in keys.values()))
-        for subject, key in keys.items():
-            rows.add(_block_b(path, subject, file[key], positions), prepare)
+        rows = _Rows(sum(table.shape[0] * table.shape[1] for table in tables.values()))
+        for subject, table in tables.items():
+            rows.add(_block_b(path, subject, table, positions), prepare)
         return rows.recording(path, has_trials=True)
 
 
@@ -127,7 +129,11 @@ def _block_a(
     path: Path, subject: str, activity: str, table: h5py.Dataset, positions: dict[str, int]
 ) -> Block:
     columns = Columns(path, table.name, positions, hdf5.read_table(path, table))
-    starts = table.attrs.get("trial_starts", [0])
+    starts = np.asarray(table.attrs.get("trial_starts", [0]))
+    if starts.ndim != 1 or starts.dtype.kind not in "iu" or (np.diff(starts) <= 0).any():
+        raise InputError(
+            f"{path}: {table.name}: the attribute `trial_starts` must be rising row numbers"
+        )
     trial = np.searchsorted(starts, np.arange(len(table)), side="right")
     return Block(subject, activity, columns, trial)
 
@@ -153,11 +159,20 @@ class _Rows:
         self.subjects: list[str] = []
         self.activities: list[str] = []
         self.dropped: dict[str, int] = {}
+        self.row_counts: dict[str, int] = {}  # subject -> rows read
         self.value_counts: dict[tuple[str, str], int] = {}  # (subject, column) -> not NaN
 
     def add(self, block: Block, prepare: Prepare) -> None:
         """Append the rows of a block that have no NaN in any of the prepared arrays."""
-        prepared = prepare(block.columns)
+        with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 is NaN, x/0 is refused here
+            prepared = prepare(block.columns)
+        for name, array in prepared.items():
+            infinite = int(np.isinf(array).any(axis=1).sum())
+            if infinite:
+                raise InputError(
+                    f"{block.columns.path}: {block.columns.place}: {name} divided by 0 in "
+                    f"{infinite} rows; supply body weight and height"
+                )
         has_nan = np.stack([np.isnan(array).any(axis=1) for array in prepared.values()]).any(axis=0)
         kept = np.flatnonzero(~has_nan)
         place = slice(self.filled, self.filled + len(kept))
@@ -171,6 +186,7 @@ class _Rows:
         self.filled = place.stop
         if has_nan.any():
             self.dropped[block.columns.place] = int(has_nan.sum())
+        self.row_counts[block.subject] = self.row_counts.get(block.subject, 0) + len(has_nan)
         for column, nan_count in block.columns.nan_counts.items():
             key = (block.subject, column)
             self.value_counts[key] = self.value_counts.get(key, 0) + len(has_nan) - nan_count
@@ -187,16 +203,16 @@ class _Rows:
         """Cut the arrays, without a copy, to the rows in use.
 
         Raises:
-            DataError: A subject has a column of nothing but NaN, or there is one subject only.
+            InputError: A subject has a column of nothing but NaN, or there is one subject only.
         """
         for (subject, column), count in self.value_counts.items():
-            if count == 0:
-                raise DataError(
+            if count == 0 and self.row_counts[subject]:
+                raise InputError(
                     f"{path}: subject {subject}: nothing but NaN in {column}; "
                     "supply the column or leave the subject out of the file"
                 )
         if len(self.subjects) < 2:
-            raise DataError(f"{path}: one subject; add another, to train on one and test on one")
+            raise InputError(f"{path}: one subject; add another, to train on one and test on one")
         for array in (*self.samples.values(), *self.labels.values()):
             array.resize((self.filled, *array.shape[1:]), refcheck=False)
         return Recording(

@@ -7,34 +7,42 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
+from common.files import InputError
 from common.folds import PROTOCOLS
-from common.hdf5 import DataError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit status 2."""
+        self.exit(2, f"error: {message}; see --help\n")
 
 
 def parser(
     description: str, *, dataset: str, rows: Sequence[str], epochs: int, learning_rate: float
-) -> argparse.ArgumentParser:
+) -> Parser:
     """Return the parser of a script; the script adds flags of its own.
 
     Args:
         description: The script's docstring. dataset: `a` or `b`. rows: Names of the table's rows.
         epochs: The paper's number of epochs. learning_rate: The paper's.
     """
-    result = argparse.ArgumentParser(
+    result = Parser(
         description=description,
         epilog="\n  ".join(["rows of the table:", *rows]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
-    default_file = f"data/dataset_{dataset}.h5"
     add(
         "--data",
         type=Path,
         metavar="FILE",
-        help=f"HDF5 file (default: {default_file} if it is there, else the synthetic sample)",
+        help=f"HDF5 file (default: {default_file(dataset)} if it is there, else the sample)",
     )
     add("--sample", action="store_true", help="use the synthetic sample dataset, made afresh")
     add(
@@ -108,16 +116,19 @@ def parser(
         help="name of the run; an existing one with the same settings is gone on with, and what "
         "it has already is taken from it (default: the date and time)",
     )
-    result.set_defaults(paper_epochs=epochs, default_file=Path(default_file))
     return result
 
 
+def default_file(dataset: str) -> Path:
+    """Return the path at which a dataset's file is looked for without `--data`."""
+    return Path("data") / f"dataset_{dataset}.h5"
+
+
 def whole_number(text: str, least: int = 0) -> int:
-    """Parse a whole number of at least `least`."""
-    value = int(text)
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
-    return value
+    """Parse a whole number of at least `least`, less than 2^32 (the range of all seeds)."""
+    if not text.isdecimal() or not least <= int(text) < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from {least} to 2^32 - 1")
+    return int(text)
 
 
 def positive_int(text: str) -> int:
@@ -125,32 +136,36 @@ def positive_int(text: str) -> int:
     return whole_number(text, least=1)
 
 
+def finite_number(text: str) -> float:
+    """Parse a finite number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (value >= 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{text} is no finite number of at least 0")
+    return value
+
+
 def positive_float(text: str) -> float:
     """Parse a finite number above 0."""
-    value = float(text)
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+    value = finite_number(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("0 is not above 0")
     return value
 
 
 def add_weight(to: argparse.ArgumentParser, flag: str, default: float, help_text: str) -> None:
     """Add the flag of a weight in a loss, a finite number of at least 0."""
-
-    def weight(text: str) -> float:
-        value = float(text)
-        if not (value >= 0 and math.isfinite(value)):
-            raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
-        return value
-
     text = f"weight in the loss {help_text} (default: {default:g})"
-    to.add_argument(flag, type=weight, default=default, metavar="X", help=text)
+    to.add_argument(flag, type=finite_number, default=default, metavar="X", help=text)
 
 
 def choose_device(wanted: str) -> torch.device:
     """Return the device for `auto`, `cuda`, `cuda:N` or `cpu`.
 
     Raises:
-        DataError: There is no such device.
+        InputError: There is no such device.
     """
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -159,10 +174,10 @@ def choose_device(wanted: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise DataError(f"--device {wanted}: no such device; use auto, cuda, cuda:N or cpu")
+        raise InputError(f"--device {wanted}: no such device; use auto, cuda, cuda:N or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise DataError(
+        raise InputError(
             f"--device {wanted}: PyTorch {torch.__version__} sees {count} CUDA devices; use "
             + ("cpu, or install a PyTorch build with CUDA" if not count else "cuda:0 or auto")
         )
@@ -180,9 +195,9 @@ def choose_rows(wanted: Sequence[str] | None, rows: Sequence[str]) -> list[str]:
     """Return the wanted rows in the table's order.
 
     Raises:
-        DataError: There is no such row.
+        InputError: There is no such row.
     """
     unknown = [name for name in wanted or () if name not in rows]
     if unknown:
-        raise DataError(f"--rows: no row {' '.join(unknown)}; there are {' '.join(rows)}")
+        raise InputError(f"--rows: no row {' '.join(unknown)}; there are {' '.join(rows)}")
     return [name for name in rows if wanted is None or name in wanted]

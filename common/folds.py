@@ -4,6 +4,7 @@ of windows is an index into the recording's samples."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from common.data import Recording
-from common.hdf5 import DataError
+from common.files import InputError
 
 PROTOCOLS = ("paper", "strict")
 
@@ -20,8 +21,8 @@ PROTOCOLS = ("paper", "strict")
 class Fold(NamedTuple):
     """One held-out subject. Windows are `(windows, T)` row numbers, int64.
 
-    `scored`, `(test windows, T)`, is False where a test row is repeated to fill the last window,
-    so that every row is scored once.
+    `scored`, `(test windows, T)`, is False where a test row is repeated to fill a window, so that
+    every row is scored once. (`strict` has no window for a stretch shorter than T.)
     """
 
     test_subject: str
@@ -53,33 +54,41 @@ def stream_windows(rows: np.ndarray, window: int) -> Windows:
     return Windows(rows.reshape(-1, window), first.reshape(-1, window))
 
 
-def stretch_windows(rows: np.ndarray, stretch: np.ndarray, window: int) -> Windows:
+def stretch_windows(
+    rows: np.ndarray, stretch: np.ndarray, window: int, cover_tail: bool = False
+) -> Windows:
     """Cut each stretch on its own (protocol `strict`); an incomplete tail is left out.
 
     Args:
         rows: `(rows,)` row numbers. stretch: `(rows,)` the stretch of each, in one run.
         window: Samples of a window.
+        cover_tail: Cover the tail by a window more that ends with the stretch, as is done for
+            testing; its rows that the window before has already are not `first`.
     """
-    starts = np.flatnonzero(np.diff(stretch, prepend=-1))
-    within = np.arange(len(rows)) - np.repeat(starts, np.diff(starts, append=len(rows)))
-    window_starts = np.flatnonzero(within % window == 0)
-    ends = window_starts + window - 1
-    complete = ends < len(rows)
-    window_starts, ends = window_starts[complete], ends[complete]
-    window_starts = window_starts[stretch[window_starts] == stretch[ends]]
-    cut = rows[window_starts[:, None] + np.arange(window)]
-    return Windows(cut, np.ones_like(cut, bool))
+    bounds = np.flatnonzero(np.diff(stretch, prepend=-1, append=-1))
+    starts, repeated = [np.empty(0, int)], [np.empty(0, int)]
+    for start, stop in pairwise(bounds):
+        cut = np.arange(start, stop - window + 1, window)
+        tail = (stop - start) % window
+        overlap = np.zeros(len(cut), int)
+        if cover_tail and tail and len(cut):
+            cut, overlap = np.append(cut, stop - window), np.append(overlap, window - tail)
+        starts.append(cut)
+        repeated.append(overlap)
+    within = np.arange(window)
+    first = within >= np.concatenate(repeated)[:, None]
+    return Windows(rows[np.concatenate(starts)[:, None] + within], first)
 
 
 def subject_windows(
-    recording: Recording, subjects: Sequence[str], window: int, protocol: str
+    recording: Recording, subjects: Sequence[str], window: int, protocol: str, test: bool = False
 ) -> Windows:
-    """Cut the rows of `subjects`, in the recording's order, into windows."""
+    """Cut the rows of `subjects`, in the recording's order, into windows, for a test or not."""
     chosen = [recording.subjects.index(subject) for subject in subjects]
     rows = np.flatnonzero(np.isin(recording.subject, chosen))
     if protocol == "paper":
         return stream_windows(rows, window)
-    return stretch_windows(rows, recording.stretch[rows], window)
+    return stretch_windows(rows, recording.stretch[rows], window, cover_tail=test)
 
 
 def make_fold(
@@ -91,7 +100,8 @@ def make_fold(
         recording: All subjects. test_subject: Its id. window: Samples of a window.
         protocol: `paper`: windows of one stream of all training subjects, 20 % of the windows
             drawn at random (scikit-learn, random state 1) for validation. `strict`: windows
-            within a trial or step, 20 % of the training subjects (at least one) for validation.
+            within a trial or step, 20 % of the training subjects (at least one) for validation;
+            the test subject's stretches are covered to their ends.
         seed: Draws the validation subjects of `strict`.
     """
     training = [subject for subject in recording.subjects if subject != test_subject]
@@ -103,7 +113,7 @@ def make_fold(
         rest = [subject for subject in training if subject not in held_out]
         train = subject_windows(recording, rest, window, protocol).rows
         validation = subject_windows(recording, held_out, window, protocol).rows
-    test = subject_windows(recording, [test_subject], window, protocol)
+    test = subject_windows(recording, [test_subject], window, protocol, test=True)
     return Fold(test_subject, *map(torch.from_numpy, (train, validation, test.rows, test.first)))
 
 
@@ -117,20 +127,25 @@ def check(recording: Recording, window: int, protocol: str) -> None:
     """Check that every subject has a full window and the protocol its number of subjects.
 
     Raises:
-        DataError: One has none, or `strict` has fewer than three subjects.
+        InputError: One has none, there are too few to train and validate with, or `strict` has
+            fewer than three subjects.
     """
     if protocol == "strict" and len(recording.subjects) < 3:
-        raise DataError(
+        raise InputError(
             f"{recording.path}: {len(recording.subjects)} subjects; --protocol strict needs three, "
             "to train, validate and test on different ones; use --protocol paper or add subjects"
         )
-    for index, subject in enumerate(recording.subjects):
-        rows = int((recording.subject == index).sum())
+    counts = np.bincount(recording.subject, minlength=len(recording.subjects))
+    for subject, rows in zip(recording.subjects, counts, strict=True):
         if rows < window or not len(subject_windows(recording, [subject], window, protocol).rows):
-            raise DataError(
+            raise InputError(
                 f"{recording.path}: subject {subject}: {rows} usable rows and no full window of "
                 f"{window}; leave the subject out of the file"
             )
+    if protocol == "paper" and counts.sum() - counts.max() <= window:
+        raise InputError(
+            f"{recording.path}: one window to train on and none to validate with; add subjects"
+        )
 
 
 def find_subjects(recording: Recording, wanted: Sequence[str] | None) -> list[str]:
@@ -140,7 +155,7 @@ def find_subjects(recording: Recording, wanted: Sequence[str] | None) -> list[st
         recording: All subjects. wanted: Ids as numbers (`7` is `07`), or `["all"]`, or None.
 
     Raises:
-        DataError: The file has no such subject.
+        InputError: The file has no such subject.
     """
     if wanted is None:
         return recording.subjects[-1:]
@@ -149,7 +164,7 @@ def find_subjects(recording: Recording, wanted: Sequence[str] | None) -> list[st
     by_number = {int(subject): subject for subject in recording.subjects}
     unknown = [name for name in wanted if not name.isdecimal() or int(name) not in by_number]
     if unknown:
-        raise DataError(
+        raise InputError(
             f"{recording.path}: no subject {', '.join(unknown)}; --test-subjects takes all or "
             f"some of {' '.join(recording.subjects)}"
         )

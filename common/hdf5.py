@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-
-class DataError(ValueError):
-    """Input that cannot be used; the message names the file, the place and the remedy."""
+from common.files import InputError
 
 
 @dataclass
@@ -38,23 +38,24 @@ class Columns:
         """Return `(rows, 1)` for a name, `(rows, n)` for a list of names, as float32.
 
         Raises:
-            DataError: A column is missing or has infinite values.
+            InputError: A column is missing or has infinite values.
         """
         names = [key] if isinstance(key, str) else list(key)
         missing = [name for name in names if name not in self.positions]
         if missing:
-            raise DataError(
+            raise InputError(
                 f"{self.path}: {self.place}: no column {', '.join(missing)}; "
                 "the attribute `columns` must name every column that the script reads"
             )
         selected = self.values[..., [self.positions[name] for name in names]]
         if self.valid is not None:
             selected = selected[self.valid]
-        selected = selected.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
+            selected = selected.astype(np.float32, copy=False)
         infinite = np.isinf(selected).sum(axis=0)
         if infinite.any():
             counts = [f"{n} in {name}" for name, n in zip(names, infinite, strict=True) if n]
-            raise DataError(
+            raise InputError(
                 f"{self.path}: {self.place}: infinite values: {', '.join(counts)}; "
                 "replace them by the measured value, or by NaN (such rows are dropped)"
             )
@@ -67,17 +68,17 @@ def opened(path: Path) -> Iterator[h5py.File]:
     """Open `path` for reading.
 
     Raises:
-        DataError: No such file, not an HDF5 file, or a truncated one.
+        InputError: No such file, not an HDF5 file, or a truncated one.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; give --data the path of an HDF5 file, or --sample")
+        raise InputError(f"{path}: no such file; give --data the path of an HDF5 file, or --sample")
     try:
         file = h5py.File(path)
     except PermissionError as error:
-        raise DataError(f"{path}: no permission to read it; change its access rights") from error
+        raise InputError(f"{path}: no permission to read it; change its access rights") from error
     except OSError as error:
         problem = "truncated" if "truncated" in str(error) else "not an HDF5 file"
-        raise DataError(f"{path}: {problem}; download or copy the file again") from error
+        raise InputError(f"{path}: {problem}; download or copy the file again") from error
     with file:
         yield file
 
@@ -87,25 +88,34 @@ def column_names(path: Path, file: h5py.File) -> list[str] | None:
     if "columns" not in file.attrs:
         return None
     try:
-        return [str(name) for name in json.loads(file.attrs["columns"])]
+        names = [str(name) for name in json.loads(file.attrs["columns"])]
     except (TypeError, ValueError) as error:
-        raise DataError(
+        raise InputError(
             f"{path}: the attribute `columns` is no JSON list of names; write it as one"
         ) from error
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(f"{path}: the attribute `columns` names {twice[0]} twice; rename one")
+    return names
 
 
 def subject_keys(path: Path, group: h5py.Group, prefix: str) -> dict[str, str]:
     """Return id -> key of every member named `<prefix><id>`, in the ids' numeric order.
 
     Raises:
-        DataError: There is none.
+        InputError: There is none, or two ids are the same number.
     """
+    if not isinstance(group, h5py.Group):
+        raise InputError(f"{path}: {group.name}: a dataset; it must be a group of subjects")
     matches = [re.fullmatch(rf"{prefix}(\d+)", key) for key in group]
     found = sorted((match for match in matches if match), key=lambda match: int(match[1]))
     if not found:
-        raise DataError(
+        raise InputError(
             f"{path}: {group.name}: no subject; their names must be {prefix} and a number"
         )
+    for one, other in pairwise(found):
+        if int(one[1]) == int(other[1]):
+            raise InputError(f"{path}: {one[0]} and {other[0]} have one number; rename one of them")
     return {match[1]: match[0] for match in found}
 
 
@@ -113,27 +123,29 @@ def member(path: Path, group: h5py.Group, name: str) -> h5py.Group | h5py.Datase
     """Return `group[name]`.
 
     Raises:
-        DataError: It is missing.
+        InputError: It is missing.
     """
-    if not isinstance(group, h5py.Group) or name not in group:
-        raise DataError(
-            f"{path}: {group.name}: no {name} in it; see the README for the tree a file must have"
-        )
-    return group[name]
+    if isinstance(group, h5py.Group):
+        found = group.get(name)  # None for a link that leads nowhere, too
+        if found is not None:
+            return found
+    raise InputError(
+        f"{path}: {group.name}: no {name} in it; see the README for the tree a file must have"
+    )
 
 
 def check_table(path: Path, table: h5py.Dataset, axes: int, width: int) -> None:
     """Check that `table` holds numbers and has `axes` axes, the last one of `width` columns.
 
     Raises:
-        DataError: It does not.
+        InputError: It does not.
     """
     if not isinstance(table, h5py.Dataset):
-        raise DataError(f"{path}: {table.name}: a group; put the dataset of its rows there")
+        raise InputError(f"{path}: {table.name}: a group; put the dataset of its rows there")
     if table.dtype.kind not in "fiu":
-        raise DataError(f"{path}: {table.name}: {table.dtype} values; store it as float32")
+        raise InputError(f"{path}: {table.name}: {table.dtype} values; store it as float32")
     if table.ndim != axes or table.shape[-1] != width:
-        raise DataError(
+        raise InputError(
             f"{path}: {table.name}: shape {table.shape}; it must have {axes} axes, "
             f"the last one of {width} columns"
         )
@@ -143,9 +155,9 @@ def read_table(path: Path, table: h5py.Dataset) -> np.ndarray:
     """Return the whole dataset.
 
     Raises:
-        DataError: A part of it cannot be read.
+        InputError: A part of it cannot be read.
     """
     try:
         return table[()]
     except (OSError, RuntimeError) as error:
-        raise DataError(f"{path}: {table.name}: damaged ({error}); copy the file again") from error
+        raise InputError(f"{path}: {table.name}: damaged ({error}); copy the file again") from error

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from common.hdf5 import DataError
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; it takes the place of `path` at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    part = Path(name)
-    try:
-        yield part
-        part.chmod(0o666 & ~_umask())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+from common.files import InputError, written_whole
 
 
 class Run:
@@ -53,35 +28,55 @@ class Run:
 
         Args:
             folder: `<output-dir>/<script>/<run>`. settings: What decides the numbers.
-            about: What else `config.json` is to tell.
+            about: What else `config.json` is to tell of this call; it keeps that of every call.
 
         Raises:
-            DataError: The folder holds a run with other settings, or cannot be written.
+            InputError: The folder holds a run with other settings, or cannot be written.
         """
         self.folder = folder
-        config = folder / "config.json"
-        if config.exists():
-            _check_same(folder, json.loads(config.read_text())["settings"], settings)
         try:
-            with written_whole(config) as part:
-                part.write_text(json.dumps({"settings": settings, **about}, indent=2) + "\n")
+            config = self._config()
+            if config["calls"]:
+                _check_same(folder, config["settings"], settings)
+            self.history = self._read("history.csv", "fold")
+            self.metrics = self._read("metrics.csv", "test_subject")
+            self._write_config({"settings": settings, "calls": [*config["calls"], about]})
         except OSError as error:
-            raise DataError(
+            raise InputError(
                 f"{folder}: cannot write there ({error.strerror}); give another --output-dir"
             ) from error
-        self.history = self._read("history.csv")
-        self.metrics = self._read("metrics.csv")
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{folder}: a damaged run ({error}); use another --run-name"
+            ) from error
 
-    def _read(self, name: str) -> pd.DataFrame:
+    def _config(self) -> dict[str, Any]:
+        path = self.folder / "config.json"
+        if not path.exists():
+            return {"settings": {}, "calls": []}
+        config = json.loads(path.read_text())
+        return {"settings": dict(config["settings"]), "calls": list(config["calls"])}
+
+    def _write_config(self, config: dict[str, Any]) -> None:
+        with written_whole(self.folder / "config.json") as part:
+            part.write_text(json.dumps(config, indent=2) + "\n")
+
+    def _read(self, name: str, fold_column: str) -> pd.DataFrame:
+        """Read a results file; Python's parser, since the others may round a number."""
         path = self.folder / name
-        kinds = {"test_subject": str, "fold": str}
         if not path.exists():
             return pd.DataFrame()
-        return pd.read_csv(path, dtype=kinds, engine="python")  # the other engine may round
+        frame = pd.read_csv(path, dtype={fold_column: str}, engine="python")
+        if not {"row", fold_column} <= set(frame.columns):
+            raise ValueError(f"no columns row and {fold_column} in {name}")
+        return frame
 
     def has(self, row: str, test_subject: str) -> bool:
-        """Whether the run holds the result of a row on a test subject."""
-        if self.metrics.empty or not self.checkpoint(row, test_subject).exists():
+        """Whether the run holds the result of a row on a test subject, with all of its files."""
+        files = self.checkpoint(row, test_subject), self.predictions(row, test_subject)
+        if self.metrics.empty or not all(path.exists() for path in files):
             return False
         return _chosen(self.metrics, "test_subject", row, test_subject).any()
 
@@ -117,9 +112,18 @@ class Run:
             frame.to_csv(part, index=False)
 
     def load(self, row: str, test_subject: str, model: nn.Module) -> nn.Module:
-        """Load the trained weights of a row into `model`."""
+        """Load the trained weights of a row into `model`.
+
+        Raises:
+            InputError: The checkpoint is damaged or another model's.
+        """
         path = self.checkpoint(row, test_subject)
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        try:
+            model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        except Exception as error:  # of any kind, since the unpickler may meet any bytes
+            raise InputError(
+                f"{path}: damaged, or another model's; delete it to train {row} again"
+            ) from error
         return model
 
     def save_figure(self, name: str, figure: Figure) -> None:
@@ -146,7 +150,7 @@ def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     if names:
         parts = [f"{name}: {old.get(name)} there, {new.get(name)} now" for name in names]
-        raise DataError(
+        raise InputError(
             f"{folder}: a run with other settings ({'; '.join(parts)}); use another --run-name"
         )
 
@@ -155,12 +159,12 @@ def run_folder(output_dir: Path, script: Path, run_name: str | None) -> Path:
     """Return `<output-dir>/<script>/<run>`, by default a new one named by date and time.
 
     Raises:
-        DataError: The run's name is no name of a folder.
+        InputError: The run's name is no name of a folder.
     """
     parent = output_dir / script.stem
     if run_name is not None:
-        if Path(run_name).name != run_name:
-            raise DataError(f"--run-name {run_name}: a name of one folder, without a path")
+        if Path(run_name).name != run_name or run_name in ("", ".", ".."):
+            raise InputError(f"--run-name {run_name!r}: it must be the name of one folder")
         return parent / run_name
     name = time.strftime("%Y-%m-%d_%H-%M-%S")
     taken = sum(1 for _ in parent.glob(f"{name}*"))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,108 +16,23 @@ from torch import Tensor, nn
 
 from common import about, flags, folds, runs, tables, training
 from common.data import Recording
-from common.hdf5 import DataError
+from common.experiments import Experiment, Setup, Study
+from common.files import InputError
 from common.sample import write_sample
-
-
-class SensorSet(NamedTuple):
-    """The IMUs of a sensor set, and the modalities that a model gets of it."""
-
-    sensors: tuple[str, ...]
-    modalities: tuple[str, ...] = ("acc", "gyr")
-
-
-class Target(NamedTuple):
-    """A quantity to estimate: its name and unit in tables and figures."""
-
-    name: str
-    unit: str
-
-
-class Setup(NamedTuple):
-    """What a row's loss may depend on: the flags, and the trained teacher of the fold."""
-
-    options: argparse.Namespace
-    teacher: nn.Module | None
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One row of the table.
-
-    Attributes:
-        row: Its name. sensor_set: The name of its sensor set.
-        model: Builds the network. loss: Makes the training loss.
-        teacher: The row whose trained model the loss needs, None for none.
-    """
-
-    row: str
-    sensor_set: str
-    model: Callable[[], nn.Module]
-    loss: Callable[[Setup], training.Loss]
-    teacher: str | None = None
-
-
-class Sample(NamedTuple):
-    """The synthetic dataset that stands in for the file, and how long a quick look trains."""
-
-    subjects: int
-    minutes: float
-    epochs: int
-
-
-@dataclass(frozen=True)
-class Study:
-    """What the shared run has to know of a script.
-
-    Attributes:
-        script: Path of the script. dataset: `a` or `b`. read: Reads its file.
-        window: Samples of a window. rate_hz: Samples per second.
-        sensor_sets: By name. targets: In the order of the models' outputs.
-        inputs: The tensors, `(B, T, C)` each, that a batch holds for a sensor set.
-        criterion: Of validation predictions and targets; early stopping watches it.
-        experiments: The rows of the table.
-        figures: Draws the figures of a run: `(study, run, rows, test_subjects)`.
-        sample: The stand-in for the file.
-        own_flags: Names of the script's own flags that change its numbers.
-    """
-
-    script: Path
-    dataset: str
-    read: Callable[[Path], Recording]
-    window: int
-    rate_hz: int
-    sensor_sets: dict[str, SensorSet]
-    targets: Sequence[Target]
-    inputs: Callable[[training.Batch, SensorSet], list[Tensor]]
-    criterion: training.Criterion
-    experiments: Sequence[Experiment]
-    figures: Callable[..., None]
-    sample: Sample
-    own_flags: tuple[str, ...] = ()
-
-    def experiment(self, row: str) -> Experiment:
-        """Return the experiment of a row."""
-        return next(experiment for experiment in self.experiments if experiment.row == row)
-
-    def predict(self, row: str) -> training.Predict:
-        """Return the function that predicts `(B, T, K)` with a row's model and sensors."""
-        sensor_set = self.sensor_sets[self.experiment(row).sensor_set]
-        return lambda model, batch: model(*self.inputs(batch, sensor_set))
 
 
 def run(study: Study, options: argparse.Namespace) -> pd.DataFrame:
     """Train and test the chosen rows on the chosen folds; return the run's metrics in long form.
 
     Raises:
-        DataError: Flags or data that cannot be used; no result has been written then.
+        InputError: Flags or data that cannot be used; no result has been written then.
     """
     rows = flags.choose_rows(options.rows, [experiment.row for experiment in study.experiments])
     rows = _with_teachers(study, rows)
     device = flags.choose_device(options.device)
     folder = runs.run_folder(options.output_dir, study.script, options.run_name)
     path, is_sample = _data_file(study, options)
-    epochs = options.epochs or (study.sample.epochs if is_sample else options.paper_epochs)
+    epochs = options.epochs or (study.sample.epochs if is_sample else study.epochs)
     settings = training.Settings(
         epochs, options.patience, options.batch_size, options.learning_rate, options.seed
     )
@@ -126,10 +41,12 @@ def run(study: Study, options: argparse.Namespace) -> pd.DataFrame:
     test_subjects = folds.find_subjects(recording, options.test_subjects)
     results = runs.Run(
         folder,
-        about.settings(options, recording, settings, device, study.own_flags),
-        about.circumstances(options, device, study.script.parent),
+        about.settings(study, options, recording, settings, device),
+        about.circumstances(study, options, device),
     )
-    print(about.introduction(options, recording, settings, device, study.rate_hz, is_sample))
+    print(about.introduction(study, options, recording, settings, device, is_sample))
+    print(f"Run: {folder}\n", flush=True)
+    torch.backends.cudnn.allow_tf32 = False  # it rounds the recurrent layers' products to 10 bits
     trainer = _Trainer(study, options, settings, recording.to(device), device, results)
     for i, subject in enumerate(test_subjects):
         fold = folds.make_fold(recording, subject, study.window, options.protocol, options.seed)
@@ -149,12 +66,12 @@ def start(main: Callable[[], Any]) -> None:
     """Run a script's `main`; what the user can mend ends with one line and exit status 2."""
     try:
         main()
-    except DataError as error:
+    except InputError as error:
         sys.exit(_complain(error, status=2))
     except training.DivergedError as error:
         sys.exit(_complain(error, status=1))
     except KeyboardInterrupt:
-        remedy = "finished rows are in the run's folder; give its name as --run-name to go on"
+        remedy = "finished rows stay in the run's folder, and its --run-name goes on from there"
         sys.exit(_complain(f"interrupted; {remedy}", status=130))
 
 
@@ -174,18 +91,19 @@ def _with_teachers(study: Study, rows: list[str]) -> list[str]:
 def _data_file(study: Study, options: argparse.Namespace) -> tuple[Path, bool]:
     """Return the file to read and whether it is the sample, which is made afresh."""
     if options.data and options.sample:
-        raise DataError("--data and --sample: give one of them")
+        raise InputError("--data and --sample: give one of them")
     if options.data:
         return options.data, False
-    if options.default_file.is_file() and not options.sample:
-        return options.default_file, False
-    path = options.default_file.with_name(f"sample_{options.default_file.name}")
+    default = flags.default_file(study.dataset)
+    if default.is_file() and not options.sample:
+        return default, False
+    path = default.with_name(f"sample_{default.name}")
+    sample = study.sample
     print(f"Making the synthetic sample dataset, {path} ...", flush=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_sample(path, study.dataset, study.sample.subjects, study.sample.minutes, options.seed)
+        write_sample(path, study.dataset, sample.subjects, sample.minutes, sample.seed)
     except OSError as error:
-        raise DataError(f"{path}: cannot write the sample ({error}); free the place") from error
+        raise InputError(f"{path}: cannot write the sample ({error}); free the place") from error
     return path, True
 
 
@@ -221,9 +139,10 @@ class _Trainer:
             criterion=self.study.criterion,
             settings=self.settings,
             name=name,
+            features=experiment.features,
         )
         prediction = training.predict_windows(
-            model, samples, fold.test.to(self.device), predict, self.settings.batch_size
+            model, samples, fold.test, predict, self.settings.batch_size, experiment.features
         )
         outcome = self._outcome(fold, prediction)
         self.results.add(
@@ -231,7 +150,7 @@ class _Trainer:
             subject,
             model,
             outcome,
-            pd.DataFrame(history).assign(row=row, fold=subject),
+            pd.DataFrame([{"row": row, "fold": subject, **epoch._asdict()} for epoch in history]),
             self._metrics(experiment, fold, parameters, outcome),
         )
         best = min(history, key=lambda epoch: epoch.validation_loss)

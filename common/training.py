@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -14,7 +15,10 @@ from tqdm import tqdm
 from common.folds import Fold
 
 Batch = dict[str, Tensor]
-"""Modality, or `"targets"`, to `(B, T, C)`."""
+"""Modality, or `"targets"`, to `(B, T, C)`; a row's `FEATURES` to `(B, F)`, where it has some."""
+FEATURES = "features"
+FEATURE_CHUNK = 256  # windows whose features are made at once: bounds the memory
+WindowFeatures = Callable[[Batch], Tensor]
 Loss = Callable[[nn.Module, Batch], Tensor]
 Predict = Callable[[nn.Module, Batch], Tensor]
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -43,6 +47,33 @@ class DivergedError(RuntimeError):
     """A loss was not finite; the message names the row, the fold and the epoch."""
 
 
+class Windows:
+    """Windows of a recording on its device; a batch is an index into them.
+
+    Args:
+        samples: Modality or `"targets"` to `(rows, C)`. rows: `(windows, T)` row numbers.
+        features: Gives `(B, F)` of a batch; made here, once, for all windows.
+    """
+
+    def __init__(
+        self, samples: dict[str, Tensor], rows: Tensor, features: WindowFeatures | None = None
+    ) -> None:
+        self.samples, self.rows = samples, rows.to(samples["targets"].device)
+        self.features = None
+        if features is not None:
+            chunks = self.rows.split(FEATURE_CHUNK)
+            self.features = torch.cat([features(batch_of(samples, rows)) for rows in chunks])
+
+    def batch(self, chosen: Tensor) -> Batch:
+        """Gather the windows of the numbers `chosen`."""
+        batch = batch_of(self.samples, self.rows[chosen])
+        return batch if self.features is None else {**batch, FEATURES: self.features[chosen]}
+
+    def numbers(self) -> Tensor:
+        """Return the numbers of all windows."""
+        return torch.arange(len(self.rows), device=self.rows.device)
+
+
 def train(
     model: nn.Module,
     samples: dict[str, Tensor],
@@ -53,6 +84,7 @@ def train(
     criterion: Criterion,
     settings: Settings,
     name: str,
+    features: WindowFeatures | None = None,
 ) -> list[Epoch]:
     """Train `model` in place and leave it as it was after its best epoch.
 
@@ -65,30 +97,30 @@ def train(
         criterion: Of all validation predictions and targets at once; early stopping watches it.
         settings: Epochs, patience in epochs, batch size, learning rate, seed.
         name: Stands before the progress bar and in errors.
+        features: Made of every window before the first epoch, to stand in the batches.
 
     Raises:
         DivergedError: The validation loss is not finite.
     """
-    device = samples["targets"].device
-    train_windows, validation_windows = fold.train.to(device), fold.validation.to(device)
+    windows = Windows(samples, fold.train, features)
+    validation = Windows(samples, fold.validation, features)
+    targets = samples["targets"][validation.rows]
     torch.manual_seed(settings.seed)
     shuffle = torch.Generator().manual_seed(settings.seed)
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     history: list[Epoch] = []
     best, best_epoch, best_state = float("inf"), 0, {}
-    steps = settings.epochs * len(list(_batches(train_windows, settings.batch_size)))
+    steps = settings.epochs * len(list(_batches(windows.numbers(), settings.batch_size)))
     with tqdm(total=steps, desc=name, unit="step", disable=None, leave=False) as bar:
         for epoch in range(1, settings.epochs + 1):
             started = time.perf_counter()
-            order = torch.randperm(len(train_windows), generator=shuffle).to(device)
-            batches = _batches(train_windows[order], settings.batch_size)
-            training_loss = _train_epoch(model, samples, batches, loss, optimiser, bar)
-            prediction = predict_windows(
-                model, samples, validation_windows, predict, settings.batch_size
-            )
-            validation_loss = float(criterion(prediction, samples["targets"][validation_windows]))
-            if validation_loss != validation_loss:
-                raise DivergedError(f"{name}, epoch {epoch}: the validation loss is NaN")
+            order = torch.randperm(len(windows.rows), generator=shuffle).to(targets.device)
+            batches = _batches(order, settings.batch_size)
+            training_loss = _train_epoch(model, windows, batches, loss, optimiser, bar)
+            prediction = _predict(model, validation, predict, settings.batch_size)
+            validation_loss = float(criterion(prediction, targets))
+            if not math.isfinite(validation_loss):
+                raise DivergedError(f"{name}, epoch {epoch}: the validation loss is not finite")
             seconds = time.perf_counter() - started
             history.append(Epoch(epoch, training_loss, validation_loss, seconds))
             if validation_loss < best:
@@ -103,24 +135,22 @@ def train(
 
 def _train_epoch(
     model: nn.Module,
-    samples: dict[str, Tensor],
+    windows: Windows,
     batches: Iterator[Tensor],
     loss: Loss,
     optimiser: torch.optim.Optimizer,
     bar: tqdm,
 ) -> float:
     model.train()
-    total = torch.zeros((), device=samples["targets"].device)  # summed there: no wait per step
-    windows = 0
-    for rows in batches:
+    total = torch.zeros((), device=windows.rows.device)  # summed there: no wait per step
+    for chosen in batches:
         optimiser.zero_grad(set_to_none=True)
-        value = loss(model, batch_of(samples, rows))
+        value = loss(model, windows.batch(chosen))
         value.backward()
         optimiser.step()
-        total += value.detach() * len(rows)
-        windows += len(rows)
+        total += value.detach() * len(chosen)
         bar.update()
-    return float(total) / windows
+    return float(total) / len(windows.rows)
 
 
 def batch_of(samples: dict[str, Tensor], rows: Tensor) -> Batch:
@@ -131,7 +161,7 @@ def batch_of(samples: dict[str, Tensor], rows: Tensor) -> Batch:
 def _batches(windows: Tensor, batch_size: int) -> Iterator[Tensor]:
     """Split windows; a last batch of one window joins the one before it.
 
-    BatchNorm over the windows of a batch is not defined for a single one.
+    BatchNorm over the windows of a batch, as of handcrafted features, is not defined for one.
     """
     batches = list(windows.split(batch_size))
     if len(batches) > 1 and len(batches[-1]) == 1:
@@ -139,14 +169,23 @@ def _batches(windows: Tensor, batch_size: int) -> Iterator[Tensor]:
     return iter(batches)
 
 
-@torch.no_grad()
 def predict_windows(
-    model: nn.Module, samples: dict[str, Tensor], windows: Tensor, predict: Predict, batch_size: int
+    model: nn.Module,
+    samples: dict[str, Tensor],
+    windows: Tensor,
+    predict: Predict,
+    batch_size: int,
+    features: WindowFeatures | None = None,
 ) -> Tensor:
-    """Predict `(windows, T, K)` in eval mode, batch by batch."""
+    """Predict `(windows, T, K)` in eval mode, batch by batch; `features` as in `train`."""
+    return _predict(model, Windows(samples, windows, features), predict, batch_size)
+
+
+@torch.no_grad()
+def _predict(model: nn.Module, windows: Windows, predict: Predict, batch_size: int) -> Tensor:
     model.eval()
-    batches = windows.split(batch_size)
-    return torch.cat([predict(model, batch_of(samples, rows)) for rows in batches])
+    batches = windows.numbers().split(batch_size)
+    return torch.cat([predict(model, windows.batch(chosen)) for chosen in batches])
 
 
 def used_parameters(model: nn.Module, predict: Predict, batch: Batch) -> int:

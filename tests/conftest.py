@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 ROOT = Path(__file__).resolve().parents[1]
-MEASURED = ROOT.parent / "shared" / "data"
+MEASURED = Path(os.environ.get("MEASURED_DATA", ROOT.parent / "shared" / "data"))
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -13,9 +15,12 @@ import pytest
 
 import Dataset_A_Sensor_Distillation as script_a
 import Dataset_B_sensor_distillation as script_b
+from common import folds
 from common.columns import DATASET_A_COLUMNS
 from common.data import Recording, read_dataset_a, read_dataset_b
-from common.hdf5 import Columns, DataError
+from common.files import InputError
+from common.hdf5 import Columns
+from common.sample import dataset_b
 from tests.conftest import ROOT
 from tests.files import random_rows, usual_a, write_a, write_b
 
@@ -28,6 +33,66 @@ def read_a(path: Path) -> Recording:
 def prepare_value(columns: Columns) -> dict[str, np.ndarray]:
     """Use one column of a hand-made Dataset B file."""
     return {"targets": columns["value"]}
+
+
+def numbered(names: Sequence[str]) -> Columns:
+    """Return two rows in which every column holds numbers of its own."""
+    values = np.arange(2 * len(names), dtype=float).reshape(2, -1) + 1000
+    positions = {name: i for i, name in enumerate(names)}
+    return Columns(Path("numbered.h5"), "/rows", positions, values)
+
+
+def test_dataset_a_takes_the_columns_it_says() -> None:
+    """An accelerometer that is a gyroscope trains without a complaint."""
+    columns = numbered(DATASET_A_COLUMNS)
+    made = script_a.prepare(columns)
+
+    def value(name: str) -> float:
+        return columns.values[1, DATASET_A_COLUMNS.index(name)]
+
+    imus = [f"{s}_{{}}_{axis}" for s in ("foot", "shank", "thigh", "trunk") for axis in "XYZ"]
+    assert made["acc"][1].tolist() == [value(name.format("Accel")) for name in imus]
+    assert made["gyr"][1].tolist() == [value(name.format("Gyro")) for name in imus]
+    assert made["emg"][1].tolist() == columns.values[1, 95:106].tolist()
+    moments = [f"{n}_r_moment" for n in ("hip_flexion", "hip_adduction", "knee_angle")]
+    names = [*moments, "ankle_angle_r_moment", "right_vx", "right_vy", "right_vz"]
+    assert made["targets"][1].tolist() == [value(name) for name in names]
+    assert set(made) == {"acc", "gyr", "emg", "targets"}
+
+
+def test_dataset_b_takes_and_normalises_the_columns_it_says() -> None:
+    """Signs, order and normalisation of every modality and target, one value at a time."""
+    names = dataset_b.columns()
+    columns = numbered(names)
+    made = script_b.prepare(columns)
+
+    def value(name: str) -> float:
+        return columns.values[1, names.index(name)]
+
+    sensors = ["CHEST", "WAIST", "R_FOOT", "R_SHANK", "R_THIGH", "L_FOOT", "L_SHANK", "L_THIGH"]
+    for modality, kind in (("acc", "Accel"), ("gyr", "Gyro")):
+        expected = [value(f"{kind}{axis}_{s}") for s in sensors for axis in "XYZ"]
+        assert made[modality][1].tolist() == expected
+    joints = [
+        "LShoulder",
+        "RShoulder",
+        "MidHip",
+        "RHip",
+        "LHip",
+        "RKnee",
+        "LKnee",
+        "RAnkle",
+        "LAnkle",
+        "RHeel",
+        "LHeel",
+    ]
+    views = ("x_90", "x_180", "y_90", "y_180")
+    height_m, weight_n = value("body height"), value("body weight") * 9.8
+    video = [(value(f"{j}_{v}") - value(f"MidHip_{v}")) / height_m for j in joints for v in views]
+    assert made["video"][1] == pytest.approx(video, rel=1e-6)
+    forces = [-value(f"plate_2_force_{axis}") / weight_n for axis in "xzy"]
+    expected = [value("EXT_KM_X"), value("EXT_KM_Y"), *forces]
+    assert made["targets"][1] == pytest.approx(expected, rel=1e-6)
 
 
 def test_column_positions_of_dataset_a() -> None:
@@ -58,6 +123,11 @@ def test_dataset_a_by_position_and_by_name(tmp_path: Path) -> None:
         assert np.array_equal(made.samples["targets"], expected[:, [53, 54, 62, 64, 70, 71, 72]]
                               .astype(np.float32))  # fmt: skip
         assert np.array_equal(made.samples["emg"], expected[:, 95:106].astype(np.float32))
+        acc = [6 * sensor + axis for sensor in range(4) for axis in range(3)]
+        assert np.array_equal(made.samples["acc"], expected[:, acc].astype(np.float32))
+        assert np.array_equal(
+            made.samples["gyr"], expected[:, [3 + i for i in acc]].astype(np.float32)
+        )
     assert plain.activities == ["Treadmill", "Levelground", "Ramp", "Stair"]
     assert not plain.has_trials
 
@@ -95,7 +165,7 @@ def test_targets_and_video_of_dataset_b(example_b: Path) -> None:
     """Signs, units and normalisation, computed here from the raw file one value at a time."""
     made = read_dataset_b(example_b, script_b.prepare)
     with h5py.File(example_b) as file:
-        names = eval(file.attrs["columns"], {"null": None})  # a JSON list of strings
+        names = json.loads(file.attrs["columns"])
         row = dict(zip(names, file["subject_01"][0, 30].astype(float), strict=True))
     weight_n = row["body weight"] * 9.8
     expected = [
@@ -182,6 +252,32 @@ BAD_FILES = {
         lambda path: with_table(path, {PLACE: changed(right_vx=np.inf, right_vy=-np.inf)}),
         "Subject_8/Ramp: infinite values: 2 in right_vx, 2 in right_vy",
     ),
+    "subjects are no group": (
+        lambda path: with_table(path, {"All_subjects": np.zeros(3)}),
+        "/All_subjects: a dataset; it must be a group",
+    ),
+    "dangling link": (
+        lambda path: with_table(path, {PLACE: h5py.SoftLink("/nowhere")}),
+        "/All_subjects/Subject_8: no Ramp",
+    ),
+    "one number twice": (
+        lambda path: usual_a(path, subjects=("7", "07", "8")),
+        "have one number",
+    ),
+    "trial starts": (
+        lambda path: write_a(path, {"7": [random_rows(120)] * 4}, trial_starts=[0, 60, 30]),
+        "Subject_7/Treadmill: the attribute `trial_starts` must be rising",
+    ),
+    "too large for float32": (
+        lambda path: with_table(path, {PLACE: changed(soleus=1e300)}),
+        "Subject_8/Ramp: infinite values: 120 in soleus",
+    ),
+    "a name twice": (
+        lambda path: write_a(
+            path, {"7": [random_rows(120)] * 4}, names=[*DATASET_A_COLUMNS[:-1], "soleus"]
+        ),
+        "names soleus twice",
+    ),
     "bad names": (
         lambda path: attribute(usual_a(path)),
         "`columns` is no JSON list",
@@ -243,22 +339,35 @@ def test_damaged_content_names_the_dataset(tmp_path: Path) -> None:
     with path.open("r+b") as raw:
         raw.seek(place.byte_offset + place.size // 2)
         raw.write(b"\xff" * 64)
-    with pytest.raises(DataError, match="Subject_8/Ramp: damaged"):
+    with pytest.raises(InputError, match="Subject_8/Ramp: damaged"):
         read_a(path)
 
 
 def test_dataset_b_names_its_faults(tmp_path: Path) -> None:
     """The same for the other dataset's layout."""
     path = write_b(tmp_path / "b.h5", {"01": np.ones((2, 6, 3)), "02": np.ones((2, 6))})
-    with pytest.raises(DataError, match=r"b\.h5: /subject_02: shape \(2, 6\)"):
+    with pytest.raises(InputError, match=r"b\.h5: /subject_02: shape \(2, 6\)"):
         read_dataset_b(path, prepare_value)
     path = write_b(tmp_path / "c.h5", {"01": np.ones((2, 6, 3))}, names=["time", "x", "y"])
-    with pytest.raises(DataError, match="/subject_01: no column value"):
+    with pytest.raises(InputError, match="/subject_01: no column value"):
         read_dataset_b(path, prepare_value)
     with h5py.File(path, "a") as file:
         del file.attrs["columns"]
-    with pytest.raises(DataError, match="no attribute `columns`"):
+    with pytest.raises(InputError, match="no attribute `columns`"):
         read_dataset_b(path, prepare_value)
+    path = write_b(tmp_path / "d.h5", {"01": np.ones((2, 6, 3)), "02": np.ones((0, 6, 3))})
+    with pytest.raises(InputError, match="subject 02: 0 usable rows"):
+        folds.check(read_dataset_b(path, prepare_value), 5, "paper")
+
+
+def test_a_body_weight_of_zero_is_named(tmp_path: Path) -> None:
+    """An infinite force would end the training as a NaN loss, hours later."""
+    names = dataset_b.columns()
+    steps = np.ones((3, 60, len(names)))
+    steps[1, 5:8, names.index("body weight")] = 0
+    path = write_b(tmp_path / "b.h5", {"01": steps, "02": np.ones_like(steps)}, names=names)
+    with pytest.raises(InputError, match="/subject_01: targets divided by 0 in 3 rows"):
+        read_dataset_b(path, script_b.prepare)
 
 
 MEASURE_MEMORY = """
@@ -283,7 +392,7 @@ def test_memory_stays_near_the_windows(tmp_path: Path) -> None:
     """The whole Dataset A is 3.3 GB: a copy or two of it would not fit into a laptop."""
     small = usual_a(tmp_path / "small.h5")
     rows, subjects = 20_000, [str(i) for i in range(1, 7)]
-    block = np.random.default_rng(0).normal(size=(rows, 129)).astype(np.float32)
+    block = np.random.default_rng(0).normal(size=(rows, 129))
     block[:2000, 53] = np.nan
     large = write_a(tmp_path / "large.h5", {s: [block] * 4 for s in subjects})
     command = [sys.executable, "-c", MEASURE_MEMORY, str(large), str(small)]

@@ -12,8 +12,8 @@ from sklearn.model_selection import train_test_split
 import Dataset_B_sensor_distillation as script_b
 from common import folds
 from common.data import Recording, read_dataset_b
+from common.files import InputError
 from common.folds import stream_windows, stretch_windows
-from common.hdf5 import DataError
 
 
 def recording(lengths: dict[str, list[int]]) -> Recording:
@@ -61,6 +61,18 @@ def test_strict_windows_stay_within_a_stretch() -> None:
         [116, 117, 118, 119],
     ]
     assert windows.first.all()
+
+
+def test_strict_tests_the_end_of_a_stretch_too() -> None:
+    """Push-off lies at the end of a step: a window that ends with the step covers it, once."""
+    stretch = np.repeat([0, 1, 2], [11, 3, 4])
+    windows = stretch_windows(np.arange(18), stretch, window=4, cover_tail=True)
+    assert windows.rows.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [7, 8, 9, 10], [14, 15, 16, 17]]
+    assert windows.rows[windows.first].tolist() == [*range(11), *range(14, 18)]
+    made = recording({"1": [30], "2": [23, 17, 9], "3": [40]})
+    fold = folds.make_fold(made, "2", window=10, protocol="strict", seed=0)
+    assert fold.test[fold.scored].tolist() == list(range(30, 70))
+    assert not set(fold.train.flatten().tolist()) & set(range(30, 79))
 
 
 def test_strict_windows_of_random_stretches() -> None:
@@ -115,7 +127,7 @@ def test_strict_needs_three_subjects() -> None:
     """Two subjects cannot train, validate and test: said before anything is trained."""
     made = recording({"1": [50], "2": [50]})
     folds.check(made, 10, "paper")
-    with pytest.raises(DataError, match="needs three"):
+    with pytest.raises(InputError, match="needs three"):
         folds.check(made, 10, "strict")
 
 
@@ -123,8 +135,14 @@ def test_strict_needs_three_subjects() -> None:
 def test_a_subject_without_a_window_is_refused(lengths: list[int], protocol: str) -> None:
     """It would crash as a test subject after hours, or count for nothing in training."""
     made = recording({"1": [50], "2": lengths, "3": [50]})
-    with pytest.raises(DataError, match=r"hand_made\.h5: subject 2: .*no full window of 10"):
+    with pytest.raises(InputError, match=r"hand_made\.h5: subject 2: .*no full window of 10"):
         folds.check(made, 10, protocol)
+
+
+def test_a_single_training_window_is_refused() -> None:
+    """It cannot be split into training and validation: said before anything is written."""
+    with pytest.raises(InputError, match="one window to train on"):
+        folds.check(recording({"1": [10], "2": [10]}), 10, "paper")
 
 
 def test_test_subjects_are_found_by_number() -> None:
@@ -133,7 +151,7 @@ def test_test_subjects_are_found_by_number() -> None:
     assert folds.find_subjects(made, None) == ["11"]
     assert folds.find_subjects(made, ["all"]) == ["01", "07", "11"]
     assert folds.find_subjects(made, ["7", "01", "7"]) == ["07", "01"]
-    with pytest.raises(DataError, match="no subject 3, x; .*01 07 11"):
+    with pytest.raises(InputError, match="no subject 3, x; .*01 07 11"):
         folds.find_subjects(made, ["3", "x", "7"])
 
 

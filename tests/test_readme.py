@@ -35,7 +35,7 @@ def test_set_up_commands_are_those_of_ci() -> None:
     set_up = [line for line in COMMANDS if line.startswith(SET_UP)]
     assert len(set_up) == 2
     for line in set_up:
-        assert f"\n{line}\n" in ci
+        assert f"\n{line} || exit 1\n" in ci  # `set -e` does not see what stands before &&
 
 
 @pytest.mark.parametrize("command", SCRIPT_COMMANDS)

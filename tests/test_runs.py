@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from torch import nn
 
-from common import flags, runs
-from common.hdf5 import DataError
+from common import files, flags, runs
+from common.files import InputError
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     """A metrics file cut by a full disk or a kill would be read as the whole result."""
     path = tmp_path / "folder" / "metrics.csv"
-    with runs.written_whole(path) as part:
+    with files.written_whole(path) as part:
         part.write_text("first")
         assert not path.exists()
     with pytest.raises(OSError, match="disk full"):
@@ -28,7 +30,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def write_until_the_disk_is_full(path: Path) -> None:
     """Fail in the middle of a file."""
-    with runs.written_whole(path) as part:
+    with files.written_whole(path) as part:
         part.write_text("sec")
         raise OSError("disk full")
 
@@ -37,14 +39,55 @@ def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
     """Rows trained with different settings in one table would be compared as equals."""
     runs.Run(tmp_path / "run", {"seed": 1, "protocol": "paper"}, {})
     runs.Run(tmp_path / "run", {"seed": 1, "protocol": "paper"}, {})
-    with pytest.raises(DataError, match="seed: 1 there, 2 now"):
+    with pytest.raises(InputError, match="seed: 1 there, 2 now"):
         runs.Run(tmp_path / "run", {"seed": 2, "protocol": "paper"}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", '{"settings": {"se', "a damaged run"),
+        ("config.json", "[]", "a damaged run"),
+        ("metrics.csv", "a,b\n1,2\n", "no columns row and test_subject in metrics.csv"),
+    ],
+)
+def test_a_damaged_run_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
+    """What is left of it must not be overwritten as if it were empty."""
+    runs.Run(tmp_path / "run", {}, {})
+    (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        runs.Run(tmp_path / "run", {}, {})
+    assert (tmp_path / "run" / name).read_text() == content
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    """A student must not be taught by half a teacher."""
+    run = runs.Run(tmp_path / "run", {}, {})
+    path = run.checkpoint("teacher", "07")
+    path.parent.mkdir()
+    torch.save(nn.Linear(2, 2).state_dict(), path)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"text"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"teacher-subject_07\.pt: damaged"):
+            run.load("teacher", "07", nn.Linear(2, 2))
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match="another model's"):
+        run.load("teacher", "07", nn.Linear(3, 2))
+
+
+def test_every_call_of_a_run_is_on_record(tmp_path: Path) -> None:
+    """Rows trained earlier, with other versions or flags, keep theirs."""
+    for device in ("first", "second"):
+        runs.Run(tmp_path / "run", {"seed": 1}, {"device_name": device})
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert [call["device_name"] for call in config["calls"]] == ["first", "second"]
 
 
 def test_an_unwritable_folder_is_found_before_training(tmp_path: Path) -> None:
     """Hours of training must not end at a folder that cannot be written."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot write there"):
+    with pytest.raises(InputError, match="cannot write there"):
         runs.Run(tmp_path / "file" / "run", {}, {})
 
 
@@ -55,8 +98,11 @@ def test_new_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     first.mkdir(parents=True)
     assert runs.run_folder(tmp_path, script, None) != first
     assert runs.run_folder(tmp_path, script, "mine") == tmp_path / "Dataset_A_x" / "mine"
-    with pytest.raises(DataError, match="without a path"):
+    with pytest.raises(InputError, match="name of one folder"):
         runs.run_folder(tmp_path, script, "../mine")
+    for name in ("", ".", ".."):
+        with pytest.raises(InputError, match="name of one folder"):
+            runs.run_folder(tmp_path, script, name)
 
 
 def test_devices_that_are_not_there_are_refused() -> None:
@@ -64,7 +110,7 @@ def test_devices_that_are_not_there_are_refused() -> None:
     assert flags.choose_device("cpu").type == "cpu"
     assert flags.choose_device("auto").type in ("cpu", "cuda")
     for wanted in ("gpu", "meta", "cuda:99"):
-        with pytest.raises(DataError, match=f"--device {wanted}"):
+        with pytest.raises(InputError, match=f"--device {wanted}"):
             flags.choose_device(wanted)
 
 
@@ -73,7 +119,7 @@ def test_unknown_rows_are_refused_with_the_list() -> None:
     rows = ["teacher", "student-foot", "distilled-foot"]
     assert flags.choose_rows(None, rows) == rows
     assert flags.choose_rows(["distilled-foot", "teacher"], rows) == ["teacher", "distilled-foot"]
-    with pytest.raises(DataError, match="no row student; there are teacher student-foot"):
+    with pytest.raises(InputError, match="no row student; there are teacher student-foot"):
         flags.choose_rows(["student", "teacher"], rows)
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from common.sample import write_sample
+from tests.conftest import MEASURED, ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-MEASURED = ROOT.parent / "shared" / "data" / "dataset_b" / "example_data.h5"
+EXAMPLE_B = MEASURED / "dataset_b" / "example_data.h5"
 ACTIVITIES = ("Treadmill", "Levelground", "Ramp", "Stair")
 USED_A = (*range(24), 53, 54, 62, 64, 70, 71, 72, *range(95, 106))
 TARGETS_B = ("EXT_KM_X", "EXT_KM_Y", "plate_2_force_x", "plate_2_force_y", "plate_2_force_z")
@@ -160,17 +160,17 @@ def test_b_has_the_layout_of_the_real_file(folder: Path) -> None:
 
 def test_b_has_the_names_of_the_measured_file(folder: Path) -> None:
     """Else one of 256 names is misspelt and a script fails only on real data."""
-    if not MEASURED.exists():
-        pytest.skip(f"measured data not here: {MEASURED}")
-    with h5py.File(MEASURED) as real, h5py.File(folder / "b.h5") as file:
+    if not EXAMPLE_B.exists():
+        pytest.skip(f"measured data not here: {EXAMPLE_B}")
+    with h5py.File(EXAMPLE_B) as real, h5py.File(folder / "b.h5") as file:
         assert columns(file) == columns(real)
 
 
 def test_b_has_the_sizes_of_the_measured_file(folder: Path) -> None:
     """Else a sign, an axis or a unit differs, and code tried on the sample breaks on the data."""
-    if not MEASURED.exists():
-        pytest.skip(f"measured data not here: {MEASURED}")
-    with h5py.File(MEASURED) as real, h5py.File(folder / "b.h5") as file:
+    if not EXAMPLE_B.exists():
+        pytest.skip(f"measured data not here: {EXAMPLE_B}")
+    with h5py.File(EXAMPLE_B) as real, h5py.File(folder / "b.h5") as file:
         names = columns(file)
         real_rows, rows = (
             np.concatenate([s[20:80] for k in f for s in f[k][:]]) for f in (real, file)
@@ -278,10 +278,11 @@ def test_bad_arguments_are_refused(tmp_path: Path, arguments: tuple[str, ...], w
 
 def test_an_unwritable_path_is_refused(tmp_path: Path) -> None:
     """Else the user learns of a wrong folder by a traceback."""
-    target = tmp_path / "missing" / "x.h5"
+    (tmp_path / "file").write_text("")
+    target = tmp_path / "file" / "x.h5"
     result = run("--dataset", "b", "--subjects", "1", "--minutes", "0.1", "--out", str(target))
     assert result.returncode == 2
-    assert "missing" in result.stderr
+    assert str(tmp_path / "file") in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -24,6 +23,7 @@ from common.sample.rotations import rotation, rotation_zxy
 from common.sample.sensors import ideal_mount, record_imu
 from common.sample.style import Style, at_speed, on_ramp, on_stairs
 from common.sample.trial import Trial, simulate_trial
+from tests.conftest import MEASURED
 
 RATE_HZ = 200.0
 STYLES = {
@@ -34,7 +34,6 @@ STYLES = {
     "upstairs": on_stairs(Style(), 0.15),
     "downstairs": on_stairs(Style(), -0.15),
 }
-MEASURED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,13 +12,30 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+import Dataset_A_ffn_hf_ffn_bilstm_convnet as baselines_a
+import Dataset_A_lmfn_tfn_fusion_models as fusion_a
 import Dataset_A_Sensor_Distillation as script_a
+import Dataset_B_ffn_hf_ffn_bilstm_convnet as baselines_b
+import Dataset_B_lmfn_tfn_fusion_models as fusion_b
 import Dataset_B_sensor_distillation as script_b
-from common import metrics, tables
+from common import metrics, plots, tables
+from common.experiments import Setup
+from common.training import Loss
 
-DISTILLATION = {"a": script_a, "b": script_b}
+DISTILLATION = (script_a, script_b)
+BASELINES = (baselines_a, baselines_b)
+SCRIPTS = (*DISTILLATION, *BASELINES, fusion_a, fusion_b)
 QUICK = ["--epochs", "1", "--device", "cpu"]
+
+
+def rows_of(script: ModuleType) -> list[str]:
+    """Choose the rows to run: all, but of the baselines, with their many weights, a few."""
+    if script not in BASELINES:
+        return [experiment.row for experiment in script.EXPERIMENTS]
+    few, full = script.IMU_SETS[0], script.FULL_SET
+    return [f"ffn_hf-{few}", f"ffn_hf-{full}", f"ffn-{full}", f"lstm-{few}", f"conv2d-{few}"]
 
 
 class Finished:
@@ -25,7 +43,8 @@ class Finished:
 
     def __init__(self, script: ModuleType, data: Path, output_dir: Path) -> None:
         self.script, self.data, self.output_dir = script, data, output_dir
-        self.metrics = self.again()
+        self.rows = rows_of(script)
+        self.metrics = self.again("--rows", *self.rows)
         self.folder = output_dir / Path(script.__file__).stem / "whole"
 
     def again(self, *more: str, run_name: str = "whole") -> pd.DataFrame:
@@ -40,20 +59,29 @@ class Finished:
         return np.load(path)["prediction"]
 
 
-@pytest.fixture(scope="module", params=DISTILLATION)
+@pytest.fixture(scope="module", params=SCRIPTS, ids=lambda script: script.__name__)
 def finished(
     request: pytest.FixtureRequest,
     sample_files: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Finished:
-    """Run all rows once."""
-    data = sample_files[request.param]
-    return Finished(DISTILLATION[request.param], data, tmp_path_factory.mktemp("outputs"))
+    """Run a script once."""
+    script = request.param
+    data = sample_files[script.STUDY.dataset]
+    return Finished(script, data, tmp_path_factory.mktemp("outputs"))
+
+
+@pytest.fixture
+def distilled(finished: Finished) -> Finished:
+    """Take the finished runs of the distillation scripts only."""
+    if finished.script not in DISTILLATION:
+        pytest.skip("a script without distillation")
+    return finished
 
 
 def test_the_folder_holds_everything(finished: Finished) -> None:
     """What the README promises to find after a run, and nothing half written."""
-    rows = [experiment.row for experiment in finished.script.EXPERIMENTS]
+    rows = finished.rows
     subject = finished.metrics["test_subject"].iloc[0]
     names = {str(path.relative_to(finished.folder)) for path in finished.folder.rglob("*.*")}
     expected = {"config.json", "history.csv", "metrics.csv"}
@@ -70,11 +98,13 @@ def test_config_tells_how_to_repeat_the_run(finished: Finished) -> None:
     assert config["settings"]["data"]["file"] == finished.data.name
     assert config["settings"]["data"]["bytes"] == finished.data.stat().st_size
     assert len(config["settings"]["data"]["subjects"]) == 3
-    assert config["settings"]["alpha"] == 0.5
-    assert config["flags"]["epochs"] == 1
-    assert {"torch", "numpy", "python"} <= set(config["versions"])
-    assert config["device_name"].startswith("CPU")
-    assert "git" in config
+    assert config["settings"]["learning_rate"] == finished.script.LEARNING_RATE
+    assert config["settings"].get("alpha") == (0.5 if finished.script in DISTILLATION else None)
+    first = config["calls"][0]
+    assert first["flags"]["epochs"] == 1
+    assert {"torch", "numpy", "python"} <= set(first["versions"])
+    assert first["device_name"].startswith("CPU")
+    assert "git" in first
 
 
 def test_metrics_are_those_of_the_saved_predictions(finished: Finished) -> None:
@@ -99,48 +129,88 @@ def test_metrics_are_those_of_the_saved_predictions(finished: Finished) -> None:
     assert set(table["activity"]) == activities[finished.script.STUDY.dataset]
 
 
+def test_every_row_of_the_test_subject_is_scored_once(finished: Finished) -> None:
+    """Samples that count twice, or never, are the published code's error we are here to avoid."""
+    recording = finished.script.STUDY.read(finished.data)
+    subject = finished.metrics["test_subject"].iloc[0]
+    rows = recording.subject == recording.subjects.index(subject)
+    path = finished.folder / "predictions" / f"{finished.rows[0]}-subject_{subject}.npz"
+    assert np.array_equal(np.load(path)["truth"], recording.samples["targets"][rows].numpy())
+    overall = finished.metrics[finished.metrics["activity"] == "all"]
+    assert (overall["n"] == rows.sum()).all()
+    assert rows.sum() % finished.script.WINDOW  # there is a tail that could count twice
+
+
 def test_history_has_every_epoch(finished: Finished) -> None:
     """Losses per epoch, to see whether a training was long enough."""
     history = pd.read_csv(finished.folder / "history.csv")
-    assert set(history["row"]) == {e.row for e in finished.script.EXPERIMENTS}
-    columns = {"row", "fold", "epoch", "training_loss", "validation_loss", "seconds"}
-    assert set(history.columns) == columns
+    assert set(history["row"]) == set(finished.rows)
+    columns = ["row", "fold", "epoch", "training_loss", "validation_loss", "seconds"]
+    assert list(history.columns) == columns
     assert np.isfinite(history[["training_loss", "validation_loss", "seconds"]]).all(axis=None)
 
 
 def test_order_and_choice_of_rows_change_nothing(
     finished: Finished, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A student asked for alone gets the same numbers, its teacher first, and the user is told."""
-    row = finished.script.EXPERIMENTS[2].row
-    assert row.startswith("distilled")
+    """A row asked for alone gets the same numbers; a student its teacher first, and says so."""
+    row = finished.rows[2]
     finished.again("--rows", row, run_name="alone")
-    printed = capsys.readouterr().out
-    assert "need the teacher of their fold: it comes first" in printed
     assert np.array_equal(finished.outcome(row), finished.outcome(row, "alone"))
-    assert np.array_equal(finished.outcome("teacher"), finished.outcome("teacher", "alone"))
+    if finished.script in DISTILLATION:
+        assert row.startswith("distilled")
+        assert "need the teacher of their fold: it comes first" in capsys.readouterr().out
+        assert np.array_equal(finished.outcome("teacher"), finished.outcome("teacher", "alone"))
 
 
 def test_a_run_is_gone_on_with_under_its_name(
     finished: Finished, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An interrupted run keeps its rows: only what is missing is trained, to the same numbers."""
-    rows = [experiment.row for experiment in finished.script.EXPERIMENTS]
-    finished.again("--rows", "teacher", run_name="grown")
+    rows = finished.rows
+    finished.again("--rows", rows[0], run_name="grown")
     grown = finished.again("--rows", *rows[:3], run_name="grown")
     printed = capsys.readouterr().out
-    assert f"teacher, subject {grown['test_subject'].iloc[0]}: taken from the run" in printed
+    assert f"{rows[0]}, subject {grown['test_subject'].iloc[0]}: taken from the run" in printed
     for row in rows[:3]:
         assert np.array_equal(finished.outcome(row), finished.outcome(row, "grown"))
     assert len(grown) == (finished.metrics["row"].isin(rows[:3])).sum()
 
 
-def test_without_weights_distillation_is_plain_training(finished: Finished) -> None:
+def test_a_student_is_taught_by_the_trained_teacher_of_its_fold(
+    distilled: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An untrained teacher, or one that has seen the test subject, spoils every distilled row."""
+    study = distilled.script.STUDY
+    experiment = study.experiments[2]
+    teachers = []
+
+    def recorded(setup: Setup) -> Loss:
+        state = {name: value.clone() for name, value in setup.teacher.state_dict().items()}
+        teachers.append(state)
+        return experiment.loss(setup)
+
+    changed = dataclasses.replace(experiment, loss=recorded)
+    experiments = [*study.experiments[:2], changed]
+    monkeypatch.setattr(
+        distilled.script, "STUDY", dataclasses.replace(study, experiments=experiments)
+    )
+    subjects = study.read(distilled.data).subjects[:2]
+    distilled.again("--rows", experiment.row, "--test-subjects", *subjects, run_name="taught")
+    for subject, state in zip(subjects, teachers, strict=True):
+        path = distilled.folder.with_name("taught") / "checkpoints"
+        saved = torch.load(path / f"teacher-subject_{subject}.pt", weights_only=True)
+        assert saved.keys() == state.keys()
+        assert all(torch.equal(saved[name], state[name]) for name in saved)
+    assert not torch.equal(*(state["head.weight"] for state in teachers))
+
+
+def test_without_weights_distillation_is_plain_training(distilled: Finished) -> None:
     """alpha = beta = 0 must give the naive student bit for bit: nothing else may differ."""
-    naive, distilled = (experiment.row for experiment in finished.script.EXPERIMENTS[1:3])
-    finished.again("--rows", distilled, "--alpha", "0", "--beta", "0", run_name="zero")
-    assert np.array_equal(finished.outcome(naive), finished.outcome(distilled, "zero"))
-    assert not np.array_equal(finished.outcome(naive), finished.outcome(distilled))
+    naive, row = distilled.rows[1:3]
+    distilled.again("--rows", row, "--alpha", "0", "--beta", "0", run_name="zero")
+    assert np.array_equal(distilled.outcome(naive), distilled.outcome(row, "zero"))
+    assert not np.array_equal(distilled.outcome(naive), distilled.outcome(row))
 
 
 def test_other_settings_under_the_same_name_are_refused(
@@ -159,7 +229,12 @@ def test_other_settings_under_the_same_name_are_refused(
         (["--test-subjects", "7", "99"], "no subject 99; --test-subjects takes all or some of"),
         (["--rows", "student"], "--rows: no row student; there are teacher student-"),
         (["--device", "gpu"], "--device gpu: no such device"),
-        (["--run-name", "a/b"], "--run-name a/b: a name of one folder"),
+        (["--run-name", "a/b"], "--run-name 'a/b': it must be the name of one folder"),
+        (["--run-name", ""], "--run-name '': it must be the name of one folder"),
+        (["--epochs", "2.5"], "--epochs: 2.5 is no whole number from 1"),
+        (["--seed", "99999999999"], "--seed: 99999999999 is no whole number"),
+        (["--beta", "x"], "--beta: x is no finite number"),
+        (["--rows"], "--rows: expected at least one argument"),
         (["--sample"], "--data and --sample: give one of them"),
     ],
 )
@@ -183,7 +258,7 @@ def test_flags_that_cannot_be_used_end_with_status_2(
 
 def test_strict_protocol_runs(finished: Finished) -> None:
     """The stricter protocol validates on another subject: other losses, and a result."""
-    strict = finished.again("--rows", "teacher", "--protocol", "strict", run_name="strict")
+    strict = finished.again("--rows", finished.rows[0], "--protocol", "strict", run_name="strict")
     assert np.isfinite(strict["rmse"]).all()
     losses = [
         pd.read_csv(finished.folder.with_name(name) / "history.csv")["validation_loss"].iloc[0]
@@ -205,12 +280,67 @@ def test_the_sample_stands_in_and_says_so(
     assert len(result) == len(script_b.TARGETS)
 
 
-def test_example_file_runs_both_folds(example_b: Path, tmp_path: Path) -> None:
-    """The measured example of Dataset B goes through every row, each subject held out once."""
+@pytest.mark.parametrize(
+    "script", [script_b, baselines_b, fusion_b], ids=lambda script: script.__name__
+)
+def test_example_file_runs_both_folds(script: ModuleType, example_b: Path, tmp_path: Path) -> None:
+    """The measured example of Dataset B goes through the rows, each subject held out once."""
+    rows = rows_of(script)
     flags = ["--data", str(example_b), "--test-subjects", "all", "--output-dir", str(tmp_path)]
-    result = script_b.main([*flags, *QUICK])
+    result = script.main([*flags, *QUICK, "--rows", *rows])
     assert set(result["test_subject"]) == {"01", "02"}
     counts = result.groupby(["row", "test_subject"])["n"].max().unstack()
-    assert counts.shape == (11, 2)
+    assert counts.shape == (len(rows), 2)
     assert (counts == [964, 991]).all(axis=None)
     assert np.isfinite(result["nrmse_percent"]).all()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
+def test_a_row_that_is_not_there_is_answered_by_those_that_are(
+    script: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every script must end a slip of the pen with one line and status 2, before any work."""
+    with pytest.raises(SystemExit) as end:
+        script.study.start(lambda: script.main(["--rows", "ffn_hv-foot"]))
+    assert end.value.code == 2
+    rows = " ".join(experiment.row for experiment in script.EXPERIMENTS)
+    assert capsys.readouterr().err == f"error: --rows: no row ffn_hv-foot; there are {rows}\n"
+
+
+def test_figures_of_a_comparison_show_the_tables_numbers() -> None:
+    """A figure is what a reader remembers: means over subjects, each row in its own place."""
+    values = {  # row: IMUs, third modality, NRMSE of both targets on subject 1, and on subject 2
+        "tfn-foot": (1, "", (40.0, 60.0), (20.0, 40.0)),
+        "tfn-all_imus": (4, "", (10.0, 20.0), (30.0, 20.0)),
+        "tfn-all_imus_emg": (4, "emg", (5.0, 15.0), (15.0, 25.0)),
+        "lmfn-foot": (1, "", (50.0, 70.0), (50.0, 70.0)),
+    }
+    lines = pd.DataFrame(
+        [
+            {
+                **{"row": row, "kind": row.split("-")[0], "imus": imus, "third": third},
+                **{"test_subject": subject, "target": target, "nrmse_percent": value},
+            }
+            for row, (imus, third, *subjects) in values.items()
+            for subject, pair in zip("12", subjects, strict=True)
+            for target, value in zip(("KFM", "KAM"), pair, strict=True)
+        ]
+    )
+    (axes, _) = plots.nrmse_heat_map(lines, list(values)).axes
+    shown = np.array([float(text.get_text()) for text in axes.texts]).reshape(4, 3)
+    assert shown.tolist() == [[30, 50, 40], [20, 20, 20], [10, 20, 15], [50, 70, 60]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(values)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["KFM", "KAM", "mean"]
+
+    (axes,) = plots.nrmse_of_models(lines, {"lmfn": "#000000", "tfn": "#ffffff"}).axes
+    drawn = [
+        (bars.lines[0].get_color(), np.round(bars.lines[0].get_xydata()).tolist())
+        for bars in axes.containers
+    ]
+    assert drawn == [
+        ("#000000", [[1, 60]]),
+        ("#ffffff", [[1, 40], [4, 20]]),
+        ("#ffffff", [[5, 15]]),
+    ]
+    ticks = [label.get_text() for label in axes.get_xticklabels()]
+    assert ticks == ["1", "4", "4\n+ emg"]

@@ -11,10 +11,11 @@ stairs and ramps are endless, nobody turns, starts or stops.
 """
 
 import os
-import tempfile
 from pathlib import Path
 
 import h5py
+
+from common.files import written_whole
 
 from . import dataset_a, dataset_b
 
@@ -32,7 +33,7 @@ def write_sample(
     """Write a sample file, whole or not at all; the same arguments give the same bytes.
 
     Args:
-        path: the HDF5 file to write. A file of that name is replaced.
+        path: the HDF5 file to write. A file of that name is replaced, missing folders are made.
         dataset: `a` or `b`.
         subjects: how many; A has at most 20. The first ones stay the same when more are asked for.
         minutes: minutes of walking per subject, in A shared by the four activities.
@@ -43,19 +44,10 @@ def write_sample(
         OSError: the file cannot be written.
     """
     _check(dataset, subjects, minutes, seed)
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(suffix=".part", prefix=target.name, dir=target.parent)
-    os.close(handle)
-    try:
-        with h5py.File(temporary, "w") as file:
-            file.attrs["synthetic"] = True
-            file.attrs["description"] = _DESCRIPTION[dataset]
-            _WRITERS[dataset].write(file, subjects, minutes, seed)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with written_whole(Path(path)) as part, h5py.File(part, "w") as file:
+        file.attrs["synthetic"] = True
+        file.attrs["description"] = _DESCRIPTION[dataset]
+        _WRITERS[dataset].write(file, subjects, minutes, seed)
 
 
 def _check(dataset: str, subjects: int, minutes: float, seed: int) -> None:

@@ -1,0 +1,470 @@
+"""Baselines on Dataset A (Camargo et al. 2021): IMUs and EMG of the right leg at 200 Hz.
+
+Estimates four joint moments and the ground reaction force of the right leg from windows of 0.5 s.
+Rows of the table: features of a window and a feed-forward network (FFN HF), a feed-forward network
+over the samples (FFN), Bi-LSTM, LSTM and a 2D convolution, each for every set of IMUs; all but the
+last also with EMG.
+
+Models: HandcraftedFFN, FFN, BiLSTM, Conv2DNet.
+Time and memory of a fold: see the README.
+Writes outputs/Dataset_A_ffn_hf_ffn_bilstm_convnet/<run>/: config.json, history.csv,
+metrics.csv, predictions/, checkpoints/, figures/.
+
+    python Dataset_A_ffn_hf_ffn_bilstm_convnet.py
+    python Dataset_A_ffn_hf_ffn_bilstm_convnet.py --data data/dataset_a.h5 --test-subjects all
+
+SPDX-License-Identifier: MIT
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common import flags, plots, study
+from common.data import read_dataset_a
+from common.experiments import Experiment, Sample, SensorSet, Study, Target
+from common.hdf5 import Columns
+from common.training import Batch, Loss, Predict
+
+# What the paper fixes --------------------------------------------------------------------------
+
+RATE_HZ = 200
+WINDOW = 100  # samples, 0.5 s
+EPOCHS = 40
+LEARNING_RATE = 3e-4  # of the published baseline scripts; the paper's text says 1e-3
+
+SENSORS = ("foot", "shank", "thigh", "trunk")  # of the right side, in the order of the columns
+MUSCLES = (
+    *("gastrocmed", "tibialisanterior", "soleus", "vastusmedialis", "vastuslateralis"),
+    *("rectusfemoris", "bicepsfemoris", "semitendinosus", "gracilis", "gluteusmedius"),
+    "rightexternaloblique",
+)
+SENSOR_SETS = {
+    "foot": SensorSet(("foot",)),
+    "foot_trunk": SensorSet(("foot", "trunk")),
+    "foot_shank_trunk": SensorSet(("foot", "shank", "trunk")),
+    "all_imus": SensorSet(SENSORS),
+    "all_imus_emg": SensorSet(SENSORS, ("acc", "gyr", "emg")),
+}
+TARGETS = {  # column: name and unit; moments over body weight x height, forces over body weight
+    "hip_flexion_r_moment": Target("hip flexion moment", "BW·BH"),
+    "hip_adduction_r_moment": Target("hip adduction moment", "BW·BH"),
+    "knee_angle_r_moment": Target("knee moment", "BW·BH"),
+    "ankle_angle_r_moment": Target("ankle moment", "BW·BH"),
+    "right_vx": Target("GRF x", "BW"),
+    "right_vy": Target("GRF y", "BW"),  # vertical
+    "right_vz": Target("GRF z", "BW"),
+}
+
+
+def prepare(columns: Columns) -> dict[str, np.ndarray]:
+    """Pick the modalities, `(rows, C)`: acc in m/s², gyr in rad/s, processed EMG; and targets."""
+    return {
+        "acc": columns[[f"{s}_Accel_{axis}" for s in SENSORS for axis in "XYZ"]],
+        "gyr": columns[[f"{s}_Gyro_{axis}" for s in SENSORS for axis in "XYZ"]],
+        "emg": columns[list(MUSCLES)],
+        "targets": columns[list(TARGETS)],
+    }
+
+
+def inputs(batch: Batch, sensor_set: SensorSet) -> list[Tensor]:
+    """Pick what a model of `sensor_set` sees: one `(B, T, C)` per modality, three axes per IMU."""
+    imus = [SENSORS.index(sensor) for sensor in sensor_set.sensors]
+    return [
+        torch.cat([batch[modality][..., 3 * i : 3 * i + 3] for i in imus], dim=-1)
+        if modality in ("acc", "gyr")
+        else batch[modality]
+        for modality in sensor_set.modalities
+    ]
+
+
+def one_input(batch: Batch, sensor_set: SensorSet) -> list[Tensor]:
+    """Put the modalities of `sensor_set` one after another: a single `(B, T, C)`."""
+    return [torch.cat(inputs(batch, sensor_set), dim=-1)]
+
+
+# Models ----------------------------------------------------------------------------------------
+
+
+class HandcraftedFFN(nn.Module):
+    """Estimate the targets of a window from 15 handcrafted features of each channel.
+
+    Source: Kinetics-MFFM-Net, baseline FFN (HF). Features are normed over the batch (no learned
+    scale), three Linear layers with ReLU and dropout follow, and one Linear gives all time steps.
+    A training batch of a single window has no spread of its own, which the source leaves open: it
+    is normed by the running statistics.
+
+    Needs: nothing.
+
+    Args:
+        channels: C. targets: K. window: T, in samples.
+        hidden_sizes: Units of the Linear layers.
+        dropout: After each of them.
+
+    Shape:
+        `(B, T, C)`, or the features `(B, 15 * C)` made of it beforehand, to `(B, T, K)`.
+
+    Example:
+        >>> model, acc_and_gyr = HandcraftedFFN(6, targets=7, window=100), torch.zeros(2, 100, 6)
+        >>> model(acc_and_gyr).shape
+        torch.Size([2, 100, 7])
+        >>> torch.equal(model.eval()(acc_and_gyr), model(model.features(acc_and_gyr)))
+        True
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        targets: int,
+        window: int,
+        *,
+        hidden_sizes: tuple[int, ...] = (512, 256, 128),
+        dropout: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(15 * channels, affine=False)
+        sizes = (15 * channels, *hidden_sizes)
+        self.layers = nn.ModuleList(map(nn.Linear, sizes[:-1], sizes[1:]))
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(sizes[-1], window * targets)
+        self.window = window
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Estimate `(B, T, K)` from windows `(B, T, C)` or their features `(B, 15 * C)`."""
+        features = self.features(x) if x.dim() == 3 else x
+        if self.training and len(features) == 1:  # no spread of its own
+            x = F.batch_norm(features, self.norm.running_mean, self.norm.running_var)
+        else:
+            x = self.norm(features)
+        for layer in self.layers:
+            x = self.dropout(torch.relu(layer(x)))
+        return self.head(x).unflatten(-1, (self.window, -1))  # (B, T, K)
+
+    @staticmethod
+    def features(x: Tensor) -> Tensor:
+        """Describe each channel of `(B, T, C)` by 15 numbers, channel by channel: `(B, 15 * C)`.
+
+        Of the samples `x` and the steps between them `d`, with `d_0 = 0`: mean, RMS, minimum,
+        maximum, mean |x|, SD, mean |d|, mean d, median d, median |d|, interquartile range, median,
+        variance, median |x - median|, mean |x - mean|. SD and variance divide by T.
+        """
+
+        def quantile(ordered: Tensor, fraction: float) -> Tensor:
+            position = fraction * (ordered.shape[-1] - 1)
+            below, above = math.floor(position), math.ceil(position)
+            return torch.lerp(ordered[..., below], ordered[..., above], position - below)
+
+        def median_distance(ordered: Tensor, centre: Tensor) -> Tensor:
+            # The nearest n of sorted values are neighbours: of all n neighbours, those whose
+            # farther end is nearest. That spares sorting the distances.
+            distances = []
+            for n in (length // 2 + 1, (length + 1) // 2):  # the middle two, or the middle twice
+                first, last = ordered[..., : length - n + 1], ordered[..., n - 1 :]
+                reach = torch.maximum(centre - first, last - centre)
+                distances.append(reach.amin(dim=-1))
+            return (distances[0] + distances[1]) / 2
+
+        x = x.transpose(1, 2)  # (B, C, T)
+        length = x.shape[-1]
+        d = F.pad(x.diff(dim=-1), (1, 0))
+        ordered, ordered_d = x.sort(dim=-1).values.double(), d.sort(dim=-1).values.double()
+        x, d = x.double(), d.double()  # keeps the digits of small differences
+        mean, median = x.mean(dim=-1, keepdim=True), quantile(ordered, 0.5)
+        deviation = x - mean
+        variance = deviation.square().mean(dim=-1)
+        features = [
+            mean.squeeze(-1),
+            x.square().mean(dim=-1).sqrt(),
+            ordered[..., 0],
+            ordered[..., -1],
+            x.abs().mean(dim=-1),
+            variance.sqrt(),
+            d.abs().mean(dim=-1),
+            d.mean(dim=-1),
+            quantile(ordered_d, 0.5),
+            median_distance(ordered_d, torch.zeros_like(mean)),
+            quantile(ordered, 0.75) - quantile(ordered, 0.25),
+            median,
+            variance,
+            median_distance(ordered, median.unsqueeze(-1)),
+            deviation.abs().mean(dim=-1),
+        ]
+        return torch.stack(features, dim=-1).flatten(1).float()
+
+
+class FFN(nn.Module):
+    """Estimate the targets of a window by a feed-forward network over its time steps.
+
+    Source: Kinetics-MFFM-Net, baseline FFN. The input is normed over batch and time (no learned
+    scale); the same three Linear layers with ReLU and dropout serve every time step; one Linear
+    over all of them gives all time steps.
+
+    Needs: nothing.
+
+    Args:
+        channels: C. targets: K. window: T, in samples.
+        hidden_sizes: Units of the Linear layers.
+        dropout: After each of them.
+
+    Shape:
+        `(B, T, C)` to `(B, T, K)`.
+
+    Example:
+        >>> FFN(6, targets=7, window=100)(torch.zeros(2, 100, 6)).shape
+        torch.Size([2, 100, 7])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        targets: int,
+        window: int,
+        *,
+        hidden_sizes: tuple[int, ...] = (512, 256, 128),
+        dropout: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(channels, affine=False)
+        sizes = (channels, *hidden_sizes)
+        self.layers = nn.ModuleList(map(nn.Linear, sizes[:-1], sizes[1:]))
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(window * sizes[-1], window * targets)
+        self.window = window
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Estimate `(B, T, K)` from `(B, T, C)`."""
+        x = self.norm(x.transpose(1, 2)).transpose(1, 2)  # BatchNorm1d takes (B, C, T)
+        for layer in self.layers:
+            x = self.dropout(torch.relu(layer(x)))
+        return self.head(x.flatten(1)).unflatten(-1, (self.window, -1))  # (B, T, K)
+
+
+class BiLSTM(nn.Module):
+    """Estimate the targets of a window by two recurrent layers over time.
+
+    Source: Kinetics-MFFM-Net, baseline Bi-LSTM. The input is normed over batch and time (no
+    learned scale); one Linear over all time steps of the second layer gives all time steps. The
+    paper names the network bidirectional and gives the size of the one that is not: both are here.
+
+    Needs: nothing.
+
+    Args:
+        channels: C. targets: K. window: T, in samples.
+        hidden_sizes: Units per direction of the first and the second recurrent layer.
+        dropout: After each recurrent layer.
+        bidirectional: Whether to read the window backwards as well.
+
+    Shape:
+        `(B, T, C)` to `(B, T, K)`.
+
+    Example:
+        >>> BiLSTM(6, targets=7, window=100)(torch.zeros(2, 100, 6)).shape
+        torch.Size([2, 100, 7])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        targets: int,
+        window: int,
+        *,
+        hidden_sizes: tuple[int, int] = (512, 256),
+        dropout: float = 0.4,
+        bidirectional: bool = True,
+    ) -> None:
+        super().__init__()
+        first, second = hidden_sizes
+        directions = 2 if bidirectional else 1
+        self.norm = nn.BatchNorm1d(channels, affine=False)
+        self.layers = nn.ModuleList(
+            nn.LSTM(size, hidden, batch_first=True, bidirectional=bidirectional)
+            for size, hidden in ((channels, first), (directions * first, second))
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(window * directions * second, window * targets)
+        self.window = window
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Estimate `(B, T, K)` from `(B, T, C)`."""
+        x = self.norm(x.transpose(1, 2)).transpose(1, 2)  # BatchNorm1d takes (B, C, T)
+        for layer in self.layers:
+            x = self.dropout(layer(x)[0])
+        return self.head(x.flatten(1)).unflatten(-1, (self.window, -1))  # (B, T, K)
+
+
+class Conv2DNet(nn.Module):
+    """Estimate the targets of a window by convolutions over the signals and the time of each IMU.
+
+    Source: Kinetics-MFFM-Net, baseline 2D convolution. The input is normed per channel over batch
+    and time (no learned scale). A plane is one IMU: its six signals, acc xyz and gyr xyz, are the
+    height, time is the width. Four blocks of convolution, ReLU, BatchNorm and max pooling are
+    followed by two Linear layers with ReLU and dropout at each time step that is left, and one
+    Linear over these gives all time steps.
+
+    Needs: nothing.
+
+    Args:
+        sensors: IMUs, S. targets: K. window: T, in samples, at least 16.
+        maps: Feature maps of the convolutions.
+        pools: Heights and widths of the pooling; heights reduce the six signals to one.
+        hidden_sizes: Units of the Linear layers.
+        dropout: After each of them.
+
+    Shape:
+        `(B, T, 6 * S)`, acc xyz of all IMUs and then gyr xyz of all IMUs, to `(B, T, K)`.
+
+    Example:
+        >>> Conv2DNet(sensors=1, targets=7, window=100)(torch.zeros(2, 100, 6)).shape
+        torch.Size([2, 100, 7])
+    """
+
+    def __init__(
+        self,
+        sensors: int,
+        targets: int,
+        window: int,
+        *,
+        maps: tuple[int, ...] = (256, 256, 512, 512),
+        pools: tuple[tuple[int, int], ...] = ((2, 2), (2, 2), (1, 2), (1, 2)),
+        hidden_sizes: tuple[int, ...] = (64, 32),
+        dropout: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6 * sensors, affine=False)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(before, after, kernel_size=(3, 5), padding=(1, 2)),
+                nn.ReLU(),
+                nn.BatchNorm2d(after),
+                nn.MaxPool2d(pool),
+            )
+            for before, after, pool in zip((sensors, *maps[:-1]), maps, pools, strict=True)
+        )
+        sizes = (maps[-1], *hidden_sizes)
+        self.layers = nn.ModuleList(map(nn.Linear, sizes[:-1], sizes[1:]))
+        self.dropout = nn.Dropout(dropout)
+        steps = window
+        for _, width in pools:
+            steps //= width
+        self.head = nn.Linear(steps * sizes[-1], window * targets)
+        self.window = window
+
+    def planes(self, x: Tensor) -> Tensor:
+        """Lay `(B, T, 6 * S)` out as `(B, S, 6, T)`: per IMU its acc xyz and then its gyr xyz."""
+        x = x.unflatten(-1, (2, -1, 3))  # (B, T, kind, S, axis)
+        return x.permute(0, 3, 2, 4, 1).flatten(2, 3)  # (B, S, 6, T)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Estimate `(B, T, K)` from `(B, T, 6 * S)`."""
+        x = self.norm(x.transpose(1, 2)).transpose(1, 2)  # BatchNorm1d takes (B, C, T)
+        x = self.planes(x)
+        for block in self.blocks:
+            x = block(x)
+        x = x.squeeze(2).transpose(1, 2)  # (B, steps, maps): the height is 1
+        for layer in self.layers:
+            x = self.dropout(torch.relu(layer(x)))
+        return self.head(x.flatten(1)).unflatten(-1, (self.window, -1))  # (B, T, K)
+
+
+# Losses ----------------------------------------------------------------------------------------
+
+
+def rmse(prediction: Tensor, target: Tensor) -> Tensor:
+    """Root of the mean squared error over batch, time and targets; its gradient at 0 is 0."""
+    error = prediction - target
+    norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # of millions of values, too
+    return norm / math.sqrt(error.numel())
+
+
+def prediction_loss(predict: Predict) -> Loss:
+    """RMSE between what `predict` gives and the measured targets."""
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return rmse(predict(model, batch), batch["targets"])
+
+    return loss
+
+
+# Rows of the table -----------------------------------------------------------------------------
+
+IMU_SETS = ("foot", "foot_trunk", "foot_shank_trunk", "all_imus")
+FULL_SET = "all_imus_emg"
+NETWORKS = {
+    "ffn_hf": HandcraftedFFN,
+    "ffn": FFN,
+    "bilstm": BiLSTM,
+    "lstm": partial(BiLSTM, bidirectional=False),
+}
+
+
+def network(model: str, sensor_set: str) -> nn.Module:
+    """Build the network of a row."""
+    sensors, modalities = SENSOR_SETS[sensor_set]
+    if model == "conv2d":
+        return Conv2DNet(len(sensors), len(TARGETS), WINDOW)
+    channels = {"acc": 3 * len(sensors), "gyr": 3 * len(sensors), "emg": len(MUSCLES)}
+    total = sum(channels[modality] for modality in modalities)
+    return NETWORKS[model](total, len(TARGETS), WINDOW)
+
+
+def model_row(model: str, sensor_set: str) -> Experiment:
+    """Return the row of a model and a sensor set."""
+    row = f"{model}-{sensor_set}"
+
+    def features(batch: Batch) -> Tensor:
+        return HandcraftedFFN.features(*one_input(batch, SENSOR_SETS[sensor_set]))
+
+    return Experiment(
+        row,
+        sensor_set,
+        model=partial(network, model, sensor_set),
+        loss=lambda setup: prediction_loss(STUDY.predict(row)),
+        features=features if model == "ffn_hf" else None,
+    )
+
+
+EXPERIMENTS = [
+    *(model_row(model, name) for model in NETWORKS for name in (*IMU_SETS, FULL_SET)),
+    *(model_row("conv2d", name) for name in IMU_SETS),
+]
+
+STUDY = Study(
+    script=Path(__file__),
+    dataset="a",
+    read=partial(read_dataset_a, prepare=prepare),
+    window=WINDOW,
+    rate_hz=RATE_HZ,
+    epochs=EPOCHS,
+    sensor_sets=SENSOR_SETS,
+    targets=list(TARGETS.values()),
+    inputs=one_input,
+    criterion=rmse,
+    experiments=EXPERIMENTS,
+    figures=plots.comparison_figures,
+    sample=Sample(subjects=6, minutes=0.35, epochs=4),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
+    """Run the rows on the folds that `argv` asks for; return the metrics in long form."""
+    parser = flags.parser(
+        __doc__,
+        dataset="a",
+        rows=[experiment.row for experiment in EXPERIMENTS],
+        epochs=EPOCHS,
+        learning_rate=LEARNING_RATE,
+    )
+    return study.run(STUDY, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    study.start(main)

@@ -1,0 +1,427 @@
+"""Fusion models on Dataset A (Camargo et al. 2021): IMUs and EMG of the right leg at 200 Hz.
+
+Estimates four joint moments and the ground reaction force of the right leg from windows of 0.5 s.
+Rows of the table: low-rank fusion (LMFN) and tensor fusion (TFN) of accelerometers and gyroscopes,
+each for every set of IMUs, and of these with EMG.
+
+Models: LMFN, of NormedBiLSTM and LowRankFusion; TFN, of NormedBiLSTM and TensorFusion.
+Time and memory of a fold: see the README.
+Writes outputs/Dataset_A_lmfn_tfn_fusion_models/<run>/: config.json, history.csv,
+metrics.csv, predictions/, checkpoints/, figures/.
+
+    python Dataset_A_lmfn_tfn_fusion_models.py
+    python Dataset_A_lmfn_tfn_fusion_models.py --data data/dataset_a.h5 --test-subjects all
+
+SPDX-License-Identifier: MIT
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from common import flags, plots, study
+from common.data import read_dataset_a
+from common.experiments import Experiment, Sample, SensorSet, Study, Target
+from common.hdf5 import Columns
+from common.training import Batch, Loss
+
+# What the paper fixes --------------------------------------------------------------------------
+
+RATE_HZ = 200
+WINDOW = 100  # samples, 0.5 s
+EPOCHS = 40
+LEARNING_RATE = 1e-3
+
+SENSORS = ("foot", "shank", "thigh", "trunk")  # of the right side, in the order of the columns
+MUSCLES = (
+    *("gastrocmed", "tibialisanterior", "soleus", "vastusmedialis", "vastuslateralis"),
+    *("rectusfemoris", "bicepsfemoris", "semitendinosus", "gracilis", "gluteusmedius"),
+    "rightexternaloblique",
+)
+SENSOR_SETS = {
+    "foot": SensorSet(("foot",)),
+    "foot_trunk": SensorSet(("foot", "trunk")),
+    "foot_shank_trunk": SensorSet(("foot", "shank", "trunk")),
+    "all_imus": SensorSet(SENSORS),
+    "all_imus_emg": SensorSet(SENSORS, ("acc", "gyr", "emg")),
+}
+TARGETS = {  # column: name and unit; moments over body weight x height, forces over body weight
+    "hip_flexion_r_moment": Target("hip flexion moment", "BW·BH"),
+    "hip_adduction_r_moment": Target("hip adduction moment", "BW·BH"),
+    "knee_angle_r_moment": Target("knee moment", "BW·BH"),
+    "ankle_angle_r_moment": Target("ankle moment", "BW·BH"),
+    "right_vx": Target("GRF x", "BW"),
+    "right_vy": Target("GRF y", "BW"),  # vertical
+    "right_vz": Target("GRF z", "BW"),
+}
+
+
+def prepare(columns: Columns) -> dict[str, np.ndarray]:
+    """Pick the modalities, `(rows, C)`: acc in m/s², gyr in rad/s, processed EMG; and targets."""
+    return {
+        "acc": columns[[f"{s}_Accel_{axis}" for s in SENSORS for axis in "XYZ"]],
+        "gyr": columns[[f"{s}_Gyro_{axis}" for s in SENSORS for axis in "XYZ"]],
+        "emg": columns[list(MUSCLES)],
+        "targets": columns[list(TARGETS)],
+    }
+
+
+def inputs(batch: Batch, sensor_set: SensorSet) -> list[Tensor]:
+    """Pick what a model of `sensor_set` sees: one `(B, T, C)` per modality, three axes per IMU."""
+    imus = [SENSORS.index(sensor) for sensor in sensor_set.sensors]
+    return [
+        torch.cat([batch[modality][..., 3 * i : 3 * i + 3] for i in imus], dim=-1)
+        if modality in ("acc", "gyr")
+        else batch[modality]
+        for modality in sensor_set.modalities
+    ]
+
+
+# Models ----------------------------------------------------------------------------------------
+
+
+class NormedBiLSTM(nn.Module):
+    """Norm one modality over batch and time (no learned scale), and encode it by a BiLSTM.
+
+    Source: Kinetics-MFFM-Net, encoder of the fusion baselines.
+
+    Needs: nothing.
+
+    Args:
+        channels: Of the modality.
+        hidden_size: Units per direction.
+        dropout: After the recurrent layer.
+
+    Shape:
+        `(B, T, channels)` to `(B, T, 2 * hidden_size)`.
+
+    Example:
+        >>> NormedBiLSTM(12)(torch.zeros(2, 100, 12)).shape
+        torch.Size([2, 100, 128])
+    """
+
+    def __init__(self, channels: int, hidden_size: int = 64, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(channels, affine=False)
+        self.lstm = nn.LSTM(channels, hidden_size, batch_first=True, bidirectional=True)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode `(B, T, C)` as `(B, T, 2 * hidden_size)`."""
+        x = self.norm(x.transpose(1, 2)).transpose(1, 2)  # BatchNorm1d takes (B, C, T)
+        return self.dropout(self.lstm(x)[0])
+
+
+class LowRankFusion(nn.Module):
+    """Fuse modalities by their outer product, with a weight tensor that is a sum of R factors.
+
+    Source: Liu et al. 2018, Efficient low-rank multimodal fusion, as used in Kinetics-MFFM-Net.
+    With `z_m = [1; h_m]` the output is `sum_r v_r * prod_m (z_m W_mr) + c`. Factors are born
+    normal with the deviation of Xavier over a fan of `(size + 1) * out_size` in and R times that
+    out; `v` is Xavier-normal, `c` is 0.
+
+    Needs: nothing.
+
+    Args:
+        modalities: Their number, M. size: Features of each. out_size: Features of the output.
+        rank: R. gain: Of the factors' deviation; 10 makes it 0.0664 in the paper's sizes.
+
+    Shape:
+        One `(B, T, size)` per modality to `(B, T, out_size)`.
+
+    Example:
+        >>> acc, gyr = torch.zeros(3, 50, 128), torch.zeros(3, 50, 128)
+        >>> LowRankFusion(modalities=2, size=128, out_size=32)(acc, gyr).shape
+        torch.Size([3, 50, 32])
+    """
+
+    def __init__(
+        self, modalities: int, size: int, out_size: int, *, rank: int = 10, gain: float = 10.0
+    ) -> None:
+        super().__init__()
+        self.factors = nn.ParameterList(
+            nn.Parameter(torch.empty(rank, size + 1, out_size)) for _ in range(modalities)
+        )
+        self.rank_weights = nn.Parameter(torch.empty(1, rank))
+        self.bias = nn.Parameter(torch.zeros(out_size))
+        fan = (size + 1) * out_size
+        for factor in self.factors:
+            nn.init.normal_(factor, std=gain * math.sqrt(2 / (fan + rank * fan)))
+        nn.init.xavier_normal_(self.rank_weights)
+
+    def forward(self, *modalities: Tensor) -> Tensor:
+        """Fuse one `(B, T, size)` per modality into `(B, T, out_size)`."""
+        product = 1.0
+        for x, factor in zip(modalities, self.factors, strict=True):
+            z = F.pad(x, (1, 0), value=1.0)
+            product = product * torch.einsum("bti,rio->btro", z, factor)
+        return torch.einsum("r,btro->bto", self.rank_weights[0], product) + self.bias
+
+
+class LMFN(nn.Module):
+    """Estimate the targets at each time step by low-rank fusion of encoded modalities.
+
+    Source: Liu et al. 2018, Efficient low-rank multimodal fusion, as used in Kinetics-MFFM-Net.
+    Each modality has an encoder; they are fused at each time step; a Linear with ReLU and the
+    head follow.
+
+    Needs: NormedBiLSTM, LowRankFusion
+
+    Args:
+        channels: Of each modality. targets: K.
+        hidden_size: Units per direction of the encoders. fused_size: Features after the fusion.
+        rank: Of the fusion. dropout: After each encoder.
+
+    Shape:
+        One `(B, T, C)` per modality to `(B, T, K)`.
+
+    Example:
+        >>> acc, gyr = torch.zeros(2, 100, 3), torch.zeros(2, 100, 3)
+        >>> LMFN(channels=(3, 3), targets=7)(acc, gyr).shape
+        torch.Size([2, 100, 7])
+    """
+
+    def __init__(
+        self,
+        channels: tuple[int, ...],
+        targets: int,
+        *,
+        hidden_size: int = 64,
+        fused_size: int = 32,
+        rank: int = 10,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleList(
+            NormedBiLSTM(count, hidden_size, dropout) for count in channels
+        )
+        self.fusion = LowRankFusion(len(channels), 2 * hidden_size, fused_size, rank=rank)
+        self.layer = nn.Linear(fused_size, fused_size)
+        self.head = nn.Linear(fused_size, targets)
+
+    def forward(self, *modalities: Tensor) -> Tensor:
+        """Estimate `(B, T, K)` from one `(B, T, C)` per modality."""
+        encoded = [encoder(x) for encoder, x in zip(self.encoders, modalities, strict=True)]
+        return self.head(torch.relu(self.layer(self.fusion(*encoded))))
+
+
+class TensorFusion(nn.Module):
+    """Apply dropout and a Linear to the outer product of modalities, at each time step.
+
+    Source: Zadeh et al. 2017, Tensor fusion network, as used in Kinetics-MFFM-Net. With
+    `z_m = [1; g_m]` the product of M modalities has `(size + 1) ** M` entries, those of the first
+    modality slowest. It never stands in memory for all time steps at once. In training it is built
+    for a chunk of them, and once more in the backward pass; of a chunk, only the dropout mask is
+    kept, at one byte per entry. In eval mode the product of all modalities but the last meets the
+    Linear's weights, and the last modality what comes of that.
+
+    Needs: torch.utils.checkpoint.checkpoint
+
+    Args:
+        modalities: Their number, M. size: Features of each. out_size: Features of the output.
+        dropout: On the product. chunk: Time steps that are worked on at once.
+
+    Shape:
+        One `(B, T, size)` per modality to `(B, T, out_size)`.
+
+    Example:
+        >>> acc, gyr = torch.zeros(3, 50, 32), torch.zeros(3, 50, 32)
+        >>> TensorFusion(modalities=2, size=32, out_size=128)(acc, gyr).shape
+        torch.Size([3, 50, 128])
+    """
+
+    def __init__(
+        self, modalities: int, size: int, out_size: int, *, dropout: float = 0.1, chunk: int = 512
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear((size + 1) ** modalities, out_size)
+        self.dropout = dropout
+        self.chunk = chunk
+
+    def forward(self, *modalities: Tensor) -> Tensor:
+        """Fuse one `(B, T, size)` per modality into `(B, T, out_size)`."""
+        z = [F.pad(x, (1, 0), value=1.0).flatten(0, 1) for x in modalities]  # (B * T, size + 1)
+        chunks = zip(*(rows.split(self.chunk) for rows in z), strict=True)
+        if self.training:
+            fused = [
+                checkpoint(
+                    self.build,
+                    self.mask(rows[0]),
+                    *rows,
+                    use_reentrant=False,
+                    preserve_rng_state=False,  # the mask is all that is random
+                )
+                for rows in chunks
+            ]
+        else:
+            fused = [self.contract(*rows) for rows in chunks]
+        return torch.cat(fused).unflatten(0, modalities[0].shape[:2])
+
+    def mask(self, rows: Tensor) -> Tensor:
+        """Draw which entries of the product of some `rows` are kept."""
+        kept = torch.empty(len(rows), self.linear.in_features, dtype=torch.bool, device=rows.device)
+        return kept.bernoulli_(1 - self.dropout)
+
+    def build(self, kept: Tensor, *z: Tensor) -> Tensor:
+        """Build the product of `(rows, size + 1)` each, with dropout: `(rows, out_size)`."""
+        scaled = z[0] / (1 - self.dropout)  # as good as scaling the product, and small
+        return self.linear(self.product(scaled, *z[1:]) * kept)
+
+    def contract(self, *z: Tensor) -> Tensor:
+        """Give what `build` gives without dropout, the product short of the last modality."""
+        product, last = self.product(*z[:-1]), z[-1]
+        weight = self.linear.weight.unflatten(1, (-1, last.shape[1]))  # (out, product, last)
+        partial = torch.einsum("np,opl->nol", product, weight)
+        return torch.einsum("nol,nl->no", partial, last) + self.linear.bias
+
+    @staticmethod
+    def product(*z: Tensor) -> Tensor:
+        """Give the outer product of each row, flat, the first modality slowest."""
+        product = z[0]
+        for rows in z[1:]:
+            product = (product.unsqueeze(2) * rows.unsqueeze(1)).flatten(1)
+        return product
+
+
+class TFN(nn.Module):
+    """Estimate the targets at each time step by the outer product of encoded modalities.
+
+    Source: Zadeh et al. 2017, Tensor fusion network, as used in Kinetics-MFFM-Net. Each modality
+    has an encoder and a Linear to a size whose outer product can be afforded; they are fused at
+    each time step; a Linear with ReLU and the head follow.
+
+    Needs: NormedBiLSTM, TensorFusion, torch.utils.checkpoint.checkpoint
+
+    Args:
+        channels: Of each modality. targets: K.
+        hidden_size: Units per direction of the encoders. size: Features of each modality in the
+            product. fused_size: Features after the fusion.
+        dropout: After each encoder, and on the product. chunk: Time steps that the fusion works on
+            at once.
+
+    Shape:
+        One `(B, T, C)` per modality to `(B, T, K)`.
+
+    Example:
+        >>> acc, gyr = torch.zeros(2, 100, 3), torch.zeros(2, 100, 3)
+        >>> TFN(channels=(3, 3), targets=7)(acc, gyr).shape
+        torch.Size([2, 100, 7])
+    """
+
+    def __init__(
+        self,
+        channels: tuple[int, ...],
+        targets: int,
+        *,
+        hidden_size: int = 64,
+        size: int = 32,
+        fused_size: int = 128,
+        dropout: float = 0.1,
+        chunk: int = 512,
+    ) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleList(
+            NormedBiLSTM(count, hidden_size, dropout) for count in channels
+        )
+        self.projections = nn.ModuleList(nn.Linear(2 * hidden_size, size) for _ in channels)
+        self.fusion = TensorFusion(len(channels), size, fused_size, dropout=dropout, chunk=chunk)
+        self.layer = nn.Linear(fused_size, fused_size)
+        self.head = nn.Linear(fused_size, targets)
+
+    def forward(self, *modalities: Tensor) -> Tensor:
+        """Estimate `(B, T, K)` from one `(B, T, C)` per modality."""
+        projected = [
+            projection(encoder(x))
+            for x, encoder, projection in zip(
+                modalities, self.encoders, self.projections, strict=True
+            )
+        ]
+        return self.head(torch.relu(self.layer(torch.relu(self.fusion(*projected)))))
+
+
+# Losses ----------------------------------------------------------------------------------------
+
+
+def rmse(prediction: Tensor, target: Tensor) -> Tensor:
+    """Root of the mean squared error over batch, time and targets; its gradient at 0 is 0."""
+    error = prediction - target
+    norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # of millions of values, too
+    return norm / math.sqrt(error.numel())
+
+
+def supervised_loss(sensor_set: str) -> Loss:
+    """RMSE between the prediction from a sensor set and the measured targets."""
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return rmse(model(*inputs(batch, SENSOR_SETS[sensor_set])), batch["targets"])
+
+    return loss
+
+
+# Rows of the table -----------------------------------------------------------------------------
+
+IMU_SETS = ("foot", "foot_trunk", "foot_shank_trunk", "all_imus")
+FULL_SET = "all_imus_emg"
+NETWORKS = {"lmfn": LMFN, "tfn": TFN}
+
+
+def network(model: str, sensor_set: str) -> LMFN | TFN:
+    """Build the network of a row."""
+    sensors, modalities = SENSOR_SETS[sensor_set]
+    channels = {"acc": 3 * len(sensors), "gyr": 3 * len(sensors), "emg": len(MUSCLES)}
+    return NETWORKS[model](tuple(channels[modality] for modality in modalities), len(TARGETS))
+
+
+def model_row(model: str, sensor_set: str) -> Experiment:
+    """Return the row of a model and a sensor set."""
+    return Experiment(
+        f"{model}-{sensor_set}",
+        sensor_set,
+        model=partial(network, model, sensor_set),
+        loss=lambda setup: supervised_loss(sensor_set),
+    )
+
+
+EXPERIMENTS = [model_row(model, name) for model in NETWORKS for name in (*IMU_SETS, FULL_SET)]
+
+STUDY = Study(
+    script=Path(__file__),
+    dataset="a",
+    read=partial(read_dataset_a, prepare=prepare),
+    window=WINDOW,
+    rate_hz=RATE_HZ,
+    epochs=EPOCHS,
+    sensor_sets=SENSOR_SETS,
+    targets=list(TARGETS.values()),
+    inputs=inputs,
+    criterion=rmse,
+    experiments=EXPERIMENTS,
+    figures=plots.comparison_figures,
+    sample=Sample(subjects=6, minutes=0.4, epochs=7),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
+    """Run the rows on the folds that `argv` asks for; return the metrics in long form."""
+    parser = flags.parser(
+        __doc__,
+        dataset="a",
+        rows=[experiment.row for experiment in EXPERIMENTS],
+        epochs=EPOCHS,
+        learning_rate=LEARNING_RATE,
+    )
+    return study.run(STUDY, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    study.start(main)

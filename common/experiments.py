@@ -1,0 +1,113 @@
+"""What a script tells the shared run: its sensor sets, targets, rows and the study they make up."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from common import training
+from common.data import Recording
+
+
+class SensorSet(NamedTuple):
+    """The IMUs of a sensor set, and the modalities that a model gets of it."""
+
+    sensors: tuple[str, ...]
+    modalities: tuple[str, ...] = ("acc", "gyr")
+
+
+class Target(NamedTuple):
+    """A quantity to estimate: its name and unit in tables and figures."""
+
+    name: str
+    unit: str
+
+
+class Setup(NamedTuple):
+    """What a row's loss may depend on: the flags, and the trained teacher of the fold."""
+
+    options: argparse.Namespace
+    teacher: nn.Module | None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row of the table.
+
+    Attributes:
+        row: Its name. sensor_set: The name of its sensor set.
+        model: Builds the network. loss: Makes the training loss.
+        teacher: The row whose trained model the loss needs, None for none.
+        features: Makes `(B, F)` of a batch of windows, None for nothing. It is done once per fold;
+            the model is given that in place of its inputs.
+    """
+
+    row: str
+    sensor_set: str
+    model: Callable[[], nn.Module]
+    loss: Callable[[Setup], training.Loss]
+    teacher: str | None = None
+    features: training.WindowFeatures | None = None
+
+
+class Sample(NamedTuple):
+    """The synthetic dataset that stands in for the file, and how long a quick look trains."""
+
+    subjects: int
+    minutes: float
+    epochs: int
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the shared run has to know of a script.
+
+    Attributes:
+        script: Path of the script. dataset: `a` or `b`. read: Reads its file.
+        window: Samples of a window. rate_hz: Samples per second. epochs: At most, by default.
+        sensor_sets: By name. targets: In the order of the models' outputs.
+        inputs: The tensors, `(B, T, C)` each, that a batch holds for a sensor set.
+        criterion: Of validation predictions and targets; early stopping watches it.
+        experiments: The rows of the table.
+        figures: Draws the figures of a run: `(study, run, rows, test_subjects)`.
+        sample: The stand-in for the file.
+        own_flags: Names of the script's own flags that change its numbers.
+    """
+
+    script: Path
+    dataset: str
+    read: Callable[[Path], Recording]
+    window: int
+    rate_hz: int
+    epochs: int
+    sensor_sets: dict[str, SensorSet]
+    targets: Sequence[Target]
+    inputs: Callable[[training.Batch, SensorSet], list[Tensor]]
+    criterion: training.Criterion
+    experiments: Sequence[Experiment]
+    figures: Callable[..., None]
+    sample: Sample
+    own_flags: tuple[str, ...] = ()
+
+    def experiment(self, row: str) -> Experiment:
+        """Return the experiment of a row."""
+        return next(experiment for experiment in self.experiments if experiment.row == row)
+
+    def predict(self, row: str) -> training.Predict:
+        """Return the function that predicts `(B, T, K)` with a row's model and sensors."""
+        experiment = self.experiment(row)
+        sensor_set = self.sensor_sets[experiment.sensor_set]
+
+        def predict(model: nn.Module, batch: training.Batch) -> Tensor:
+            if experiment.features is None:
+                return model(*self.inputs(batch, sensor_set))
+            made = batch.get(training.FEATURES)
+            return model(experiment.features(batch) if made is None else made)
+
+        return predict

@@ -1,0 +1,271 @@
+"""LMFN and TFN, their fusions, and the rows of both fusion scripts."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import Dataset_A_lmfn_tfn_fusion_models as script_a
+import Dataset_B_lmfn_tfn_fusion_models as script_b
+from common import runs
+from tests.test_baselines import batch_of, check_dependence, linear, normed, used_parameters
+from tests.test_sensor_distillation import lstm_direction, parameters_of
+
+SCRIPTS = [pytest.param(script_a, id="A"), pytest.param(script_b, id="B")]
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+USED = {  # the design's table of used parameters: IMU sets, then the full set
+    script_a: {
+        "lmfn": [154_545, 157_617, 160_689, 163_761, 244_465],
+        "tfn": [235_847, 238_919, 241_991, 245_063, 4_749_159],
+    },
+    script_b: {
+        "lmfn": [157_551, 160_623, 166_767, 172_911, 175_983, 273_583],
+        "tfn": [238_661, 241_733, 247_877, 254_021, 257_093, 4_778_085],
+    },
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_rows_and_parameter_counts(script: ModuleType) -> None:
+    """Every row of the table must be there, with the network of the design's size."""
+    sets = (*script.IMU_SETS, script.FULL_SET)
+    expected = {
+        f"{model}-{sensor_set}": count
+        for model, counts in USED[script].items()
+        for sensor_set, count in zip(sets, counts, strict=True)
+    }
+    assert used_parameters(script) == expected
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_row_sees_its_own_sensors_only(script: ModuleType) -> None:
+    """A sparse result that used other sensors is the error we are here to avoid."""
+    check_dependence(script, batch_of(script, 1))
+
+
+def encoded(x: np.ndarray, p: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """Norm and encode a modality by a BiLSTM."""
+    directions = ("", "_reverse")
+    return np.stack(
+        [
+            np.hstack([lstm_direction(window, p, f"{name}.lstm", end) for end in directions])
+            for window in normed(x)
+        ]
+    )
+
+
+def with_one(features: np.ndarray) -> np.ndarray:
+    """Put the constant 1 before the features of a time step."""
+    return np.concatenate([[1.0], features])
+
+
+def low_rank(modalities: list[np.ndarray], p: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """Fuse the modalities' features at one time step, factor by factor, in a slow loop."""
+    rank = p[f"{name}.rank_weights"].size
+    total = p[f"{name}.bias"].copy()
+    for r in range(rank):
+        product = np.ones_like(total)
+        for m, features in enumerate(modalities):
+            product *= with_one(features) @ p[f"{name}.factors.{m}"][r]
+        total += p[f"{name}.rank_weights"].ravel()[r] * product
+    return total
+
+
+def outer_product(modalities: list[np.ndarray]) -> np.ndarray:
+    """Multiply out one time step, entry by entry, the first modality slowest."""
+    return np.array([np.prod(entry) for entry in itertools.product(*map(with_one, modalities))])
+
+
+@pytest.mark.parametrize("modalities", [2, 3])
+def test_low_rank_fusion_equals_a_slow_loop_and_the_full_tensor(modalities: int) -> None:
+    """The factors stand for one big weight tensor: both ways must give the same fusion."""
+    torch.manual_seed(modalities)
+    fusion = script_a.LowRankFusion(modalities, size=5, out_size=4, rank=3, gain=1.0)
+    nn.init.normal_(fusion.bias)
+    p = {f"f.{name}": values for name, values in parameters_of(fusion).items()}
+    inputs = [torch.randn(2, 6, 5) for _ in range(modalities)]
+    output = fusion(*inputs).detach().numpy()
+    letters = "ijk"[:modalities]
+    weight = np.einsum(
+        f"r,{','.join(f'r{letter}o' for letter in letters)}->{letters}o",
+        p["f.rank_weights"].ravel(),
+        *(p[f"f.factors.{m}"] for m in range(modalities)),
+    )
+    for b, t in np.ndindex(2, 6):
+        step = [x[b, t].double().numpy() for x in inputs]
+        assert output[b, t] == pytest.approx(low_rank(step, p, "f"), abs=1e-5)
+        full = outer_product(step) @ weight.reshape(-1, 4) + p["f.bias"]
+        assert output[b, t] == pytest.approx(full, abs=1e-5)
+
+
+def test_low_rank_factors_are_born_as_the_paper_says() -> None:
+    """A product of three factors explodes or dies with their deviation."""
+    torch.manual_seed(0)
+    fusion = script_a.LowRankFusion(modalities=3, size=128, out_size=32)
+    for factor in fusion.factors:
+        assert factor.shape == (10, 129, 32)
+        assert float(factor.detach().std()) == pytest.approx(0.0664, abs=0.0007)
+        assert abs(float(factor.detach().mean())) < 0.002
+    weights = [script_a.LowRankFusion(1, 1, 1).rank_weights.detach().ravel() for _ in range(200)]
+    assert float(torch.cat(weights).std()) == pytest.approx((2 / 11) ** 0.5, rel=0.06)
+    assert not fusion.bias.any()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_low_rank_factors_are_trained_and_saved(device: str, tmp_path: Path) -> None:
+    """In the published code the factors are no parameters on a GPU: the model stays as born."""
+    model = script_a.network("lmfn", "foot").to(device)
+    names = ["fusion.factors.0", "fusion.factors.1", "fusion.rank_weights", "fusion.bias"]
+    assert set(names) <= set(dict(model.named_parameters())) & set(model.state_dict())
+    before = copy.deepcopy(model.state_dict())
+    batch = {name: values.to(device) for name, values in batch_of(script_a, 2).items()}
+    optimiser = torch.optim.Adam(model.parameters())
+    script_a.supervised_loss("foot")(model, batch).backward()
+    optimiser.step()
+    after = model.state_dict()
+    for name in names:
+        assert not torch.equal(before[name], after[name]), name
+    run = runs.Run(tmp_path / "run", {}, {})
+    path = run.checkpoint("lmfn-foot", "1")
+    path.parent.mkdir()
+    torch.save(after, path)
+    loaded = run.load("lmfn-foot", "1", script_a.network("lmfn", "foot")).to(device)
+    assert all(torch.equal(after[name], value) for name, value in loaded.state_dict().items())
+    inputs = script_a.inputs(batch, script_a.SENSOR_SETS["foot"])
+    assert torch.equal(model.eval()(*inputs), loaded.eval()(*inputs))
+
+
+@pytest.mark.parametrize("channels", [(3, 2), (3, 2, 4)])
+def test_lmfn_equals_a_plain_computation(channels: tuple[int, ...]) -> None:
+    """Encoders, low-rank fusion at each time step, a layer and the head."""
+    torch.manual_seed(0)
+    model = script_a.LMFN(channels, targets=2, hidden_size=3, fused_size=4, rank=2, dropout=0.0)
+    x, p = [torch.randn(2, 5, count) * 3 + 1 for count in channels], parameters_of(model)
+    h = [encoded(one.double().numpy(), p, f"encoders.{m}") for m, one in enumerate(x)]
+    output = model(*x).detach().numpy()
+    for b, t in np.ndindex(2, 5):
+        fused = low_rank([one[b, t] for one in h], p, "fusion")
+        expected = linear(np.maximum(linear(fused, p, "layer"), 0), p, "head")
+        assert output[b, t] == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("channels", [(3, 2), (3, 2, 4)])
+@pytest.mark.parametrize("training", [True, False])
+def test_tfn_equals_a_plain_computation(channels: tuple[int, ...], training: bool) -> None:
+    """Encoders, projections, outer product at each time step, two layers and the head."""
+    torch.manual_seed(0)
+    model = script_a.TFN(channels, targets=2, hidden_size=3, size=2, fused_size=4, dropout=0.0)
+    x = [torch.randn(2, 5, count) * 3 + 1 for count in channels]
+    for encoder, one in zip(model.encoders, x, strict=True):  # eval norms by what is known
+        encoder.norm.running_mean.copy_(one.mean(dim=(0, 1)))
+        encoder.norm.running_var.copy_(one.var(dim=(0, 1), correction=0))
+    p = parameters_of(model)
+    h = [encoded(one.double().numpy(), p, f"encoders.{m}") for m, one in enumerate(x)]
+    g = [linear(one, p, f"projections.{m}") for m, one in enumerate(h)]
+    output = model.train(training)(*x).detach().numpy()
+    for b, t in np.ndindex(2, 5):
+        fused = linear(outer_product([one[b, t] for one in g]), p, "fusion.linear")
+        fused = np.maximum(linear(np.maximum(fused, 0), p, "layer"), 0)
+        assert output[b, t] == pytest.approx(linear(fused, p, "head"), abs=1e-5)
+
+
+def at_once(fusion: nn.Module, modalities: list[Tensor]) -> Tensor:
+    """Build the whole outer product, drop with the masks drawn chunk by chunk, apply the Linear."""
+    z = [F.pad(x, (1, 0), value=1.0).flatten(0, 1) for x in modalities]
+    letters = "ijk"[: len(z)]
+    product = torch.einsum(f"{','.join('n' + letter for letter in letters)}->n{letters}", *z)
+    product = product.flatten(1)
+    kept = [fusion.mask(rows) for rows in z[0].split(fusion.chunk)] if fusion.training else []
+    if kept:
+        product = torch.where(torch.cat(kept), product / (1 - fusion.dropout), 0.0)
+    return fusion.linear(product).unflatten(0, modalities[0].shape[:2])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("modalities", [2, 3])
+@pytest.mark.parametrize("training", [True, False])
+def test_tensor_fusion_equals_building_the_product_at_once(
+    device: str, modalities: int, training: bool
+) -> None:
+    """Chunks, recomputation with the same dropout mask, and contraction change no number."""
+    torch.manual_seed(0)
+    fusion = script_a.TensorFusion(modalities, size=6, out_size=5, dropout=0.3, chunk=7)
+    fusion.to(device).train(training)
+    inputs = [torch.randn(3, 10, 6, device=device).requires_grad_() for _ in range(modalities)]
+    weights = torch.randn(3, 10, 5, device=device)
+    results = []
+    for forward in (fusion, lambda *x: at_once(fusion, x)):
+        torch.manual_seed(1)
+        output = forward(*inputs)
+        torch.rand(9, device=device)  # what is drawn before the backward pass must not matter
+        leaves = [*inputs, *fusion.parameters()]
+        results.append([output, *torch.autograd.grad((output * weights).sum(), leaves)])
+    for ours, expected in zip(*results, strict=True):
+        assert torch.allclose(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_tensor_fusion_draws_a_new_mask_for_each_chunk_and_step() -> None:
+    """The same entries dropped in every chunk would be no dropout."""
+    fusion = script_a.TensorFusion(2, size=6, out_size=50, dropout=0.5, chunk=4)
+    x = torch.randn(1, 1, 6).expand(1, 12, 6)
+    output = fusion(x, x)[0]
+    assert len(output.unique(dim=0)) == 12
+    assert not torch.equal(output, fusion(x, x)[0])
+
+
+def test_tensor_fusion_drops_entries_and_scales_the_others() -> None:
+    """Dropout of 0.3 keeps the expected value: 30 % are 0, the others 1 / 0.7 as large."""
+    fusion = script_a.TensorFusion(2, size=4, out_size=25, dropout=0.3, chunk=1000)
+    nn.init.eye_(fusion.linear.weight)
+    nn.init.zeros_(fusion.linear.bias)
+    ones = torch.ones(20, 50, 4)
+    output = fusion(ones, ones).detach()
+    dropped = output == 0
+    assert torch.allclose(output[~dropped], torch.tensor(1 / 0.7))
+    assert dropped.float().mean((0, 1)).sub(0.3).abs().max() < 0.07  # of 1000 draws each
+
+
+def largest_tensor(fusion: nn.Module, x: Tensor) -> int:
+    """Return the most elements of a tensor that an operation of the fusion makes."""
+    sizes = []
+
+    class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: object, types: object, args: tuple = (), kwargs: dict | None = None
+        ) -> object:
+            result = func(*args, **(kwargs or {}))
+            sizes.extend(r.numel() for r in [result] if isinstance(r, Tensor))
+            return result
+
+    with Recorder():
+        output = fusion(x, x, x)
+        if fusion.training:
+            output.sum().backward()
+    return max(sizes)
+
+
+def test_the_product_never_stands_in_memory_at_once() -> None:
+    """0.92 GB for a batch of 64 in A is what makes a TFN not fit beside other work."""
+    fusion = script_a.TensorFusion(3, size=9, out_size=2, chunk=8)
+    x = torch.randn(4, 50, 9)
+    rows, product = 200, 10**3
+    assert largest_tensor(fusion, x) == 8 * product
+    assert largest_tensor(fusion.eval(), x) < rows * product / 20
+
+
+@pytest.mark.parametrize("model", ["lmfn", "tfn"])
+def test_dropout_is_on_in_training_and_off_in_eval(model: str) -> None:
+    """A prediction that changes from call to call cannot be a result; dropout must be on before."""
+    network = script_b.network(model, "feet")
+    x = torch.randn(2, script_b.WINDOW, 6)
+    assert not torch.equal(network(x, x), network(x, x))
+    network.eval()
+    assert torch.equal(network(x, x), network(x, x))
