@@ -21,7 +21,7 @@ MEASURED = Path(os.environ.get("MEASURED_DATA", ROOT.parent / "shared" / "data")
 def sample_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny sample files of both datasets, by letter."""
     folder = tmp_path_factory.mktemp("sample")
-    for dataset, minutes in (("a", 0.1), ("b", 0.15)):
+    for dataset, minutes in (("a", 0.11), ("b", 0.15)):
         write_sample(folder / f"{dataset}.h5", dataset, subjects=3, minutes=minutes, seed=1)
     return {dataset: folder / f"{dataset}.h5" for dataset in "ab"}
 
