@@ -108,6 +108,17 @@ def test_copies_are_the_same() -> None:
     assert twins.main([]) == 0
 
 
+@pytest.mark.parametrize("dataset", ["A", "B"])
+def test_the_scripts_of_a_dataset_have_the_same_sensors_and_targets(dataset: str) -> None:
+    """A sensor set or a target that drifts in one script makes its rows another experiment."""
+    names = ("SENSORS", "SENSOR_SETS", "TARGETS", "RATE_HZ", "WINDOW", "EPOCHS")
+    scripts = [script for script in SCRIPTS if script.startswith(f"Dataset_{dataset}_")]
+    modules = [importlib.import_module(script) for script in scripts]
+    for name in names:
+        values = [getattr(module, name) for module in modules]
+        assert all(value == values[0] for value in values), name
+
+
 def test_twins_finds_and_repairs_a_difference() -> None:
     """The check must see a change of one character, in a class and in a loss."""
     sources = {"Dataset_A_x.py": SOURCE, "Dataset_B_x.py": SOURCE.replace("* 2", "* 3")}
