@@ -27,6 +27,7 @@ def settings(
 ) -> dict[str, Any]:
     """Return what decides the numbers of a run; runs that differ in it are different runs."""
     return {
+        "script": study.script.stem,
         "data": {
             "file": recording.path.name,
             "bytes": recording.path.stat().st_size,
