@@ -33,7 +33,7 @@ def distillation_figures(
 ) -> None:
     """Write the figures of a sensor-distillation run into its folder `figures/`."""
     lines = _describe(study, results.metrics, rows, test_subjects)
-    with _style():
+    with style():
         _save_traces(study, results, rows, test_subjects, KINDS)
         results.save_figure("nrmse_per_target", nrmse_per_target(lines))
         if (lines["kind"] != "teacher").any():
@@ -48,13 +48,14 @@ def comparison_figures(
     models = list(dict.fromkeys(_kind(experiment.row) for experiment in study.experiments))
     palette = sns.color_palette("colorblind", len(models)).as_hex()
     colors = dict(zip(models, palette, strict=True))
-    with _style():
+    with style():
         _save_traces(study, results, rows, test_subjects, colors)
         results.save_figure("nrmse_per_target", nrmse_heat_map(lines, rows))
         results.save_figure("nrmse_against_imus", nrmse_of_models(lines, colors))
 
 
-def _style() -> AbstractContextManager[None]:
+def style() -> AbstractContextManager[None]:
+    """Return the context that all figures are drawn in."""
     return mpl.rc_context({**sns.axes_style("whitegrid"), "figure.constrained_layout.use": True})
 
 
