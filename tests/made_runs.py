@@ -33,7 +33,7 @@ TARGETS = {
 Row = tuple[str, str, int]  # name, sensor set, parameters
 
 
-def settings(script: str, subjects: Sequence[str], **others: Any) -> dict[str, Any]:
+def settings(script: str, subjects: Sequence[str], **others: object) -> dict[str, Any]:
     """Return settings as `config.json` holds them, those of a full run by default."""
     data = {"file": "dataset.h5", "bytes": 1000, "subjects": list(subjects)}
     training = {"epochs": 40, "patience": 10, "batch_size": 64, "learning_rate": 1e-3, "seed": 42}
@@ -48,7 +48,7 @@ def write_run(
     *,
     subjects: Sequence[str],
     tested: Sequence[str] | None = None,
-    **others: Any,
+    **others: object,
 ) -> Path:
     """Write a run's `config.json` and `metrics.csv`.
 

@@ -41,25 +41,40 @@ def main(argv: Sequence[str] | None = None) -> None:
         readme.update(options.readme, all_results)
         print(f"Wrote the results into {options.readme}")
         return
-    parts, tables = [], []
-    for results in all_results:
-        found = [*summary.tables(results), *comparison.tables(results)]
-        tables += found
-        parts.append(_introduction(results) + "\n".join(map(text.markdown, found)))
-    report = "# Report\n\n" + "\n".join(parts)
+    rows = list(dict.fromkeys(row for results in all_results for row in results.lines["row"]))
+    unknown = [row for row in options.agreement or () if row not in rows]
+    if unknown:
+        raise InputError(f"--agreement: no row {' '.join(unknown)}; there are {' '.join(rows)}")
+    tables = {
+        results.name: [*summary.tables(results), *comparison.tables(results)]
+        for results in all_results
+    }
+    report = "# Report\n\n" + "\n".join(
+        _introduction(results) + "\n".join(text.markdown(t) for t in _read(tables[results.name]))
+        for results in all_results
+    )
     print(report)
     try:
         _write(options.out / "report.md", report)
-        bodies = "\n".join(map(text.latex, tables))
-        _write(options.out / "tables.tex", text.LATEX_START + bodies + text.LATEX_END)
+        latex = "\n".join(text.latex(t) for found in tables.values() for t in _read(found))
+        _write(options.out / "tables.tex", text.LATEX_START + latex + text.LATEX_END)
         _write(options.out / "per_subject.csv", _numbers(all_results))
         for results in all_results:
-            _write_results(results, options)
+            for table in tables[results.name]:
+                _write(options.out / results.name / f"{table.stem}.csv", text.csv_text(table))
+            if not options.no_figures:
+                folder = options.out / results.name / "figures"
+                figures.write_all(results, folder, options.agreement)
     except OSError as error:
         raise InputError(
             f"{options.out}: cannot write there ({error.strerror}); give another --out"
         ) from error
     print(f"Report: {options.out}")
+
+
+def _read(tables: Sequence[text.Table]) -> list[text.Table]:
+    """Return the tables that are short enough to be read."""
+    return [table for table in tables if not table.is_long]
 
 
 def _parser() -> flags.Parser:
@@ -111,7 +126,8 @@ def _introduction(results: Results) -> str:
         )
     data = settings["data"]
     lines.append(
-        f"Data: {data['file']}, {len(data['subjects'])} subjects. Trainings of {results.training}.\n"
+        f"Data: {data['file']}, {len(data['subjects'])} subjects. Trained with {results.training}."
+        "\n"
     )
     lines += [f"- NOTICE: {notice}" for notice in results.notices]
     return "\n".join(lines) + "\n\n"
@@ -128,14 +144,6 @@ def _numbers(all_results: Sequence[Results]) -> str:
 def _write(path: Path, content: str) -> None:
     with written_whole(path) as part:
         part.write_text(content, encoding="utf-8")
-
-
-def _write_results(results: Results, options: argparse.Namespace) -> None:
-    folder = options.out / results.name
-    for table in [*summary.tables(results), *comparison.tables(results)]:
-        _write(folder / f"{table.stem}.csv", text.csv_text(table))
-    if not options.no_figures:
-        figures.write_all(results, folder / "figures", options.agreement)
 
 
 if __name__ == "__main__":

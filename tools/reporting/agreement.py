@@ -106,9 +106,8 @@ def _add(
     random: np.random.Generator,
 ) -> None:
     """Add a subject's samples, at most `most` per panel to be drawn."""
-    activities, numbers = np.unique(arrays["activity"], return_inverse=True)
-    for number, activity in enumerate(activities.tolist()):
-        rows = np.flatnonzero(numbers == number)
+    for activity in dict.fromkeys(arrays["activity"].tolist()):
+        rows = np.flatnonzero(arrays["activity"] == activity)
         chosen = random.choice(rows, min(most, len(rows)), replace=False)
         difference = arrays["prediction"][rows].astype(float) - arrays["truth"][rows]
         means = difference.mean(axis=0)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from common import plots
-from common.files import InputError, written_whole
+from common.files import written_whole
 from tools.reporting import agreement, agreement_figures, layout
 from tools.reporting.collect import Results
 from tools.reporting.summary import (
@@ -29,7 +30,7 @@ def write_all(results: Results, folder: Path, agreement_rows: Sequence[str] | No
     """Write the figures as PNG.
 
     Raises:
-        InputError: A row of `agreement_rows` is not in the results, or predictions are damaged.
+        InputError: Predictions are damaged.
     """
     with plots.style():
         by_table: dict[str, dict[str, list[str]]] = {}
@@ -81,7 +82,7 @@ def models(results: Results, number: str, groups: dict[str, list[str]]) -> Figur
         axes.set(xlabel="", ylabel="")
         axes.set_title(f"{sensors}, {len(shared)} common subjects", fontsize=9, loc="left")
     all_axes[-1].set_xlabel(NRMSE)
-    box = "boxes: quartiles, whiskers: 1.5 quartile ranges at most, points: subjects"
+    box = "boxes: quartiles; whiskers: at most 1.5 interquartile ranges; points: subjects"
     figure.suptitle(f"{_heading(results, number)}\n{box}", fontsize=10)
     return figure
 
@@ -105,30 +106,34 @@ def against_parameters(results: Results) -> Figure:
     points = rows.assign(nrmse=subject_means(lines, "nrmse_percent").mean(axis=1))
     ordered = layout.in_order(results.dataset, zip(points.index, points["sensor_set"], strict=True))
     points = points.loc[[row for row, _ in ordered]]
-    points["model"] = [layout.label(row) for row in points.index]
-    figure = Figure(figsize=(9.5, 5.5))
+    points["model"] = [layout.MODELS.get(layout.kind(row), "ablation") for row in points.index]
+    figure = Figure(figsize=(9, 6.5))
     axes = figure.subplots()
     names = {"sensor_set": "sensor set"}
     sns.scatterplot(
         points.rename(columns=names), x="parameters", y="nrmse", hue="model", style="sensor set",
-        palette=sns.color_palette("husl", points["model"].nunique()), s=55, ax=axes,
+        palette=sns.color_palette("tab20", points["model"].nunique()), s=55, ax=axes,
     )  # fmt: skip
     front = pareto_front(points)
     axes.plot(
         front["parameters"], front["nrmse"], color="0.3", linewidth=1, zorder=0,
         drawstyle="steps-post", label="Pareto front",
     )  # fmt: skip
-    for row, point in front.iterrows():
-        place = (point["parameters"], point["nrmse"])
-        axes.annotate(row, place, xytext=(4, -9), textcoords="offset points", fontsize=7)
+    for number, place in enumerate(front[["parameters", "nrmse"]].to_numpy(), start=1):
+        axes.annotate(str(number), place, xytext=(4, 4), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
-    axes.margins(x=0.12)
     axes.set(xlabel="used parameters", ylabel=NRMSE)
     subjects = lines["test_subject"].nunique()
     axes.set_title(_title(results, "NRMSE against parameters", subjects), fontsize=10)
     handles, texts = axes.get_legend_handles_labels()
     axes.get_legend().remove()
-    figure.legend(handles, texts, loc="outside right upper", fontsize=7.5)
+    figure.legend(handles, texts, loc="outside right upper", fontsize=8)
+    names = [f"{number}  {row}" for number, row in enumerate(front.index, start=1)]
+    blank = [Line2D([], [], linestyle="none") for _ in names]
+    figure.legend(
+        blank, names, loc="outside lower left", ncols=4, fontsize=8, handlelength=0,
+        title="on the front", title_fontsize=8,
+    )  # fmt: skip
     return figure
 
 
@@ -156,8 +161,7 @@ def _write_agreement(results: Results, folder: Path, wanted: Sequence[str] | Non
     for row in wanted or default_agreement_rows(results):
         lines = results.lines[results.lines["row"] == row]
         if lines.empty:
-            rows = " ".join(dict.fromkeys(results.lines["row"]))
-            raise InputError(f"--agreement: no row {row} in {results.name}; there are {rows}")
+            continue
         sources = lines.drop_duplicates("test_subject")[["folder", "test_subject"]]
         files = [agreement.predictions(run, row, subject) for run, subject in sources.values]
         missing = [path for path in files if not path.exists()]

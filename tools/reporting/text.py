@@ -30,13 +30,17 @@ Cell = str | int | Number | MeanSD | None
 
 @dataclass
 class Table:
-    """A table: every line of `body` has a cell per entry of `header`; notes stand beneath."""
+    """A table: every line of `body` has a cell per entry of `header`; notes stand beneath.
+
+    One that is too long to be read (`is_long`) is written as CSV only.
+    """
 
     stem: str
     title: str
     header: Sequence[str]
     body: list[list[Cell]]
     notes: list[str] = field(default_factory=list)
+    is_long: bool = False
 
 
 def p_value(p: float) -> str:
@@ -123,7 +127,8 @@ LATEX_START = r"""\documentclass[9pt]{extarticle}
 \usepackage[utf8]{inputenc}
 \usepackage[T1]{fontenc}
 \usepackage[a4paper,margin=15mm]{geometry}
-\usepackage{booktabs}
+\usepackage{booktabs,graphicx}
+\newcommand{\fitted}[1]{\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{#1}}
 \begin{document}
 """
 LATEX_END = "\\end{document}\n"
@@ -150,19 +155,20 @@ def escaped(text: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """Return a table in LaTeX; it needs the package booktabs."""
+    """Return a table in LaTeX; it needs booktabs and `\\fitted` of `LATEX_START`."""
     numeric = _numeric_columns(table.header, table.body)
+    columns = "".join("r" if is_number else "l" for is_number in numeric)
     lines = [
         r"\begin{table}[htbp]",
         r"\centering\footnotesize\setlength{\tabcolsep}{3.5pt}",
         rf"\caption{{{escaped(table.title)}}}",
-        rf"\begin{{tabular}}{{{''.join('r' if is_number else 'l' for is_number in numeric)}}}",
+        rf"\fitted{{\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         _latex_line(table.header),
         r"\midrule",
         *(_latex_line([shown(cell) for cell in line]) for line in table.body),
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
         *(rf"\par\smallskip\parbox{{0.95\linewidth}}{{{escaped(n)}}}" for n in table.notes),
         r"\end{table}",
     ]
