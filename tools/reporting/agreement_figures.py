@@ -19,8 +19,8 @@ def bland_altman(title: str, agreement: Agreement) -> Figure:
     """Draw the difference of prediction and measurement against their mean."""
     figure = _grid(agreement, _draw_bland_altman, "mean of both", "prediction − measured")
     figure.suptitle(
-        f"{title}\nBland-Altman, {_subjects(agreement)}; bias (solid) and 95 % limits of agreement "
-        "(dashed), from the variance within and between subjects",
+        f"{title}\nBland-Altman, {_subjects(agreement)}; solid: bias, dashed: 95 % limits of\n"
+        "agreement from the variance within and between subjects",
         fontsize=10,
     )
     return figure
@@ -46,7 +46,7 @@ def _grid(agreement: Agreement, draw: Callable[[Axes, Panel], None], x: str, y: 
     places = [(target, activity) for target in targets for activity in activities]
     across = len(activities) if len(activities) > 1 else min(3, len(targets))
     down = math.ceil(len(places) / across)
-    figure = Figure(figsize=(3.0 * across, 2.5 * down + 0.8))
+    figure = Figure(figsize=(3.0 * across, 2.5 * down + 0.9))
     all_axes = figure.subplots(down, across, squeeze=False).ravel()
     for axes, ((target, unit), activity) in zip(all_axes, places, strict=False):
         panel = agreement.panels.get((target, activity))
@@ -54,7 +54,8 @@ def _grid(agreement: Agreement, draw: Callable[[Axes, Panel], None], x: str, y: 
             axes.set_axis_off()
             continue
         draw(axes, panel)
-        axes.set_title(f"{target}, {activity}" if activity else target, fontsize=9)
+        name = f"{target}, {activity}" if activity else target
+        axes.set_title("\n".join([name, *filter(None, [axes.get_title()])]), fontsize=9)
         axes.set_xlabel(f"{x} ({unit})", fontsize=8)
         axes.set_ylabel(f"{y} ({unit})", fontsize=8)
         axes.tick_params(labelsize=7)
@@ -74,8 +75,7 @@ def _draw_bland_altman(axes: Axes, panel: Panel) -> None:
     limits = limits_of_agreement(panel.moments)
     for value, style in zip(limits, ("-", "--", "--"), strict=True):
         axes.axhline(value, color=LINE, linestyle=style, linewidth=1.2)
-    text = f"{limits.bias:+.2g}  [{limits.low:.2g}, {limits.high:.2g}]"
-    axes.text(0.03, 0.96, text, transform=axes.transAxes, fontsize=7, va="top", backgroundcolor="w")
+    axes.set_title(f"bias {limits.bias:.2g}, limits {limits.low:.2g} to {limits.high:.2g}")
 
 
 def _draw_scatter(axes: Axes, panel: Panel) -> None:

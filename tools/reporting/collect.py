@@ -117,7 +117,7 @@ def _read_metrics(path: Path) -> pd.DataFrame:
             dtype={"test_subject": str, "parameters": int, **dict.fromkeys(METRICS, float)},
             keep_default_na=False,
             na_values={name: ["", "nan", "NaN"] for name in METRICS},
-            float_precision="round_trip",
+            engine="python",  # the others may round a number
         )
         missing = set(COLUMNS) - set(lines.columns)
         if missing:

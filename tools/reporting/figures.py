@@ -77,12 +77,14 @@ def models(results: Results, number: str, groups: dict[str, list[str]]) -> Figur
         if len(shared) >= LEAST_FOR_A_BOX:
             sns.boxplot(**labels, color="#a9c6e3", showfliers=False, linewidth=1, width=0.65)
         if shared:
-            sns.stripplot(**labels, color="0.25", size=3, jitter=0.12, alpha=0.7)
+            sns.stripplot(**labels, color="0.25", size=4, jitter=False, alpha=0.6)
         axes.set_yticks(range(len(rows)), [layout.label(row) for row in rows], fontsize=8)
         axes.set(xlabel="", ylabel="")
         axes.set_title(f"{sensors}, {len(shared)} common subjects", fontsize=9, loc="left")
     all_axes[-1].set_xlabel(NRMSE)
-    box = "boxes: quartiles; whiskers: at most 1.5 interquartile ranges; points: subjects"
+    box = (
+        f"points: subjects; from {LEAST_FOR_A_BOX} on, boxes: quartiles, whiskers: at most 1.5 IQR"
+    )
     figure.suptitle(f"{_heading(results, number)}\n{box}", fontsize=10)
     return figure
 
@@ -124,7 +126,8 @@ def against_parameters(results: Results) -> Figure:
     axes.set_xscale("log")
     axes.set(xlabel="used parameters", ylabel=NRMSE)
     subjects = lines["test_subject"].nunique()
-    axes.set_title(_title(results, "NRMSE against parameters", subjects), fontsize=10)
+    title = _title(results, "NRMSE against parameters", subjects)
+    axes.set_title(title, fontsize=10)
     handles, texts = axes.get_legend_handles_labels()
     axes.get_legend().remove()
     figure.legend(handles, texts, loc="outside right upper", fontsize=8)
@@ -152,8 +155,8 @@ def _write_against_imus(results: Results, folder: Path) -> None:
     lines = lines.assign(imus=lines["sensor_set"].map(count), third="")
     figure = plots.nrmse_against_imus(lines)
     subjects = lines["test_subject"].nunique()
-    title = _title(results, "NRMSE against number of IMUs", subjects)
-    figure.axes[0].set_title(f"{title}, mean and SD", fontsize=10)
+    title = _title(results, "NRMSE against number of IMUs\nMean and SD", subjects)
+    figure.axes[0].set_title(title, fontsize=10)
     _save(folder / "nrmse_against_imus.png", figure)
 
 

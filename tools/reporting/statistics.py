@@ -67,8 +67,8 @@ def sphericity(values: np.ndarray) -> Sphericity:
     Args:
         values: `(subjects, models)`.
 
-    Source: Mauchly 1940 (doi 10.1214/aoms/1177731915) with the chi-squared approximation;
-    Greenhouse and Geisser 1959 (doi 10.1007/BF02289823).
+    Source: Mauchly 1940 (doi 10.1214/aoms/1177731915); Greenhouse and Geisser 1959
+    (doi 10.1007/BF02289823).
     """
     subjects, models = values.shape
     p = models - 1
@@ -81,8 +81,21 @@ def sphericity(values: np.ndarray) -> Sphericity:
     if subjects - 1 < p:
         return Sphericity(math.nan, math.nan, epsilon)  # the covariance is singular
     w = np.linalg.det(covariance) / (trace / p) ** p
-    chi_squared = -(subjects - 1 - (2 * p**2 + p + 2) / (6 * p)) * np.log(w)
-    return Sphericity(w, stats.chi2.sf(chi_squared, p * (p + 1) / 2 - 1), epsilon)
+    return Sphericity(w, _mauchly_p(w, p, subjects - 1), epsilon)
+
+
+def _mauchly_p(w: float, p: int, df: int) -> float:
+    """Return the p value of W for `p` contrasts, from the expansion in chi-squared distributions.
+
+    Source: Anderson, "An Introduction to Multivariate Statistical Analysis", section 10.7.4; its
+    second term counts with few subjects.
+    """
+    scaled = df - (2 * p**2 + p + 2) / (6 * p)
+    second = (p + 2) * (p - 1) * (p - 2) * (2 * p**3 + 6 * p**2 + 3 * p + 2)
+    second /= 288 * (p * scaled) ** 2
+    degrees = p * (p + 1) / 2 - 1
+    first, further = stats.chi2.sf(-scaled * np.log(w), [degrees, degrees + 4])
+    return first + second * (further - first)
 
 
 def anova(values: pd.DataFrame) -> Anova:

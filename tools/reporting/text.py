@@ -96,7 +96,7 @@ def markdown_lines(header: Sequence[str], body: Sequence[Sequence[Cell]]) -> Ite
 
 def _numeric_columns(header: Sequence[str], body: Sequence[Sequence[Cell]]) -> list[bool]:
     def is_text(i: int) -> bool:
-        return any(isinstance(line[i], str) and line[i][:1].isalpha() for line in body)
+        return any(isinstance(line[i], str) and line[i].lstrip("`")[:1].isalpha() for line in body)
 
     return [not is_text(i) for i in range(len(header))]
 
@@ -123,9 +123,8 @@ def csv_text(table: Table) -> str:
     return text.getvalue()
 
 
-LATEX_START = r"""\documentclass[9pt]{extarticle}
+LATEX_START = r"""\documentclass{article}
 \usepackage[utf8]{inputenc}
-\usepackage[T1]{fontenc}
 \usepackage[a4paper,margin=15mm]{geometry}
 \usepackage{booktabs,graphicx}
 \newcommand{\fitted}[1]{\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{#1}}
