@@ -155,6 +155,13 @@ def test_paired_tests_by_hand() -> None:
     assert found.wilcoxon_p == stats.wilcoxon([-1, -2, -3, -2]).pvalue
 
 
+def test_models_that_differ_by_a_constant_are_not_tested() -> None:
+    """Dividing by rounding errors would find an F of 10^29; of two equal ones W does not exist."""
+    constant = pd.DataFrame({"a": [0.1, 0.2, 0.7, 0.3], "b": [0.3, 0.4, 0.9, 0.5]})
+    assert math.isnan(statistics.anova(constant).p)
+    assert math.isnan(statistics.anova(FIELD.assign(more=FIELD["fish eyeball"])).sphericity.w)
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.1])
 def test_differences_without_spread_are_not_tested(shift: float) -> None:
     """Rounding alone would give a p of zero."""

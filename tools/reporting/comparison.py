@@ -92,6 +92,7 @@ def _too_few(subjects: int) -> str:
 
 def _anova_cells(test: statistics.Anova) -> list[Cell]:
     decides = test.p_corrected if test.is_corrected else test.p
+    verdict = "yes" if decides < ALPHA else "not shown"
     w, p, epsilon = test.sphericity
     return [
         Number(test.f, 2),
@@ -101,7 +102,7 @@ def _anova_cells(test: statistics.Anova) -> list[Cell]:
         p_value(p),
         Number(epsilon, 3),
         p_value(test.p_corrected),
-        ("yes" if decides < ALPHA else "not shown") + (", corrected" if test.is_corrected else ""),
+        verdict + (", corrected" if test.is_corrected else ""),
     ]
 
 

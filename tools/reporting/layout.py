@@ -132,7 +132,7 @@ def place(dataset: str, script: str, row: str, sensor_set: str) -> Place:
     sensors = {"A": "IMUs and EMG", "B": "IMUs and video"}[dataset]
     if script.endswith("model_ablation"):
         if sensor_set != FULL_SET[dataset]:
-            return Place("I, IMUs only", "Ablation, IMUs only (not in the paper)", sensor_set)
+            return Place("I, IMUs only", "Ablation, IMUs only", sensor_set)
         return Place("I", f"Ablation, {sensors}", sensor_set)
     if sensor_set == FULL_SET[dataset]:
         return Place("II", f"All modalities, {sensors}", sensor_set)

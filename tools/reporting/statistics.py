@@ -20,7 +20,10 @@ LEAST_SUBJECTS = 3
 
 
 class Sphericity(NamedTuple):
-    """Mauchly's W and its p (NaN where there are too few subjects), Greenhouse-Geisser epsilon."""
+    """Mauchly's W and its p, Greenhouse-Geisser epsilon.
+
+    W and p are NaN where the covariance is singular: too few subjects, or two equal models.
+    """
 
     w: float
     p: float
@@ -78,8 +81,8 @@ def sphericity(values: np.ndarray) -> Sphericity:
     covariance = contrasts @ np.cov(values, rowvar=False) @ contrasts.T
     trace = np.trace(covariance)
     epsilon = trace**2 / (p * np.sum(covariance**2))
-    if subjects - 1 < p:
-        return Sphericity(math.nan, math.nan, epsilon)  # the covariance is singular
+    if np.linalg.matrix_rank(covariance) < p:
+        return Sphericity(math.nan, math.nan, epsilon)
     w = np.linalg.det(covariance) / (trace / p) ** p
     return Sphericity(w, _mauchly_p(w, p, subjects - 1), epsilon)
 
@@ -103,7 +106,15 @@ def anova(values: pd.DataFrame) -> Anova:
 
     Args:
         values: A line per subject, a column per model; at least two of each, none missing.
+
+    Returns:
+        F and all that follows is NaN where models differ by a constant only.
     """
+    residuals = values.sub(values.mean(axis=1), axis=0) - values.mean()
+    if _is_rounding(residuals.to_numpy(), values.to_numpy()):
+        subjects, models = values.shape
+        df = models - 1, (models - 1) * (subjects - 1)
+        return Anova(math.nan, *df, math.nan, Sphericity(*[math.nan] * 3), math.nan)
     long = values.stack().rename_axis(["subject", "model"]).rename("value").reset_index()
     table = AnovaRM(long, "value", "subject", within=["model"]).fit().anova_table
     f, df_models, df_error, p = table.loc["model", ["F Value", "Num DF", "Den DF", "Pr > F"]]
@@ -112,11 +123,16 @@ def anova(values: pd.DataFrame) -> Anova:
     return Anova(f, df_models, df_error, p, found, corrected)
 
 
+def _is_rounding(residuals: np.ndarray, values: np.ndarray) -> bool:
+    """Whether what varies in the residuals is only the rounding of the values."""
+    return np.ptp(residuals) <= 1e-12 * np.abs(values).max()
+
+
 def paired(a: np.ndarray, b: np.ndarray) -> Paired:
     """Test the differences `b - a`; both `(subjects,)`, in the same order."""
     differences = b - a
     mean, sd = differences.mean(), differences.std(ddof=1)
-    if np.ptp(differences) <= 1e-12 * np.abs(a).max():  # only rounding is left to be tested
+    if _is_rounding(differences, a):
         return Paired(len(a), mean, sd, *[math.nan] * 6)
     test = stats.ttest_rel(b, a)
     low, high = test.confidence_interval(1 - ALPHA)

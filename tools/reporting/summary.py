@@ -74,7 +74,8 @@ def tables(results: Results) -> list[Table]:
     for (number, title), rows in by_table.items():
         lines = results.lines[results.lines["row"].isin(rows)]
         stem = f"table_{number.replace(', ', '_').replace(' ', '_')}"
-        title = f"Table {number}. {title}, Dataset {results.dataset}"
+        of_the_paper = f"the paper's Table {number}" if "," not in number else "not in the paper"
+        title = f"{title}, Dataset {results.dataset} ({of_the_paper})"
         title += ", SYNTHETIC DATA" if results.is_synthetic else ""
         found.append(_means(results, lines, rows, number, stem, title))
         for metric, (name, digits) in METRICS.items():
