@@ -31,6 +31,9 @@ TARGETS = {
     },
 }
 Row = tuple[str, str, int]  # name, sensor set, parameters
+SCRIPT = "Dataset_A_Sensor_Distillation"
+PAIR = [("student-foot", "foot", 1863304), ("distilled-foot", "foot", 1863304)]
+TWENTY = [str(number) for number in range(7, 27)]
 
 
 def settings(script: str, subjects: Sequence[str], **others: object) -> dict[str, Any]:
@@ -94,3 +97,19 @@ def write_predictions(
         unit=np.array(list(targets.values())),
     )
     return path
+
+
+def made(
+    folder: Path,
+    rows: list[Row] = PAIR,
+    nrmse: float = 5.0,
+    script: str = SCRIPT,
+    subjects: list[str] | None = None,
+    **others: object,
+) -> Path:
+    """Write a run of three subjects whose NRMSE grows with the subject and the row's name."""
+
+    def value(row: str, subject: str, k: int) -> float:
+        return nrmse + 0.1 * int(subject) + 0.01 * len(row) * int(subject) ** 0.5 + k
+
+    return write_run(folder, script, rows, value, subjects=subjects or ["7", "8", "9"], **others)

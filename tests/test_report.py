@@ -8,37 +8,16 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from common import plots, study
+from common import study
 from common.files import InputError
 from tests.conftest import ROOT
-from tests.made_runs import Row, settings, write_predictions, write_run
+from tests.made_runs import PAIR, TWENTY, made, settings
 from tools import report
-from tools.reporting import agreement, figures, layout, readme, summary, text
+from tools.reporting import layout, readme, summary, text
 from tools.reporting.collect import collect
-
-SCRIPT = "Dataset_A_Sensor_Distillation"
-PAIR = [("student-foot", "foot", 1863304), ("distilled-foot", "foot", 1863304)]
-TWENTY = [str(number) for number in range(7, 27)]
-
-
-def made(
-    folder: Path,
-    rows: list[Row] = PAIR,
-    nrmse: float = 5.0,
-    script: str = SCRIPT,
-    subjects: list[str] | None = None,
-    **others: object,
-) -> Path:
-    """Write a run of three subjects whose NRMSE grows with the subject and the row's name."""
-
-    def value(row: str, subject: str, k: int) -> float:
-        return nrmse + 0.1 * int(subject) + 0.01 * len(row) * int(subject) ** 0.5 + k
-
-    return write_run(folder, script, rows, value, subjects=subjects or ["7", "8", "9"], **others)
 
 
 def sample(**others: object) -> dict[str, object]:
@@ -202,56 +181,6 @@ def test_latex_is_escaped_and_compiles(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=out, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
     assert (out / "tables.pdf").stat().st_size > 0
-
-
-def test_figures_are_drawn_for_few_subjects(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Two subjects have no quartiles; whoever has two must get figures all the same."""
-    rows = [("teacher", "all_imus_emg", 3324424), *PAIR]
-    folder = made(tmp_path / "1", rows=rows, tested=["7", "8"])
-    for subject in ("7", "8"):
-        write_predictions(folder, "teacher", subject, ["Treadmill", "Ramp"], 50, seed=int(subject))
-    drawn = run_report(tmp_path, [folder]) / "A-paper" / "figures"
-    assert {path.stem for path in drawn.iterdir()} == {
-        "models_table_II", "models_table_III", "nrmse_against_parameters", "nrmse_against_imus",
-        "bland_altman-teacher", "scatter-teacher",
-    }  # fmt: skip
-    assert "distilled-foot: no plots of agreement, since" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("subjects", "boxes"), [(["7", "8"], 0), (TWENTY, 2)])
-def test_boxes_need_subjects(tmp_path: Path, subjects: list[str], boxes: int) -> None:
-    """Quartiles of two subjects look like a distribution; a point per subject is always there."""
-    [results] = collect([made(tmp_path / "1", subjects=subjects, data=sample(subjects=subjects))])
-    with plots.style():
-        figure = figures.models(results, "III", {"foot": ["student-foot", "distilled-foot"]})
-    axes = figure.axes[0]
-    assert len(axes.patches) == boxes
-    points = sum(len(collection.get_offsets()) for collection in axes.collections)
-    assert points == 2 * len(subjects)
-    assert "SYNTHETIC DATA" in figure.get_suptitle()
-
-
-def test_agreement_reads_every_sample_and_draws_a_share(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Twenty subjects of Dataset A are millions of samples; limits need all, a plot does not."""
-    monkeypatch.setattr(agreement, "DRAWN_SAMPLES", 30)
-    folder = made(tmp_path / "1")
-    files = [write_predictions(folder, "teacher", s, ["Ramp", "Stair"], 50, int(s)) for s in "79"]
-    found = agreement.read(files)
-    panel = found.panels["knee moment", "Stair"]
-    assert [len(drawn) for drawn in panel.drawn] == [15, 15]
-    with np.load(files[0]) as saved:
-        difference = (saved["prediction"].astype(float) - saved["truth"])[50:, 2]
-    assert panel.moments[0].count == 50
-    assert panel.moments[0].mean == pytest.approx(difference.mean())
-    assert panel.moments[0].squares == pytest.approx(difference.var() * 50)
-    assert (found.activities, found.subjects) == (["Ramp", "Stair"], 2)
-    files[1].write_bytes(files[1].read_bytes()[:500])
-    with pytest.raises(InputError, match=r"subject_9\.npz: damaged predictions"):
-        agreement.read(files)
 
 
 @pytest.mark.parametrize(

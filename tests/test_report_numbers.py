@@ -96,13 +96,21 @@ def test_rows_of_different_subjects_are_compared_on_the_common_ones(tmp_path: Pa
 
 def test_an_undefined_score_makes_its_mean_undefined(tmp_path: Path) -> None:
     """Left out unseen, the worst target of a row would make it the best; tests drop the subject."""
-    values = {(r, s): 5.0 for r in ("student-feet", "distilled-feet") for s in ("01", "02", "03")}
-    values["distilled-feet", "02"] = math.nan
-    results = distillation(tmp_path, values)
-    found = cells(named(summary.tables(results), "table_IV"), "distilled-feet")
-    assert math.isnan(found["NRMSE %"].mean)
+
+    def nrmse(row: str, subject: str, k: int) -> float:
+        return math.nan if (row, subject, k) == ("distilled-feet", "02", 0) else 5.0 + k
+
+    rows = [(f"{kind}-feet", "feet", 1000) for kind in ("student", "distilled")]
+    script = "Dataset_B_sensor_distillation"
+    run = write_run(tmp_path / "run", script, rows, nrmse, subjects=["01", "02", "03"])
+    [results] = collect([run])
+    table = named(summary.tables(results), "table_IV")
+    assert math.isnan(cells(table, "distilled-feet")["NRMSE %"].mean)
+    assert cells(table, "student-feet")["NRMSE %"].mean == 7.0
     assert summary.common_subjects(results.lines) == ["01", "03"]
-    assert any("distilled-feet, KFM" in notice and "02" in notice for notice in results.notices)
+    assert results.notices == [
+        "distilled-feet, KFM: NRMSE or PCC is undefined on subject 02; so are its means."
+    ]
 
 
 def test_anova_is_that_of_statsmodels_with_the_published_correction() -> None:

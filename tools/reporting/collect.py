@@ -164,11 +164,12 @@ def _merge(runs: Sequence[RunFolder]) -> Results:
         )
     lines = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
     result.lines = _once(lines, result.notices)
-    undefined = result.lines[result.lines[["nrmse_percent", "pcc"]].isna().any(axis=1)]
+    overall = result.lines[result.lines["activity"] == "all"]
+    undefined = overall[overall[["nrmse_percent", "pcc"]].isna().any(axis=1)]
     for (row, target), part in undefined.groupby(["row", "target"], sort=False):
-        places = ", ".join(dict.fromkeys(part["test_subject"] + " " + part["activity"]))
+        subjects = ", ".join(dict.fromkeys(part["test_subject"]))
         result.notices.append(
-            f"{row}, {target}: NRMSE or PCC is undefined on subject {places}; so are its means."
+            f"{row}, {target}: NRMSE or PCC is undefined on subject {subjects}; so are its means."
         )
     return result
 

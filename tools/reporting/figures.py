@@ -71,8 +71,8 @@ def models(results: Results, number: str, groups: dict[str, list[str]]) -> Figur
     for axes, (sensors, rows) in zip(all_axes, groups.items(), strict=True):
         lines = results.lines[results.lines["row"].isin(rows)]
         shared = common_subjects(lines)
-        means = subject_means(lines, "nrmse_percent").loc[rows, shared].stack().rename("nrmse")
-        shown = means.reset_index()
+        means = subject_means(lines, "nrmse_percent").loc[rows, shared]
+        shown = means.reset_index().melt("row", value_name="nrmse")
         labels = {"data": shown, "x": "nrmse", "y": "row", "order": rows, "ax": axes}
         if len(shared) >= LEAST_FOR_A_BOX:
             sns.boxplot(**labels, color="#a9c6e3", showfliers=False, linewidth=1, width=0.65)

@@ -115,7 +115,8 @@ def anova(values: pd.DataFrame) -> Anova:
         subjects, models = values.shape
         df = models - 1, (models - 1) * (subjects - 1)
         return Anova(math.nan, *df, math.nan, Sphericity(*[math.nan] * 3), math.nan)
-    long = values.stack().rename_axis(["subject", "model"]).rename("value").reset_index()
+    long = values.rename_axis(index="subject", columns=None).reset_index()
+    long = long.melt("subject", var_name="model")
     table = AnovaRM(long, "value", "subject", within=["model"]).fit().anova_table
     f, df_models, df_error, p = table.loc["model", ["F Value", "Num DF", "Den DF", "Pr > F"]]
     found = sphericity(values.to_numpy())
