@@ -8,12 +8,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from common import flags
 from tests.conftest import ROOT
+from tests.narrow import narrow_networks
 
 README = (ROOT / "README.md").read_text()
 
@@ -36,6 +38,13 @@ def test_set_up_commands_are_those_of_ci() -> None:
     assert len(set_up) == 2
     for line in set_up:
         assert f"\n{line} || exit 1\n" in ci  # `set -e` does not see what stands before &&
+
+
+@pytest.fixture(autouse=True)
+def narrow() -> Iterator[None]:
+    """Make the Kinetics-FM networks small."""
+    with narrow_networks():
+        yield
 
 
 @pytest.mark.parametrize("command", SCRIPT_COMMANDS)
