@@ -149,32 +149,52 @@ class MFFM(nn.Module):
 
     Args:
         modalities: Their number, M. size: Features of each. heads: Of the attention.
+        branches: Those that there are; the ablation leaves some out. gated: Whether MMF is there.
 
     Shape:
-        `(B, T, M * size)`, the modalities one after another, to `(B, T, (2 * M + 1) * size)`.
+        `(B, T, M * size)`, the modalities one after another, to `(B, T, out_size)`: M * size for
+        MAF, as many for MWFF, and size for MWFS.
 
     Example:
         >>> MFFM(modalities=2, size=128)(torch.zeros(3, 50, 256)).shape
         torch.Size([3, 50, 640])
     """
 
-    def __init__(self, modalities: int, size: int, heads: int = 4) -> None:
+    def __init__(
+        self,
+        modalities: int,
+        size: int,
+        *,
+        heads: int = 4,
+        branches: tuple[str, ...] = ("maf", "mwff", "mwfs"),
+        gated: bool = True,
+    ) -> None:
         super().__init__()
         width = modalities * size
-        self.modalities = modalities
-        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.feature_weights = nn.Linear(width, width)
-        self.modality_weight = nn.Linear(size, 1)
-        self.gate = nn.Linear(2 * width + size, 2 * width + size)
+        sizes = {"maf": width, "mwff": width, "mwfs": size}
+        self.out_size = sum(sizes[branch] for branch in branches)
+        self.modalities, self.branches, self.gated = modalities, branches, gated
+        if "maf" in branches:
+            self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        if "mwff" in branches:
+            self.feature_weights = nn.Linear(width, width)
+        if "mwfs" in branches:
+            self.modality_weight = nn.Linear(size, 1)
+        if gated:
+            self.gate = nn.Linear(self.out_size, self.out_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Fuse `(B, T, M * size)` into `(B, T, (2 * M + 1) * size)`."""
-        attended, _ = self.attention(x, x, x, need_weights=False)
-        weighted = torch.sigmoid(self.feature_weights(x)) * x
-        blocks = x.unflatten(-1, (self.modalities, -1))  # (B, T, M, size)
-        summed = (torch.sigmoid(self.modality_weight(blocks)) * blocks).sum(dim=-2)
-        fused = torch.cat([attended, weighted, summed], dim=-1)
-        return torch.sigmoid(self.gate(fused)) * fused
+        """Fuse `(B, T, M * size)` into `(B, T, out_size)`."""
+        fused = []
+        if "maf" in self.branches:
+            fused.append(self.attention(x, x, x, need_weights=False)[0])
+        if "mwff" in self.branches:
+            fused.append(torch.sigmoid(self.feature_weights(x)) * x)
+        if "mwfs" in self.branches:
+            blocks = x.unflatten(-1, (self.modalities, -1))  # (B, T, M, size)
+            fused.append((torch.sigmoid(self.modality_weight(blocks)) * blocks).sum(dim=-2))
+        z = torch.cat(fused, dim=-1)
+        return torch.sigmoid(self.gate(z)) * z if self.gated else z
 
 
 class DistillationFeatures(NamedTuple):
@@ -229,8 +249,8 @@ class KineticsMFFMNet(nn.Module):
         self.encoders = nn.ModuleList(
             GatedDualEncoder(count, hidden_sizes, dropout) for count in channels
         )
-        self.fusion = MFFM(len(channels), size, heads)
-        self.head = nn.Linear(2 * width + size, targets)
+        self.fusion = MFFM(len(channels), size, heads=heads)
+        self.head = nn.Linear(self.fusion.out_size, targets)
         self.projection = nn.Linear(width, size) if projection else None
 
     def encode(self, *modalities: Tensor) -> Tensor:

@@ -313,45 +313,41 @@ class BiLSTM(nn.Module):
         return self.head(x.flatten(1)).unflatten(-1, (self.window, -1))  # (B, T, K)
 
 
-class Conv2DNet(nn.Module):
-    """Estimate the targets of a window by convolutions over the signals and the time of each IMU.
+class Conv2DEncoder(nn.Module):
+    """Encode a window by convolutions over the signals and the time of each IMU.
 
-    Source: Kinetics-MFFM-Net, baseline 2D convolution. The input is normed per channel over batch
-    and time (no learned scale). A plane is one IMU: its six signals, acc xyz and gyr xyz, are the
-    height, time is the width. Four blocks of convolution, ReLU, BatchNorm and max pooling are
-    followed by two Linear layers with ReLU and dropout at each time step that is left, and one
-    Linear over these gives all time steps.
+    Source: Kinetics-MFFM-Net, baseline 2D convolution, and Kinetics-FM-Net (Hossain et al. 2023),
+    2D branch. A plane is one IMU: its six signals, acc xyz and gyr xyz, are the height, time is
+    the width. Four blocks of convolution, ReLU, BatchNorm and max pooling, then two Linear layers
+    with ReLU and dropout at each time step that is left.
 
     Needs: nothing.
 
     Args:
-        sensors: IMUs, S. targets: K. window: T, in samples, at least 16.
+        sensors: IMUs, S.
         maps: Feature maps of the convolutions.
         pools: Heights and widths of the pooling; heights reduce the six signals to one.
-        hidden_sizes: Units of the Linear layers.
-        dropout: After each of them.
+        hidden_sizes: Units of the Linear layers. dropout: After each of them.
 
     Shape:
-        `(B, T, 6 * S)`, acc xyz of all IMUs and then gyr xyz of all IMUs, to `(B, T, K)`.
+        `(B, T, 6 * S)`, acc xyz of all IMUs and then gyr xyz of all IMUs, to
+        `(B, steps * hidden_sizes[-1])`, with `T // 16` steps left of `T`.
 
     Example:
-        >>> Conv2DNet(sensors=1, targets=7, window=100)(torch.zeros(2, 100, 6)).shape
-        torch.Size([2, 100, 7])
+        >>> Conv2DEncoder(sensors=1)(torch.zeros(2, 100, 6)).shape
+        torch.Size([2, 192])
     """
 
     def __init__(
         self,
         sensors: int,
-        targets: int,
-        window: int,
         *,
         maps: tuple[int, ...] = (256, 256, 512, 512),
         pools: tuple[tuple[int, int], ...] = ((2, 2), (2, 2), (1, 2), (1, 2)),
         hidden_sizes: tuple[int, ...] = (64, 32),
-        dropout: float = 0.05,
+        dropout: float = 0.25,
     ) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(6 * sensors, affine=False)
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(before, after, kernel_size=(3, 5), padding=(1, 2)),
@@ -364,11 +360,6 @@ class Conv2DNet(nn.Module):
         sizes = (maps[-1], *hidden_sizes)
         self.layers = nn.ModuleList(map(nn.Linear, sizes[:-1], sizes[1:]))
         self.dropout = nn.Dropout(dropout)
-        steps = window
-        for _, width in pools:
-            steps //= width
-        self.head = nn.Linear(steps * sizes[-1], window * targets)
-        self.window = window
 
     def planes(self, x: Tensor) -> Tensor:
         """Lay `(B, T, 6 * S)` out as `(B, S, 6, T)`: per IMU its acc xyz and then its gyr xyz."""
@@ -376,15 +367,48 @@ class Conv2DNet(nn.Module):
         return x.permute(0, 3, 2, 4, 1).flatten(2, 3)  # (B, S, 6, T)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Estimate `(B, T, K)` from `(B, T, 6 * S)`."""
-        x = self.norm(x.transpose(1, 2)).transpose(1, 2)  # BatchNorm1d takes (B, C, T)
+        """Encode `(B, T, 6 * S)` as `(B, steps * hidden_sizes[-1])`."""
         x = self.planes(x)
         for block in self.blocks:
             x = block(x)
         x = x.squeeze(2).transpose(1, 2)  # (B, steps, maps): the height is 1
         for layer in self.layers:
             x = self.dropout(torch.relu(layer(x)))
-        return self.head(x.flatten(1)).unflatten(-1, (self.window, -1))  # (B, T, K)
+        return x.flatten(1)
+
+
+class Conv2DNet(nn.Module):
+    """Estimate the targets of a window by convolutions over the signals and the time of each IMU.
+
+    Source: Kinetics-MFFM-Net, baseline 2D convolution. The input is normed per channel over batch
+    and time (no learned scale) and encoded by Conv2DEncoder; one Linear over the time steps that
+    it leaves gives all time steps.
+
+    Needs: Conv2DEncoder
+
+    Args:
+        sensors: IMUs, S. targets: K. window: T, in samples, at least 16.
+        dropout: Of the encoder.
+
+    Shape:
+        `(B, T, 6 * S)`, acc xyz of all IMUs and then gyr xyz of all IMUs, to `(B, T, K)`.
+
+    Example:
+        >>> Conv2DNet(sensors=1, targets=7, window=100)(torch.zeros(2, 100, 6)).shape
+        torch.Size([2, 100, 7])
+    """
+
+    def __init__(self, sensors: int, targets: int, window: int, *, dropout: float = 0.05) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6 * sensors, affine=False)
+        self.encoder = Conv2DEncoder(sensors, dropout=dropout)
+        self.head = nn.Linear(window // 16 * 32, window * targets)
+        self.window = window
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Estimate `(B, T, K)` from `(B, T, 6 * S)`."""
+        x = self.norm(x.transpose(1, 2)).transpose(1, 2)  # BatchNorm1d takes (B, C, T)
+        return self.head(self.encoder(x)).unflatten(-1, (self.window, -1))  # (B, T, K)
 
 
 # Losses ----------------------------------------------------------------------------------------

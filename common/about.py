@@ -15,14 +15,14 @@ import torch
 from common import flags
 from common.data import Recording
 from common.experiments import Study
-from common.training import Settings
+from common.plan import Plan
 
 
 def settings(
     study: Study,
     options: argparse.Namespace,
     recording: Recording,
-    training_settings: Settings,
+    plan: Plan,
     device: torch.device,
 ) -> dict[str, Any]:
     """Return what decides the numbers of a run; runs that differ in it are different runs."""
@@ -34,7 +34,8 @@ def settings(
             "subjects": recording.subjects,
         },
         "protocol": options.protocol,
-        **training_settings._asdict(),
+        **plan.settings._asdict(),
+        **({"row_epochs": plan.row_epochs} if plan.row_epochs else {}),
         **{name: getattr(options, name) for name in study.own_flags},
         "device": device.type,
     }
@@ -67,9 +68,8 @@ def introduction(
     study: Study,
     options: argparse.Namespace,
     recording: Recording,
-    training_settings: Settings,
+    plan: Plan,
     device: torch.device,
-    is_sample: bool,
 ) -> str:
     """Return what is to be said before the first training."""
     rows = len(recording.subject)
@@ -86,14 +86,21 @@ def introduction(
         lines.append(f"Dropped {total:,} rows with NaN: {', '.join(parts)}")
     if options.protocol == "strict" and not recording.has_trials:
         lines.append("NOTICE: the file has no `trial_starts`: windows stay within an activity.")
-    if is_sample:
+    if plan.is_sample:
         lines.append(
             "SYNTHETIC DATA: simulated gait stands in for the measured file. It shows that "
             "everything runs; its figures are not the paper's."
         )
-    if is_sample and options.epochs is None:
-        epochs, full = training_settings.epochs, study.epochs
+    if plan.is_short:
         lines.append(
-            f"A quick look: trainings of {epochs} epochs; --epochs {full} trains as the paper."
+            f"A quick look: trainings of {plan.settings.epochs} epochs; --epochs {study.epochs} "
+            "trains as the paper."
         )
+    if plan.is_part:
+        lines.append(
+            f"A quick look: {len(plan.rows)} of {len(study.rows)} rows; --rows all runs them all, "
+            "--help lists them."
+        )
+    if plan.added:
+        lines.append(f"Rows that the others need and that come first: {', '.join(plan.added)}")
     return "\n".join(lines)

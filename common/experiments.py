@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +35,19 @@ class Setup(NamedTuple):
     teacher: nn.Module | None
 
 
+class Fit(NamedTuple):
+    """How a row is made of trained networks without training.
+
+    Attributes:
+        method: Fits the model in place. It is given the model and a function that tells what a
+            network predicts for the windows' rows, `(rows, K)`.
+        windows: Protocol to the windows of the fold, `test` or `validation`.
+    """
+
+    method: Callable[[nn.Module, Callable[[nn.Module], Tensor]], None]
+    windows: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One row of the table.
@@ -45,22 +58,42 @@ class Experiment:
         teacher: The row whose trained model the loss needs, None for none.
         features: Makes `(B, F)` of a batch of windows, None for nothing. It is done once per fold;
             the model is given that in place of its inputs.
+        criterion: Of validation predictions and targets, None for the study's.
+        epochs: At most, by default; None for the study's.
+        networks: Child of the model to the row whose trained network it is.
+        fit: Takes the place of training.
     """
 
     row: str
     sensor_set: str
     model: Callable[[], nn.Module]
-    loss: Callable[[Setup], training.Loss]
+    loss: Callable[[Setup], training.Loss] | None = None
     teacher: str | None = None
     features: training.WindowFeatures | None = None
+    criterion: training.Criterion | None = None
+    epochs: int | None = None
+    networks: Mapping[str, str] = field(default_factory=dict)
+    fit: Fit | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The rows of the same fold that come before this one."""
+        return (*([self.teacher] if self.teacher else []), *self.networks.values())
 
 
 class Sample(NamedTuple):
-    """The synthetic dataset that stands in for the file, and how long a quick look trains."""
+    """The synthetic dataset that stands in for the file, and what a quick look trains.
+
+    Attributes:
+        subjects: Their number. minutes: Of each. epochs: At most.
+        rows: Those that are run where none are asked for; None for all.
+        seed: Of the dataset.
+    """
 
     subjects: int
     minutes: float
     epochs: int
+    rows: tuple[str, ...] | None = None
     seed: int = 42
 
 
@@ -94,6 +127,11 @@ class Study:
     figures: Callable[..., None]
     sample: Sample
     own_flags: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> list[str]:
+        """The names of all rows, in the table's order."""
+        return [experiment.row for experiment in self.experiments]
 
     def experiment(self, row: str) -> Experiment:
         """Return the experiment of a row."""

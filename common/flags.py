@@ -55,7 +55,8 @@ def parser(
         "--rows",
         nargs="+",
         metavar="NAME",
-        help="rows of the table to run, from the list below (default: all)",
+        help="rows of the table to run, from the list below, or `all` (default: all; on the sample "
+        "fewer where all take too long for a quick look, which it says)",
     )
     add(
         "--protocol",
@@ -192,12 +193,14 @@ def device_name(device: torch.device) -> str:
 
 
 def choose_rows(wanted: Sequence[str] | None, rows: Sequence[str]) -> list[str]:
-    """Return the wanted rows in the table's order.
+    """Return the wanted rows, all for None and `["all"]`, in the table's order.
 
     Raises:
         InputError: There is no such row.
     """
-    unknown = [name for name in wanted or () if name not in rows]
+    if wanted is None or list(wanted) == ["all"]:
+        return list(rows)
+    unknown = [name for name in wanted if name not in rows]
     if unknown:
         raise InputError(f"--rows: no row {' '.join(unknown)}; there are {' '.join(rows)}")
-    return [name for name in rows if wanted is None or name in wanted]
+    return [name for name in rows if name in wanted]

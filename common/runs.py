@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 
 from common.files import InputError, written_whole
 
@@ -80,6 +81,10 @@ class Run:
             return False
         return _chosen(self.metrics, "test_subject", row, test_subject).any()
 
+    def parameters(self, row: str) -> int:
+        """Return the number of parameters of a row that the run has."""
+        return int(self.metrics.loc[self.metrics["row"] == row, "parameters"].iloc[0])
+
     def checkpoint(self, row: str, test_subject: str) -> Path:
         """Return the path of a row's trained model."""
         return self.folder / "checkpoints" / f"{row}-subject_{test_subject}.pt"
@@ -92,14 +97,18 @@ class Run:
         self,
         row: str,
         test_subject: str,
-        model: nn.Module,
+        state: Mapping[str, Tensor],
         predictions: dict[str, np.ndarray],
         history: pd.DataFrame,
         metrics: pd.DataFrame,
     ) -> None:
-        """Write the results of a row on a test subject; `metrics.csv` last: it makes them count."""
+        """Write the results of a row on a test subject; `metrics.csv` last: it makes them count.
+
+        `state`, the weights, is written tensor by tensor, from wherever it is: there may be no
+        room for it twice.
+        """
         with written_whole(self.checkpoint(row, test_subject)) as part:
-            torch.save({name: value.cpu() for name, value in model.state_dict().items()}, part)
+            torch.save(dict(state), part)
         with written_whole(self.predictions(row, test_subject)) as part, part.open("wb") as file:
             np.savez_compressed(file, **predictions)
         self.history = _replaced(self.history, history, "fold", row, test_subject)

@@ -18,6 +18,7 @@ from common import about, flags, folds, runs, tables, training
 from common.data import Recording
 from common.experiments import Experiment, Setup, Study
 from common.files import InputError
+from common.plan import Plan, make_plan
 from common.sample import write_sample
 
 
@@ -27,35 +28,31 @@ def run(study: Study, options: argparse.Namespace) -> pd.DataFrame:
     Raises:
         InputError: Flags or data that cannot be used; no result has been written then.
     """
-    rows = flags.choose_rows(options.rows, [experiment.row for experiment in study.experiments])
-    rows = _with_teachers(study, rows)
+    flags.choose_rows(options.rows, study.rows)  # complains before any work
     device = flags.choose_device(options.device)
     folder = runs.run_folder(options.output_dir, study.script, options.run_name)
     path, is_sample = _data_file(study, options)
-    epochs = options.epochs or (study.sample.epochs if is_sample else study.epochs)
-    settings = training.Settings(
-        epochs, options.patience, options.batch_size, options.learning_rate, options.seed
-    )
+    plan = make_plan(study, options, is_sample)
     recording = study.read(path)
     folds.check(recording, study.window, options.protocol)
     test_subjects = folds.find_subjects(recording, options.test_subjects)
     results = runs.Run(
         folder,
-        about.settings(study, options, recording, settings, device),
+        about.settings(study, options, recording, plan, device),
         about.circumstances(study, options, device),
     )
-    print(about.introduction(study, options, recording, settings, device, is_sample))
+    print(about.introduction(study, options, recording, plan, device))
     print(f"Run: {folder}\n", flush=True)
     torch.backends.cudnn.allow_tf32 = False  # it rounds the recurrent layers' products to 10 bits
-    trainer = _Trainer(study, options, settings, recording.to(device), device, results)
+    trainer = _Trainer(study, options, plan, recording.to(device), device, results)
     for i, subject in enumerate(test_subjects):
         fold = folds.make_fold(recording, subject, study.window, options.protocol, options.seed)
-        for j, row in enumerate(rows):
-            place = f"[{i * len(rows) + j + 1}/{len(test_subjects) * len(rows)}]"
+        for j, row in enumerate(plan.rows):
+            place = f"[{i * len(plan.rows) + j + 1}/{len(test_subjects) * len(plan.rows)}]"
             trainer.run(study.experiment(row), fold, f"{place} {row}, subject {subject}")
-        print(f"\n{tables.fold_table(results.metrics, rows, subject)}\n", flush=True)
-    study.figures(study, results, rows, test_subjects)
-    print(tables.final_table(results.metrics, rows, test_subjects))
+        print(f"\n{tables.fold_table(results.metrics, plan.rows, subject)}\n", flush=True)
+    study.figures(study, results, plan.rows, test_subjects)
+    print(tables.final_table(results.metrics, plan.rows, test_subjects))
     if is_sample:
         print("\nSYNTHETIC DATA: these figures are not the paper's.")
     print(f"\nResults: {folder}")
@@ -78,14 +75,6 @@ def start(main: Callable[[], Any]) -> None:
 def _complain(problem: object, status: int) -> int:
     print(f"error: {problem}", file=sys.stderr)
     return status
-
-
-def _with_teachers(study: Study, rows: list[str]) -> list[str]:
-    """Add the rows whose trained models other rows need, in the table's order; say so."""
-    teachers = {study.experiment(row).teacher for row in rows} - {None, *rows}
-    for teacher in sorted(teachers):
-        print(f"The distilled rows need the {teacher} of their fold: it comes first.")
-    return [e.row for e in study.experiments if e.row in rows or e.row in teachers]
 
 
 def _data_file(study: Study, options: argparse.Namespace) -> tuple[Path, bool]:
@@ -113,7 +102,7 @@ class _Trainer:
 
     study: Study
     options: argparse.Namespace
-    settings: training.Settings
+    plan: Plan
     recording: Recording
     device: torch.device
     results: runs.Run
@@ -124,8 +113,25 @@ class _Trainer:
         if self.results.has(row, subject):
             print(f"{name}: taken from the run", flush=True)
             return
-        predict, samples = self.study.predict(row), self.recording.samples
-        torch.manual_seed(self.settings.seed)
+        make = self._train if experiment.fit is None else self._fit
+        model, parameters, history = make(experiment, fold, name)
+        prediction = self._predict(model, experiment, fold.test)
+        outcome = self._outcome(fold, prediction)
+        state = model.state_dict()
+        self.results.add(
+            row,
+            subject,
+            {name: state[name] for name in state if name.split(".")[0] not in experiment.networks},
+            outcome,
+            pd.DataFrame([{"row": row, "fold": subject, **epoch._asdict()} for epoch in history]),
+            self._metrics(experiment, fold, parameters, outcome),
+        )
+
+    def _train(
+        self, experiment: Experiment, fold: folds.Fold, name: str
+    ) -> tuple[nn.Module, int, list[training.Epoch]]:
+        predict, samples = self.study.predict(experiment.row), self.recording.samples
+        torch.manual_seed(self.plan.settings.seed)
         model = experiment.model()
         one_window = training.batch_of(samples, fold.test[:1].to(self.device))
         one_window = {modality: values.cpu() for modality, values in one_window.items()}
@@ -134,24 +140,12 @@ class _Trainer:
             model.to(self.device),
             samples,
             fold,
-            loss=experiment.loss(Setup(self.options, self._teacher(experiment, subject))),
+            loss=experiment.loss(Setup(self.options, self._teacher(experiment, fold))),
             predict=predict,
-            criterion=self.study.criterion,
-            settings=self.settings,
+            criterion=experiment.criterion or self.study.criterion,
+            settings=self.plan.settings_of(experiment.row),
             name=name,
             features=experiment.features,
-        )
-        prediction = training.predict_windows(
-            model, samples, fold.test, predict, self.settings.batch_size, experiment.features
-        )
-        outcome = self._outcome(fold, prediction)
-        self.results.add(
-            row,
-            subject,
-            model,
-            outcome,
-            pd.DataFrame([{"row": row, "fold": subject, **epoch._asdict()} for epoch in history]),
-            self._metrics(experiment, fold, parameters, outcome),
         )
         best = min(history, key=lambda epoch: epoch.validation_loss)
         print(
@@ -159,12 +153,44 @@ class _Trainer:
             f"{best.validation_loss:.4f}, {sum(epoch.seconds for epoch in history):.0f} s",
             flush=True,
         )
+        return model, parameters, history
 
-    def _teacher(self, experiment: Experiment, subject: str) -> nn.Module | None:
+    def _fit(
+        self, experiment: Experiment, fold: folds.Fold, name: str
+    ) -> tuple[nn.Module, int, list[training.Epoch]]:
+        """Make a row of the trained networks of others, whose parameters count together."""
+        model, parameters = experiment.model(), 0
+        for child, row in experiment.networks.items():
+            self.results.load(row, fold.test_subject, model.get_submodule(child))
+            parameters += self.results.parameters(row)
+        model = model.to(self.device)
+        part = experiment.fit.windows[self.options.protocol]
+        windows = getattr(fold, part)
+        scored = fold.scored if part == "test" else torch.ones_like(windows, dtype=torch.bool)
+
+        def estimate(network: nn.Module) -> Tensor:
+            return self._predict(network, experiment, windows)[scored.to(self.device)]
+
+        experiment.fit.method(model, estimate)
+        networks = " and ".join(experiment.networks.values())
+        print(f"{name}: fitted to the {part} predictions of {networks}", flush=True)
+        return model, parameters, []
+
+    def _predict(self, model: nn.Module, experiment: Experiment, windows: Tensor) -> Tensor:
+        return training.predict_windows(
+            model,
+            self.recording.samples,
+            windows,
+            self.study.predict(experiment.row),
+            self.plan.settings.batch_size,
+            experiment.features,
+        )
+
+    def _teacher(self, experiment: Experiment, fold: folds.Fold) -> nn.Module | None:
         if experiment.teacher is None:
             return None
         model = self.study.experiment(experiment.teacher).model()
-        return self.results.load(experiment.teacher, subject, model).to(self.device)
+        return self.results.load(experiment.teacher, fold.test_subject, model).to(self.device)
 
     def _outcome(self, fold: folds.Fold, prediction: Tensor) -> dict[str, np.ndarray]:
         """Return what `predictions/` holds: every scored row of the test subject, in order."""

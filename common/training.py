@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -110,6 +109,7 @@ def train(
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     history: list[Epoch] = []
     best, best_epoch, best_state = float("inf"), 0, {}
+    state = model.state_dict()
     steps = settings.epochs * len(list(_batches(windows.numbers(), settings.batch_size)))
     with tqdm(total=steps, desc=name, unit="step", disable=None, leave=False) as bar:
         for epoch in range(1, settings.epochs + 1):
@@ -125,12 +125,18 @@ def train(
             history.append(Epoch(epoch, training_loss, validation_loss, seconds))
             if validation_loss < best:
                 best, best_epoch = validation_loss, epoch
-                best_state = copy.deepcopy(model.state_dict())
+                _copy_into(best_state, state)
             bar.set_postfix(train=f"{training_loss:.4f}", val=f"{validation_loss:.4f}", best=best)
             if epoch - best_epoch >= settings.patience:
                 break
     model.load_state_dict(best_state)
     return history
+
+
+def _copy_into(kept: dict[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Keep a copy of a model's state, in the place of the one before."""
+    for name, value in state.items():
+        kept.setdefault(name, torch.empty_like(value)).copy_(value)
 
 
 def _train_epoch(

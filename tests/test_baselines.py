@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 import Dataset_A_ffn_hf_ffn_bilstm_convnet as script_a
 import Dataset_B_ffn_hf_ffn_bilstm_convnet as script_b
 from common import folds, training
+from common.experiments import Experiment
 from tests.test_sensor_distillation import lstm_direction, parameters_of
 
 SCRIPTS = [pytest.param(script_a, id="A"), pytest.param(script_b, id="B")]
@@ -47,9 +49,11 @@ def batch_of(script: ModuleType, windows: int, seed: int = 0) -> training.Batch:
     }
 
 
-def check_dependence(script: ModuleType, batch: training.Batch) -> None:
+def check_dependence(
+    script: ModuleType, batch: training.Batch, rows: Sequence[Experiment] | None = None
+) -> None:
     """Check by its gradient that each row's output depends on its set's channels, and no others."""
-    for experiment in script.EXPERIMENTS:
+    for experiment in rows or script.EXPERIMENTS:
         sensors, modalities = script.SENSOR_SETS[experiment.sensor_set]
         watched = {name: values.clone().requires_grad_() for name, values in batch.items()}
         model = experiment.model().eval().requires_grad_(False)  # gradients of the input suffice
@@ -116,7 +120,7 @@ def test_a_plane_is_one_imu() -> None:
     """acc xyz over gyr xyz of one sensor, built here sample by sample from the modalities."""
     sensors, window = 3, 16
     acc, gyr = torch.randn(2, window, 3 * sensors), torch.randn(2, window, 3 * sensors)
-    model = script_a.Conv2DNet(sensors, targets=2, window=window)
+    model = script_a.Conv2DEncoder(sensors)
     expected = torch.zeros(2, sensors, 6, window)
     for sensor in range(sensors):
         for axis in range(3):
@@ -367,9 +371,10 @@ def pooled(x: np.ndarray, height: int, width: int) -> np.ndarray:
 def test_conv2d_equals_a_plain_computation() -> None:
     """Norm per channel, planes, convolution, ReLU, BatchNorm, pooling, layers, flat head."""
     window = 20  # 20, 10, 5, 2, 1: blocks that are left over at the end are met
-    model = script_a.Conv2DNet(2, targets=2, window=window, maps=(3, 4, 5, 6), dropout=0.0)
+    model = script_a.Conv2DNet(2, targets=2, window=window)
+    model.encoder = script_a.Conv2DEncoder(2, maps=(3, 4, 5, 6), dropout=0.0)
     x = torch.randn(3, window, 12) * 3 + 1
-    for block in model.blocks:  # learned scales that are not 1 and 0
+    for block in model.encoder.blocks:  # learned scales that are not 1 and 0
         nn.init.uniform_(block[2].weight, 0.5, 2.0)
         nn.init.uniform_(block[2].bias, -1.0, 1.0)
     p = parameters_of(model)
@@ -377,14 +382,14 @@ def test_conv2d_equals_a_plain_computation() -> None:
     order = [0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11]  # acc and gyr of the first IMU, the second
     h = np.stack([h[:, channels] for channels in order], axis=1)
     for i, (height, width) in enumerate([(2, 2), (2, 2), (1, 2), (1, 2)]):
-        h = np.maximum(convolved(h, p, f"blocks.{i}.0"), 0)
+        h = np.maximum(convolved(h, p, f"encoder.blocks.{i}.0"), 0)
         mean, variance = (f(axis=(0, 2, 3), keepdims=True) for f in (h.mean, h.var))
-        scale, shift = (p[f"blocks.{i}.2.{k}"][:, None, None] for k in ("weight", "bias"))
+        scale, shift = (p[f"encoder.blocks.{i}.2.{k}"][:, None, None] for k in ("weight", "bias"))
         h = pooled((h - mean) / np.sqrt(variance + 1e-5) * scale + shift, height, width)
     assert h.shape == (3, 6, 1, 1)
     h = h[:, :, 0].transpose(0, 2, 1)
     for i in range(2):
-        h = np.maximum(linear(h, p, f"layers.{i}"), 0)
+        h = np.maximum(linear(h, p, f"encoder.layers.{i}"), 0)
     assert model(x).detach().numpy() == pytest.approx(flat_head(h, p, window), abs=1e-4)
 
 

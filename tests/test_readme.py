@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from common import flags, study
 from tests.conftest import ROOT
 from tests.made_runs import write_run
+from tests.narrow import narrow_networks
 from tools import report
 
 README = (ROOT / "README.md").read_text()
@@ -43,6 +45,13 @@ def test_set_up_commands_are_those_of_ci() -> None:
     assert len(set_up) == 2
     for line in set_up:
         assert f"\n{line} || exit 1\n" in ci  # `set -e` does not see what stands before &&
+
+
+@pytest.fixture(autouse=True)
+def narrow() -> Iterator[None]:
+    """Make the Kinetics-FM networks small."""
+    with narrow_networks():
+        yield
 
 
 @pytest.mark.parametrize("command", SCRIPT_COMMANDS)

@@ -19,7 +19,7 @@ def test_figures_are_drawn_for_few_subjects(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two subjects have no quartiles; whoever has two must get figures all the same."""
-    rows = [("teacher", "all_imus_emg", 3324424), *PAIR]
+    rows = [("teacher", "all_imus_emg", 3324424), *PAIR, ("dlr_correlation-foot", "foot", 1)]
     folder = made(tmp_path / "1", rows=rows, tested=["7", "8"])
     for subject in ("7", "8"):
         write_predictions(folder, "teacher", subject, ["Treadmill", "Ramp"], 50, seed=int(subject))

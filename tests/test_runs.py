@@ -128,7 +128,7 @@ def test_going_on_with_a_run_keeps_its_numbers(tmp_path: Path) -> None:
     lines = pd.DataFrame({"row": "teacher", "test_subject": "07", "rmse": [0.1 + 0.2, 1 / 3]})
     run = runs.Run(tmp_path / "run", {}, {})
     history = pd.DataFrame({"row": ["teacher"], "fold": ["07"], "epoch": [1]})
-    run.add("teacher", "07", nn.Linear(1, 1), {"truth": np.zeros(1)}, history, lines)
+    run.add("teacher", "07", nn.Linear(1, 1).state_dict(), {"truth": np.zeros(1)}, history, lines)
     again = runs.Run(tmp_path / "run", {}, {})
     assert again.has("teacher", "07")
     assert not again.has("teacher", "7")

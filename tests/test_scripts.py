@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -15,27 +16,48 @@ import pytest
 import torch
 
 import Dataset_A_ffn_hf_ffn_bilstm_convnet as baselines_a
+import Dataset_A_kinetics_fm_models as kinetics_fm_a
 import Dataset_A_lmfn_tfn_fusion_models as fusion_a
+import Dataset_A_model_ablation as ablation_a
 import Dataset_A_Sensor_Distillation as script_a
 import Dataset_B_ffn_hf_ffn_bilstm_convnet as baselines_b
+import Dataset_B_kinetics_fm_models as kinetics_fm_b
 import Dataset_B_lmfn_tfn_fusion_models as fusion_b
+import Dataset_B_model_ablation as ablation_b
 import Dataset_B_sensor_distillation as script_b
-from common import metrics, plots, tables
+from common import charts, metrics, tables
 from common.experiments import Setup
 from common.training import Loss
+from tests.narrow import narrow_networks
 
 DISTILLATION = (script_a, script_b)
 BASELINES = (baselines_a, baselines_b)
-SCRIPTS = (*DISTILLATION, *BASELINES, fusion_a, fusion_b)
+FUSION = (fusion_a, fusion_b)
+KINETICS_FM = (kinetics_fm_a, kinetics_fm_b)
+ABLATION = (ablation_a, ablation_b)
+SCRIPTS = (*DISTILLATION, *BASELINES, *FUSION, *KINETICS_FM, *ABLATION)
 QUICK = ["--epochs", "1", "--device", "cpu"]
 
 
 def rows_of(script: ModuleType) -> list[str]:
-    """Choose the rows to run: all, but of the baselines, with their many weights, a few."""
-    if script not in BASELINES:
-        return [experiment.row for experiment in script.EXPERIMENTS]
-    few, full = script.IMU_SETS[0], script.FULL_SET
+    """Choose the rows to run: all of them only where that is quick."""
+    if script in DISTILLATION or script in FUSION:
+        return script.STUDY.rows
+    if script in ABLATION:
+        rows = ["early_lstm", "concat_gru", "mffm_gated", "maf_mwff_gate_lstm"]
+        return rows if script is ablation_a else [*rows, "mwfs_lstm-all_imus"]
+    few = script.IMU_SETS[0]
+    if script in KINETICS_FM:
+        return [f"dlr_rmse-{few}", f"dlr_correlation-{few}", f"dlr-{few}", f"dl-{few}"]
+    full = script.FULL_SET
     return [f"ffn_hf-{few}", f"ffn_hf-{full}", f"ffn-{full}", f"lstm-{few}", f"conv2d-{few}"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow() -> Iterator[None]:
+    """Make the Kinetics-FM networks small."""
+    with narrow_networks():
+        yield
 
 
 class Finished:
@@ -71,14 +93,6 @@ def finished(
     return Finished(script, data, tmp_path_factory.mktemp("outputs"))
 
 
-@pytest.fixture
-def distilled(finished: Finished) -> Finished:
-    """Take the finished runs of the distillation scripts only."""
-    if finished.script not in DISTILLATION:
-        pytest.skip("a script without distillation")
-    return finished
-
-
 def test_the_folder_holds_everything(finished: Finished) -> None:
     """What the README promises to find after a run, and nothing half written."""
     rows = finished.rows
@@ -87,7 +101,8 @@ def test_the_folder_holds_everything(finished: Finished) -> None:
     expected = {"config.json", "history.csv", "metrics.csv"}
     expected |= {f"predictions/{row}-subject_{subject}.npz" for row in rows}
     expected |= {f"checkpoints/{row}-subject_{subject}.pt" for row in rows}
-    figures = ("nrmse_per_target", "nrmse_against_imus", f"traces-subject_{subject}")
+    chart = "nrmse_of_rows" if finished.script in ABLATION else "nrmse_against_imus"
+    figures = ("nrmse_per_target", chart, f"traces-subject_{subject}")
     expected |= {f"figures/{name}.png" for name in figures}
     assert names == expected
 
@@ -142,9 +157,9 @@ def test_every_row_of_the_test_subject_is_scored_once(finished: Finished) -> Non
 
 
 def test_history_has_every_epoch(finished: Finished) -> None:
-    """Losses per epoch, to see whether a training was long enough."""
+    """Losses per epoch, to see whether a training was long enough; a regression has none."""
     history = pd.read_csv(finished.folder / "history.csv")
-    assert set(history["row"]) == set(finished.rows)
+    assert set(history["row"]) == {row for row in finished.rows if not row.startswith("dlr-")}
     columns = ["row", "fold", "epoch", "training_loss", "validation_loss", "seconds"]
     assert list(history.columns) == columns
     assert np.isfinite(history[["training_loss", "validation_loss", "seconds"]]).all(axis=None)
@@ -157,10 +172,13 @@ def test_order_and_choice_of_rows_change_nothing(
     row = finished.rows[2]
     finished.again("--rows", row, run_name="alone")
     assert np.array_equal(finished.outcome(row), finished.outcome(row, "alone"))
-    if finished.script in DISTILLATION:
-        assert row.startswith("distilled")
-        assert "need the teacher of their fold: it comes first" in capsys.readouterr().out
-        assert np.array_equal(finished.outcome("teacher"), finished.outcome("teacher", "alone"))
+    needs = finished.script.STUDY.experiment(row).needs
+    assert bool(needs) == (finished.script in (*DISTILLATION, *KINETICS_FM))
+    if needs:
+        note = f"Rows that the others need and that come first: {', '.join(needs)}\n"
+        assert note in capsys.readouterr().out
+    for need in needs:
+        assert np.array_equal(finished.outcome(need), finished.outcome(need, "alone"))
 
 
 def test_a_run_is_gone_on_with_under_its_name(
@@ -177,11 +195,14 @@ def test_a_run_is_gone_on_with_under_its_name(
     assert len(grown) == (finished.metrics["row"].isin(rows[:3])).sum()
 
 
+@pytest.mark.parametrize(
+    "finished", DISTILLATION, indirect=True, ids=lambda script: script.__name__
+)
 def test_a_student_is_taught_by_the_trained_teacher_of_its_fold(
-    distilled: Finished, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An untrained teacher, or one that has seen the test subject, spoils every distilled row."""
-    study = distilled.script.STUDY
+    study = finished.script.STUDY
     experiment = study.experiments[2]
     teachers = []
 
@@ -193,24 +214,27 @@ def test_a_student_is_taught_by_the_trained_teacher_of_its_fold(
     changed = dataclasses.replace(experiment, loss=recorded)
     experiments = [*study.experiments[:2], changed]
     monkeypatch.setattr(
-        distilled.script, "STUDY", dataclasses.replace(study, experiments=experiments)
+        finished.script, "STUDY", dataclasses.replace(study, experiments=experiments)
     )
-    subjects = study.read(distilled.data).subjects[:2]
-    distilled.again("--rows", experiment.row, "--test-subjects", *subjects, run_name="taught")
+    subjects = study.read(finished.data).subjects[:2]
+    finished.again("--rows", experiment.row, "--test-subjects", *subjects, run_name="taught")
     for subject, state in zip(subjects, teachers, strict=True):
-        path = distilled.folder.with_name("taught") / "checkpoints"
+        path = finished.folder.with_name("taught") / "checkpoints"
         saved = torch.load(path / f"teacher-subject_{subject}.pt", weights_only=True)
         assert saved.keys() == state.keys()
         assert all(torch.equal(saved[name], state[name]) for name in saved)
     assert not torch.equal(*(state["head.weight"] for state in teachers))
 
 
-def test_without_weights_distillation_is_plain_training(distilled: Finished) -> None:
+@pytest.mark.parametrize(
+    "finished", DISTILLATION, indirect=True, ids=lambda script: script.__name__
+)
+def test_without_weights_distillation_is_plain_training(finished: Finished) -> None:
     """alpha = beta = 0 must give the naive student bit for bit: nothing else may differ."""
-    naive, row = distilled.rows[1:3]
-    distilled.again("--rows", row, "--alpha", "0", "--beta", "0", run_name="zero")
-    assert np.array_equal(distilled.outcome(naive), distilled.outcome(row, "zero"))
-    assert not np.array_equal(distilled.outcome(naive), distilled.outcome(row))
+    naive, row = finished.rows[1:3]
+    finished.again("--rows", row, "--alpha", "0", "--beta", "0", run_name="zero")
+    assert np.array_equal(finished.outcome(naive), finished.outcome(row, "zero"))
+    assert not np.array_equal(finished.outcome(naive), finished.outcome(row))
 
 
 def test_other_settings_under_the_same_name_are_refused(
@@ -239,21 +263,32 @@ def test_other_settings_under_the_same_name_are_refused(
     ],
 )
 def test_flags_that_cannot_be_used_end_with_status_2(
-    flags: list[str], message: str, sample_files: dict[str, Path], tmp_path: Path
+    flags: list[str],
+    message: str,
+    sample_files: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """As the shell sees it: the exit status, one line, and no result written."""
-    script, data = script_a.__file__, str(sample_files["a"])
-    done = subprocess.run(
-        [sys.executable, script, "--data", data, "--output-dir", str(tmp_path / "out"), *flags],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    """One line that says what to do, and no result written."""
+    usual = ["--data", str(sample_files["a"]), "--output-dir", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as end:
+        script_a.study.start(lambda: script_a.main([*usual, *flags]))
+    assert end.value.code == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("error: ")
+    assert message in complaint
+    assert complaint.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_shell_sees_status_2(sample_files: dict[str, Path], tmp_path: Path) -> None:
+    """A job script that goes on after a slip of the pen wastes a night."""
+    command = [sys.executable, script_a.__file__, "--data", str(sample_files["a"])]
+    where = ["--output-dir", str(tmp_path / "out"), "--rows", "student"]
+    done = subprocess.run([*command, *where], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --rows: no row student;")
+    assert done.stderr.count("\n") == 1
 
 
 def test_strict_protocol_runs(finished: Finished) -> None:
@@ -267,25 +302,42 @@ def test_strict_protocol_runs(finished: Finished) -> None:
     assert losses[0] != losses[1]
 
 
+@pytest.mark.parametrize("script", [script_b, ablation_b], ids=lambda script: script.__name__)
 def test_the_sample_stands_in_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Without a data file the script runs on synthetic data, and nobody can mistake it."""
+    """Without a data file a script runs on synthetic data, and nobody can mistake it.
+
+    Where a quick look takes some of the rows only, it says so and how to get the rest.
+    """
     monkeypatch.chdir(tmp_path)
-    result = script_b.main(["--rows", "student-feet", "--epochs", "1", "--device", "cpu"])
+    rows = script.STUDY.rows[1:2]
+    sample = script.STUDY.sample._replace(subjects=2, minutes=0.1)
+    if sample.rows:
+        sample = sample._replace(rows=tuple(rows))
+    monkeypatch.setattr(script, "STUDY", dataclasses.replace(script.STUDY, sample=sample))
+    chosen = [] if sample.rows else ["--rows", *rows]
+    result = script.main([*chosen, *QUICK])
     printed = capsys.readouterr().out
     assert printed.count("SYNTHETIC DATA") == 2
     assert "NOTICE: training on the CPU" in printed
+    look = f"A quick look: 1 of {len(script.STUDY.rows)} rows; --rows all runs them all"
+    assert (look in printed) == bool(sample.rows)
     assert (tmp_path / "data" / "sample_dataset_b.h5").exists()
-    assert len(result) == len(script_b.TARGETS)
+    assert len(result) == len(script.TARGETS)
 
 
 @pytest.mark.parametrize(
-    "script", [script_b, baselines_b, fusion_b], ids=lambda script: script.__name__
+    "script",
+    [script_b, baselines_b, fusion_b, kinetics_fm_b, ablation_b],
+    ids=lambda script: script.__name__,
 )
 def test_example_file_runs_both_folds(script: ModuleType, example_b: Path, tmp_path: Path) -> None:
     """The measured example of Dataset B goes through the rows, each subject held out once."""
-    rows = rows_of(script)
+    rows = rows_of(script)[:5]
     flags = ["--data", str(example_b), "--test-subjects", "all", "--output-dir", str(tmp_path)]
     result = script.main([*flags, *QUICK, "--rows", *rows])
     assert set(result["test_subject"]) == {"01", "02"}
@@ -326,13 +378,13 @@ def test_figures_of_a_comparison_show_the_tables_numbers() -> None:
             for target, value in zip(("KFM", "KAM"), pair, strict=True)
         ]
     )
-    (axes, _) = plots.nrmse_heat_map(lines, list(values)).axes
+    (axes, _) = charts.nrmse_heat_map(lines, list(values)).axes
     shown = np.array([float(text.get_text()) for text in axes.texts]).reshape(4, 3)
     assert shown.tolist() == [[30, 50, 40], [20, 20, 20], [10, 20, 15], [50, 70, 60]]
     assert [label.get_text() for label in axes.get_yticklabels()] == list(values)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["KFM", "KAM", "mean"]
 
-    (axes,) = plots.nrmse_of_models(lines, {"lmfn": "#000000", "tfn": "#ffffff"}).axes
+    (axes,) = charts.nrmse_of_models(lines, {"lmfn": "#000000", "tfn": "#ffffff"}).axes
     drawn = [
         (bars.lines[0].get_color(), np.round(bars.lines[0].get_xydata()).tolist())
         for bars in axes.containers

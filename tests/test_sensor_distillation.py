@@ -138,7 +138,7 @@ def test_mffm_equals_a_plain_computation_of_its_formulas(modalities: int) -> Non
     """The fusion is the paper's contribution: its four parts are computed here step by step."""
     torch.manual_seed(modalities)
     size = 8
-    module = script_a.MFFM(modalities, size, heads=4)
+    module = script_a.MFFM(modalities, size)
     x = torch.randn(2, 6, modalities * size)
     p = parameters_of(module)
     expected = []

@@ -83,7 +83,7 @@ def _between_models(results: Results) -> tuple[Table, Table]:
 
 def _is_tested(row: str) -> bool:
     kind = layout.kind(row)
-    return kind in {**layout.MODELS, **layout.ABLATION} and kind not in layout.NOT_TESTED
+    return kind in {**layout.MODELS, **layout.ABLATION} and kind not in layout.PARTS
 
 
 def _too_few(subjects: int) -> str:

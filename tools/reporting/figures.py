@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from common import plots
+from common import charts, plots
 from common.files import written_whole
 from tools.reporting import agreement, agreement_figures, layout
 from tools.reporting.collect import Results
@@ -27,11 +28,17 @@ NRMSE = "NRMSE (%), mean over targets"
 
 
 def write_all(results: Results, folder: Path, agreement_rows: Sequence[str] | None) -> None:
-    """Write the figures as PNG.
+    """Write the figures as PNG; networks that are parts of another row stand in tables only.
 
     Raises:
         InputError: Predictions are damaged.
     """
+    lines = results.lines
+    whole = lines[~lines["row"].map(layout.kind).isin(layout.PARTS)]
+    if whole.empty:
+        print(f"{results.name}: only parts of other rows: no figures.")
+        return
+    results = replace(results, lines=whole)
     with plots.style():
         by_table: dict[str, dict[str, list[str]]] = {}
         for place, rows in places(results).items():
@@ -153,7 +160,7 @@ def _write_against_imus(results: Results, folder: Path) -> None:
         return
     count = {**imus, layout.FULL_SET[results.dataset]: max(imus.values())}
     lines = lines.assign(imus=lines["sensor_set"].map(count), third="")
-    figure = plots.nrmse_against_imus(lines)
+    figure = charts.nrmse_against_imus(lines)
     subjects = lines["test_subject"].nunique()
     title = _title(results, "NRMSE against number of IMUs\nMean and SD", subjects)
     figure.axes[0].set_title(title, fontsize=10)

@@ -1,0 +1,699 @@
+"""Kinetics-FM networks on Dataset B (Tan et al. 2022): eight IMUs at 100 Hz.
+
+Estimates the knee flexion and adduction moments and the ground reaction force of the right leg
+from windows of 0.5 s.
+Rows of the table, each for every set of IMUs: Kinetics-FM-DLR-Net (`dlr`), a regression between a
+network trained for RMSE and one trained for correlation, which have rows of their own (`dlr_rmse`,
+`dlr_correlation`); and DL-Kinetics-FM-Net (`dl`), where what joins them is learned with them.
+
+Models: KineticsFMNet, KineticsFMDLRNet, DLKineticsFMNet.
+Time and memory of a fold: see the README; 77 million parameters a row.
+Writes outputs/Dataset_B_kinetics_fm_models/<run>/: config.json, history.csv, metrics.csv,
+predictions/, checkpoints/, figures/.
+
+    python Dataset_B_kinetics_fm_models.py
+    python Dataset_B_kinetics_fm_models.py --data data/dataset_b.h5 --test-subjects all
+
+SPDX-License-Identifier: MIT
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+from warnings import warn
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from common import flags, plots, study
+from common.data import read_dataset_b
+from common.experiments import Experiment, Fit, Sample, SensorSet, Study, Target
+from common.hdf5 import Columns
+from common.training import Batch, Criterion, Loss
+
+# What the paper fixes --------------------------------------------------------------------------
+
+RATE_HZ = 100
+WINDOW = 50  # samples, 0.5 s
+EPOCHS = 40
+LEARNING_RATE = 1e-3
+CORRELATION_EPOCHS = 55  # of the network trained for correlation, in the DLR rows
+RMSE_DROPOUTS = (0.3, 0.3, 0.3)  # of the three recurrent trunks
+DLR_CORRELATION_DROPOUTS = (0.25, 0.3, 0.3)
+DL_CORRELATION_DROPOUTS = (0.5, 0.5, 0.5)
+CORRELATION_GATE_DROPOUT = 0.4
+BIAS_PENALTY = 0.001  # of the sum of squared biases of the heads
+FITTED_ON = {"paper": "test", "strict": "validation"}  # windows that the DLR line is fitted to
+GRAVITY_MS2 = 9.8  # makes a body weight of a mass; the dataset's moments were made with 9.81
+
+SENSORS = ("CHEST", "WAIST", "R_FOOT", "R_SHANK", "R_THIGH", "L_FOOT", "L_SHANK", "L_THIGH")
+JOINTS = (
+    *("LShoulder", "RShoulder", "MidHip", "RHip", "LHip"),
+    *("RKnee", "LKnee", "RAnkle", "LAnkle", "RHeel", "LHeel"),
+)
+VIEWS = ("x_90", "x_180", "y_90", "y_180")  # axis and camera: from the side and from behind
+FEET = ("R_FOOT", "L_FOOT")
+SHANKS = ("R_SHANK", "L_SHANK")
+THIGHS = ("R_THIGH", "L_THIGH")
+SENSOR_SETS = {
+    "feet": SensorSet(FEET),
+    "feet_pelvis": SensorSet(("WAIST", *FEET)),
+    "feet_pelvis_shanks": SensorSet(("WAIST", *FEET, *SHANKS)),
+    "feet_pelvis_shanks_thighs": SensorSet(("WAIST", *FEET, *SHANKS, *THIGHS)),
+    "all_imus": SensorSet(SENSORS),
+    "all_imus_video": SensorSet(SENSORS, ("acc", "gyr", "video")),
+}
+TARGETS = (
+    Target("KFM", "%BW·BH"),  # external knee flexion moment
+    Target("KAM", "%BW·BH"),  # external knee adduction moment
+    Target("GRF medio-lateral", "BW"),
+    Target("GRF vertical", "BW"),
+    Target("GRF antero-posterior", "BW"),
+)
+
+
+def prepare(columns: Columns) -> dict[str, np.ndarray]:
+    """Make the modalities, `(rows, C)`: acc in m/s², gyr in deg/s, video; and targets.
+
+    Video is relative to the middle of the hips in the same view, in pixels per metre of height.
+    The plate's force is the one on the plate: the one on the foot has the other sign.
+    """
+    middle = columns[[f"MidHip_{view}" for view in VIEWS]]
+    joints = columns[[f"{joint}_{view}" for joint in JOINTS for view in VIEWS]]
+    weight_n = columns["body weight"] * GRAVITY_MS2  # "body weight" is a mass in kg
+    force_n = columns[[f"plate_2_force_{axis}" for axis in "xzy"]]
+    return {
+        "acc": columns[[f"Accel{axis}_{s}" for s in SENSORS for axis in "XYZ"]],
+        "gyr": columns[[f"Gyro{axis}_{s}" for s in SENSORS for axis in "XYZ"]],
+        "video": (joints - np.tile(middle, len(JOINTS))) / columns["body height"],
+        "targets": np.hstack([columns[["EXT_KM_X", "EXT_KM_Y"]], -force_n / weight_n]),
+    }
+
+
+def inputs(batch: Batch, sensor_set: SensorSet) -> list[Tensor]:
+    """Pick what a model of `sensor_set` sees: one `(B, T, C)` per modality, three axes per IMU."""
+    imus = [SENSORS.index(sensor) for sensor in sensor_set.sensors]
+    return [
+        torch.cat([batch[modality][..., 3 * i : 3 * i + 3] for i in imus], dim=-1)
+        if modality in ("acc", "gyr")
+        else batch[modality]
+        for modality in sensor_set.modalities
+    ]
+
+
+def one_input(batch: Batch, sensor_set: SensorSet) -> list[Tensor]:
+    """Put the modalities of `sensor_set` one after another: a single `(B, T, C)`."""
+    return [torch.cat(inputs(batch, sensor_set), dim=-1)]
+
+
+# Models ----------------------------------------------------------------------------------------
+
+
+class BiGRUTrunk(nn.Module):
+    """Read a window by two recurrent layers over time, and lay all time steps side by side.
+
+    Source: Kinetics-FM-Net (Hossain et al. 2023), recurrent trunk, in the sizes of
+    Kinetics-MFFM-Net's baseline.
+
+    Needs: nothing.
+
+    Args:
+        channels: C. dropout: After each recurrent layer.
+        hidden_sizes: Units per direction of the first and the second recurrent layer.
+
+    Shape:
+        `(B, T, C)` to `(B, T * 2 * hidden_sizes[1])`.
+
+    Example:
+        >>> BiGRUTrunk(6, dropout=0.1)(torch.zeros(2, 100, 6)).shape
+        torch.Size([2, 51200])
+    """
+
+    def __init__(
+        self, channels: int, dropout: float, hidden_sizes: tuple[int, int] = (512, 256)
+    ) -> None:
+        super().__init__()
+        first, second = hidden_sizes
+        self.layers = nn.ModuleList(
+            nn.GRU(size, hidden, batch_first=True, bidirectional=True)
+            for size, hidden in ((channels, first), (2 * first, second))
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Read `(B, T, C)` into `(B, T * 2 * hidden_sizes[1])`."""
+        for layer in self.layers:
+            x = self.dropout(layer(x)[0])
+        return x.flatten(1)
+
+
+class Conv1DEncoder(nn.Module):
+    """Encode a window by convolutions over the time of all channels together.
+
+    Source: Kinetics-FM-Net (Hossain et al. 2023), 1D branch. Four blocks of convolution, ReLU,
+    BatchNorm and max pooling, then two Linear layers with ReLU and dropout at each time step that
+    is left.
+
+    Needs: nothing.
+
+    Args:
+        channels: C. maps: Feature maps of the convolutions, each of which halves the time.
+        hidden_sizes: Units of the Linear layers. dropout: After each of them.
+
+    Shape:
+        `(B, T, C)` to `(B, steps * hidden_sizes[-1])`, with `T // 16` steps left of `T`.
+
+    Example:
+        >>> Conv1DEncoder(6)(torch.zeros(2, 100, 6)).shape
+        torch.Size([2, 192])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        maps: tuple[int, ...] = (256, 256, 512, 512),
+        hidden_sizes: tuple[int, ...] = (64, 32),
+        dropout: float = 0.25,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv1d(before, after, kernel_size=3, padding=1),
+                nn.ReLU(),
+                nn.BatchNorm1d(after),
+                nn.MaxPool1d(2),
+            )
+            for before, after in zip((channels, *maps[:-1]), maps, strict=True)
+        )
+        sizes = (maps[-1], *hidden_sizes)
+        self.layers = nn.ModuleList(map(nn.Linear, sizes[:-1], sizes[1:]))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode `(B, T, C)` as `(B, steps * hidden_sizes[-1])`."""
+        x = x.transpose(1, 2)  # (B, C, T)
+        for block in self.blocks:
+            x = block(x)
+        x = x.transpose(1, 2)  # (B, steps, maps)
+        for layer in self.layers:
+            x = self.dropout(torch.relu(layer(x)))
+        return x.flatten(1)
+
+
+class Conv2DEncoder(nn.Module):
+    """Encode a window by convolutions over the signals and the time of each IMU.
+
+    Source: Kinetics-MFFM-Net, baseline 2D convolution, and Kinetics-FM-Net (Hossain et al. 2023),
+    2D branch. A plane is one IMU: its six signals, acc xyz and gyr xyz, are the height, time is
+    the width. Four blocks of convolution, ReLU, BatchNorm and max pooling, then two Linear layers
+    with ReLU and dropout at each time step that is left.
+
+    Needs: nothing.
+
+    Args:
+        sensors: IMUs, S.
+        maps: Feature maps of the convolutions.
+        pools: Heights and widths of the pooling; heights reduce the six signals to one.
+        hidden_sizes: Units of the Linear layers. dropout: After each of them.
+
+    Shape:
+        `(B, T, 6 * S)`, acc xyz of all IMUs and then gyr xyz of all IMUs, to
+        `(B, steps * hidden_sizes[-1])`, with `T // 16` steps left of `T`.
+
+    Example:
+        >>> Conv2DEncoder(sensors=1)(torch.zeros(2, 100, 6)).shape
+        torch.Size([2, 192])
+    """
+
+    def __init__(
+        self,
+        sensors: int,
+        *,
+        maps: tuple[int, ...] = (256, 256, 512, 512),
+        pools: tuple[tuple[int, int], ...] = ((2, 2), (2, 2), (1, 2), (1, 2)),
+        hidden_sizes: tuple[int, ...] = (64, 32),
+        dropout: float = 0.25,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(before, after, kernel_size=(3, 5), padding=(1, 2)),
+                nn.ReLU(),
+                nn.BatchNorm2d(after),
+                nn.MaxPool2d(pool),
+            )
+            for before, after, pool in zip((sensors, *maps[:-1]), maps, pools, strict=True)
+        )
+        sizes = (maps[-1], *hidden_sizes)
+        self.layers = nn.ModuleList(map(nn.Linear, sizes[:-1], sizes[1:]))
+        self.dropout = nn.Dropout(dropout)
+
+    def planes(self, x: Tensor) -> Tensor:
+        """Lay `(B, T, 6 * S)` out as `(B, S, 6, T)`: per IMU its acc xyz and then its gyr xyz."""
+        x = x.unflatten(-1, (2, -1, 3))  # (B, T, kind, S, axis)
+        return x.permute(0, 3, 2, 4, 1).flatten(2, 3)  # (B, S, 6, T)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode `(B, T, 6 * S)` as `(B, steps * hidden_sizes[-1])`."""
+        x = self.planes(x)
+        for block in self.blocks:
+            x = block(x)
+        x = x.squeeze(2).transpose(1, 2)  # (B, steps, maps): the height is 1
+        for layer in self.layers:
+            x = self.dropout(torch.relu(layer(x)))
+        return x.flatten(1)
+
+
+class KineticsFMOutputs(NamedTuple):
+    """The gated sum, and the branches it is made of; each `(B, T, K)`."""
+
+    output: Tensor
+    recurrent: Tensor
+    conv1d: Tensor
+    conv2d: Tensor
+
+
+class KineticsFMNet(nn.Module):
+    """Estimate the targets of a window by three branches, summed under one gate.
+
+    Source: Kinetics-FM-Net (Hossain et al. 2023). The input is normed per channel over batch and
+    time (no learned scale). Each branch has a recurrent trunk of its own; the second also has 1D,
+    the third 2D convolutions. With the gate `g(y) = sigmoid(Linear(ReLU(Linear(y))))` that the
+    branches share, the output is the sum of `g(y) * y` over the branches' outputs y. Nearly all
+    parameters are in the heads, one Linear from all time steps to all time steps.
+
+    Needs: BiGRUTrunk, Conv1DEncoder, Conv2DEncoder, KineticsFMOutputs, typing.NamedTuple
+
+    Args:
+        sensors: IMUs, S. targets: K. window: T, in samples, at least 16.
+        trunk_dropouts: Of the recurrent trunks of the three branches.
+        gate_dropout: Within the gate.
+        hidden_sizes: Units per direction of the trunks' recurrent layers.
+
+    Shape:
+        `(B, T, 6 * S)`, acc xyz of all IMUs and then gyr xyz of all IMUs, to `(B, T, K)`.
+
+    Example:
+        >>> with torch.device("meta"):  # shapes only: it has 127 million parameters
+        ...     model = KineticsFMNet(1, targets=7, window=100, trunk_dropouts=(0.1, 0.1, 0.1))
+        ...     model(torch.zeros(2, 100, 6)).shape
+        torch.Size([2, 100, 7])
+    """
+
+    def __init__(
+        self,
+        sensors: int,
+        targets: int,
+        window: int,
+        *,
+        trunk_dropouts: tuple[float, float, float],
+        gate_dropout: float = 0.0,
+        hidden_sizes: tuple[int, int] = (512, 256),
+    ) -> None:
+        super().__init__()
+        channels = 6 * sensors
+        self.norm = nn.BatchNorm1d(channels, affine=False)
+        self.trunks = nn.ModuleList(
+            BiGRUTrunk(channels, dropout, hidden_sizes) for dropout in trunk_dropouts
+        )
+        self.conv1d = Conv1DEncoder(channels)
+        self.conv2d = Conv2DEncoder(sensors)
+        trunk_size = window * 2 * hidden_sizes[1]
+        conv_size = window // 16 * 32
+        self.heads = nn.ModuleList(
+            nn.Linear(size, window * targets)
+            for size in (trunk_size, trunk_size + conv_size, trunk_size + conv_size)
+        )
+        self.gate = nn.Sequential(
+            nn.Linear(targets, 128),
+            nn.ReLU(),
+            nn.Dropout(gate_dropout),
+            nn.Linear(128, targets),
+            nn.Sigmoid(),
+        )
+        self.window = window
+
+    def branches(self, x: Tensor) -> KineticsFMOutputs:
+        """Estimate by the three branches and by their gated sum."""
+        x = self.norm(x.transpose(1, 2)).transpose(1, 2)  # BatchNorm1d takes (B, C, T)
+        features = [trunk(x) for trunk in self.trunks]  # (B, T * 512) each
+        features[1] = torch.cat([features[1], self.conv1d(x)], dim=1)
+        features[2] = torch.cat([features[2], self.conv2d(x)], dim=1)
+        outputs = [
+            head(flat).unflatten(-1, (self.window, -1))  # (B, T, K)
+            for head, flat in zip(self.heads, features, strict=True)
+        ]
+        return KineticsFMOutputs(sum(self.gate(y) * y for y in outputs), *outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Estimate `(B, T, K)` from `(B, T, 6 * S)`."""
+        return self.branches(x).output
+
+
+class KineticsFMDLRNet(nn.Module):
+    """Put the output of a network trained for correlation on the scale of one trained for RMSE.
+
+    Source: Kinetics-FM-DLR-Net (Hossain et al. 2023). Two Kinetics-FM-Nets are trained apart, one
+    for RMSE and one for correlation, whose scale and offset are arbitrary. Per target, the
+    ordinary least squares line from the second's predictions to the first's is applied to the
+    second's: it needs no measured target. A target of which the correlation network predicts a
+    constant has no such line: it gets the mean of the RMSE network's predictions.
+
+    Needs: BiGRUTrunk, Conv1DEncoder, Conv2DEncoder, KineticsFMOutputs, KineticsFMNet,
+        typing.NamedTuple, warnings.warn
+
+    Args:
+        sensors: IMUs, S. targets: K. window: T, in samples, at least 16.
+        rmse_dropouts: Of the RMSE network's trunks.
+        correlation_dropouts: Of the correlation network's trunks.
+        correlation_gate_dropout: Within the correlation network's gate.
+
+    Shape:
+        `(B, T, 6 * S)`, acc xyz of all IMUs and then gyr xyz of all IMUs, to `(B, T, K)`.
+
+    Example:
+        >>> with torch.device("meta"):  # shapes only: it has 254 million parameters
+        ...     dropouts = {"rmse_dropouts": (0.1, 0.1, 0.1), "correlation_dropouts": (0.5,) * 3}
+        ...     model = KineticsFMDLRNet(1, targets=7, window=100, **dropouts)
+        ...     model(torch.zeros(2, 100, 6)).shape
+        torch.Size([2, 100, 7])
+    """
+
+    def __init__(
+        self,
+        sensors: int,
+        targets: int,
+        window: int,
+        *,
+        rmse_dropouts: tuple[float, float, float],
+        correlation_dropouts: tuple[float, float, float],
+        correlation_gate_dropout: float = 0.4,
+    ) -> None:
+        super().__init__()
+        self.rmse_net = KineticsFMNet(sensors, targets, window, trunk_dropouts=rmse_dropouts)
+        self.correlation_net = KineticsFMNet(
+            sensors,
+            targets,
+            window,
+            trunk_dropouts=correlation_dropouts,
+            gate_dropout=correlation_gate_dropout,
+        )
+        self.register_buffer("slope", torch.ones(targets, dtype=torch.float64))
+        self.register_buffer("offset", torch.zeros(targets, dtype=torch.float64))
+
+    def fit(self, rmse_prediction: Tensor, correlation_prediction: Tensor) -> None:
+        """Fit the line of each target to what both networks predict for the same samples.
+
+        Args:
+            rmse_prediction: `(samples, K)`. correlation_prediction: `(samples, K)`.
+        """
+        x, y = correlation_prediction.double(), rmse_prediction.double()
+        constant = x.amax(dim=0) == x.amin(dim=0)
+        if constant.any():
+            numbers = ", ".join(str(k + 1) for k in constant.nonzero().flatten().tolist())
+            warn(
+                f"the correlation network predicts a constant for target {numbers}: "
+                "its output is the mean of the RMSE network's predictions",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        deviation = x - x.mean(dim=0)  # two passes: no difference of large sums
+        slope = (deviation * (y - y.mean(dim=0))).sum(dim=0) / deviation.square().sum(dim=0)
+        self.slope = slope.masked_fill(constant, 0.0)
+        self.offset = y.mean(dim=0) - self.slope * x.mean(dim=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Estimate `(B, T, K)` from `(B, T, 6 * S)`."""
+        prediction = self.correlation_net(x)
+        return (self.slope * prediction + self.offset).to(prediction.dtype)
+
+
+class DualGRU(nn.Module):
+    """Weigh two predictions against each other over time: one number per time step and target.
+
+    Source: DL-Kinetics-FM-Net (Hossain et al. 2022), the layers of its gain and of its offset: a
+    GRU for each prediction, one over both, and a Linear. One layer, forward in time.
+
+    Needs: nothing.
+
+    Args:
+        targets: K. hidden_size: Units of each GRU.
+
+    Shape:
+        Two of `(B, T, K)` to `(B, T, K)`.
+
+    Example:
+        >>> rmse, correlation = torch.zeros(2, 100, 7), torch.zeros(2, 100, 7)
+        >>> DualGRU(targets=7)(rmse, correlation).shape
+        torch.Size([2, 100, 7])
+    """
+
+    def __init__(self, targets: int, hidden_size: int = 128) -> None:
+        super().__init__()
+        self.rmse_gru = nn.GRU(targets, hidden_size, batch_first=True)
+        self.correlation_gru = nn.GRU(targets, hidden_size, batch_first=True)
+        self.gru = nn.GRU(2 * hidden_size, hidden_size, batch_first=True)
+        self.linear = nn.Linear(hidden_size, targets)
+
+    def forward(self, rmse_prediction: Tensor, correlation_prediction: Tensor) -> Tensor:
+        """Weigh two predictions `(B, T, K)`."""
+        rmse, _ = self.rmse_gru(rmse_prediction)
+        correlation, _ = self.correlation_gru(correlation_prediction)
+        return self.linear(self.gru(torch.cat([rmse, correlation], dim=-1))[0])
+
+
+class DLKineticsFMOutputs(NamedTuple):
+    """The final output `(B, T, K)`, and the outputs of the two networks it is made of."""
+
+    output: Tensor
+    rmse: KineticsFMOutputs
+    correlation: KineticsFMOutputs
+
+
+class DLKineticsFMNet(nn.Module):
+    """Estimate the targets by two Kinetics-FM-Nets, one for the shape and one for the scale.
+
+    Source: DL-Kinetics-FM-Net (Hossain et al. 2022). Both networks and what joins them are trained
+    together, one for RMSE and one for correlation; the output is the correlation network's times a
+    gain, `sigmoid(DualGRU)`, plus an offset, `ReLU(DualGRU)`, both for each time step and target.
+
+    Needs: BiGRUTrunk, Conv1DEncoder, Conv2DEncoder, KineticsFMOutputs, KineticsFMNet, DualGRU,
+        DLKineticsFMOutputs, typing.NamedTuple
+
+    Args:
+        sensors: IMUs, S. targets: K. window: T, in samples, at least 16.
+        rmse_dropouts: Of the RMSE network's trunks.
+        correlation_dropouts: Of the correlation network's trunks.
+        correlation_gate_dropout: Within the correlation network's gate.
+
+    Shape:
+        `(B, T, 6 * S)`, acc xyz of all IMUs and then gyr xyz of all IMUs, to `(B, T, K)`.
+
+    Example:
+        >>> with torch.device("meta"):  # shapes only: it has 254 million parameters
+        ...     dropouts = {"rmse_dropouts": (0.1, 0.1, 0.1), "correlation_dropouts": (0.5,) * 3}
+        ...     model = DLKineticsFMNet(1, targets=7, window=100, **dropouts)
+        ...     model(torch.zeros(2, 100, 6)).shape
+        torch.Size([2, 100, 7])
+    """
+
+    def __init__(
+        self,
+        sensors: int,
+        targets: int,
+        window: int,
+        *,
+        rmse_dropouts: tuple[float, float, float],
+        correlation_dropouts: tuple[float, float, float],
+        correlation_gate_dropout: float = 0.4,
+    ) -> None:
+        super().__init__()
+        self.rmse_net = KineticsFMNet(sensors, targets, window, trunk_dropouts=rmse_dropouts)
+        self.correlation_net = KineticsFMNet(
+            sensors,
+            targets,
+            window,
+            trunk_dropouts=correlation_dropouts,
+            gate_dropout=correlation_gate_dropout,
+        )
+        self.gain = DualGRU(targets)
+        self.offset = DualGRU(targets)
+
+    def branches(self, x: Tensor) -> DLKineticsFMOutputs:
+        """Estimate, and give what both networks estimate."""
+        rmse, correlation = self.rmse_net.branches(x), self.correlation_net.branches(x)
+        gain = torch.sigmoid(self.gain(rmse.output, correlation.output))
+        offset = torch.relu(self.offset(rmse.output, correlation.output))
+        return DLKineticsFMOutputs(correlation.output * gain + offset, rmse, correlation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Estimate `(B, T, K)` from `(B, T, 6 * S)`."""
+        return self.branches(x).output
+
+
+# Losses ----------------------------------------------------------------------------------------
+
+
+def rmse(prediction: Tensor, target: Tensor) -> Tensor:
+    """Root of the mean squared error over batch, time and targets; its gradient at 0 is 0."""
+    error = prediction - target
+    norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # of millions of values, too
+    return norm / math.sqrt(error.numel())
+
+
+def correlation_loss(prediction: Tensor, target: Tensor, epsilon: float = 1e-10) -> Tensor:
+    """1 - Pearson's r of each target over batch and time, mean over targets.
+
+    `epsilon`, beside the variances, keeps the loss (1 then) and its gradient finite where a
+    prediction or a truth is constant.
+    """
+    x, y = (values.flatten(0, 1).double() for values in (prediction, target))  # (B * T, K)
+    x, y = x - x.mean(dim=0), y - y.mean(dim=0)
+    variances = [values.square().mean(dim=0) + epsilon for values in (x, y)]
+    r = (x * y).mean(dim=0) / (variances[0] * variances[1]).sqrt()
+    return (1 - r).mean()
+
+
+def bias_penalty(network: nn.Module) -> Tensor:
+    """Penalise the biases of the heads of a Kinetics-FM-Net."""
+    return BIAS_PENALTY * sum(head.bias.square().sum() for head in network.heads)
+
+
+def branch_loss(sensor_set: str, criterion: Criterion) -> Loss:
+    """`criterion` of the three branches and of their sum, each against the measured targets."""
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        outputs = model.branches(*one_input(batch, SENSOR_SETS[sensor_set]))
+        return sum(criterion(y, batch["targets"]) for y in outputs) + bias_penalty(model)
+
+    return loss
+
+
+def dual_loss(sensor_set: str) -> Loss:
+    """RMSE of the output and of the RMSE network's four, correlation of the other network's."""
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        targets = batch["targets"]
+        outputs = model.branches(*one_input(batch, SENSOR_SETS[sensor_set]))
+        return (
+            rmse(outputs.output, targets)
+            + sum(rmse(y, targets) for y in outputs.rmse)
+            + sum(correlation_loss(y, targets) for y in outputs.correlation)
+            + bias_penalty(model.rmse_net)
+            + bias_penalty(model.correlation_net)
+        )
+
+    return loss
+
+
+# Rows of the table -----------------------------------------------------------------------------
+
+IMU_SETS = (
+    *("feet", "feet_pelvis", "feet_pelvis_shanks", "feet_pelvis_shanks_thighs"),
+    "all_imus",
+)
+
+
+def sizes(sensor_set: str) -> tuple[int, int, int]:
+    """Return IMUs, targets and samples of a window, which every network is built for."""
+    return len(SENSOR_SETS[sensor_set].sensors), len(TARGETS), WINDOW
+
+
+def fit_line(model: nn.Module, estimate: Callable[[nn.Module], Tensor]) -> None:
+    """Fit the regression of a DLR row to what its two networks estimate, `(rows, K)` each."""
+    model.fit(estimate(model.rmse_net), estimate(model.correlation_net))
+
+
+def dlr_rows(sensor_set: str) -> list[Experiment]:
+    """Return the rows of the two networks of Kinetics-FM-DLR-Net, and of their regression."""
+    rmse_row = Experiment(
+        f"dlr_rmse-{sensor_set}",
+        sensor_set,
+        model=partial(KineticsFMNet, *sizes(sensor_set), trunk_dropouts=RMSE_DROPOUTS),
+        loss=lambda setup: branch_loss(sensor_set, rmse),
+    )
+    correlation_row = Experiment(
+        f"dlr_correlation-{sensor_set}",
+        sensor_set,
+        model=partial(
+            KineticsFMNet,
+            *sizes(sensor_set),
+            trunk_dropouts=DLR_CORRELATION_DROPOUTS,
+            gate_dropout=CORRELATION_GATE_DROPOUT,
+        ),
+        loss=lambda setup: branch_loss(sensor_set, correlation_loss),
+        criterion=correlation_loss,
+        epochs=CORRELATION_EPOCHS,
+    )
+    regression_row = Experiment(
+        f"dlr-{sensor_set}",
+        sensor_set,
+        model=partial(
+            KineticsFMDLRNet,
+            *sizes(sensor_set),
+            rmse_dropouts=RMSE_DROPOUTS,
+            correlation_dropouts=DLR_CORRELATION_DROPOUTS,
+            correlation_gate_dropout=CORRELATION_GATE_DROPOUT,
+        ),
+        networks={"rmse_net": rmse_row.row, "correlation_net": correlation_row.row},
+        fit=Fit(fit_line, FITTED_ON),
+    )
+    return [rmse_row, correlation_row, regression_row]
+
+
+def dl_row(sensor_set: str) -> Experiment:
+    """Return the row of DL-Kinetics-FM-Net."""
+    return Experiment(
+        f"dl-{sensor_set}",
+        sensor_set,
+        model=partial(
+            DLKineticsFMNet,
+            *sizes(sensor_set),
+            rmse_dropouts=RMSE_DROPOUTS,
+            correlation_dropouts=DL_CORRELATION_DROPOUTS,
+            correlation_gate_dropout=CORRELATION_GATE_DROPOUT,
+        ),
+        loss=lambda setup: dual_loss(sensor_set),
+    )
+
+
+EXPERIMENTS = [*(row for name in IMU_SETS for row in dlr_rows(name)), *map(dl_row, IMU_SETS)]
+
+STUDY = Study(
+    script=Path(__file__),
+    dataset="b",
+    read=partial(read_dataset_b, prepare=prepare),
+    window=WINDOW,
+    rate_hz=RATE_HZ,
+    epochs=EPOCHS,
+    sensor_sets=SENSOR_SETS,
+    targets=TARGETS,
+    inputs=one_input,
+    criterion=rmse,
+    experiments=EXPERIMENTS,
+    figures=plots.comparison_figures,
+    sample=Sample(subjects=6, minutes=0.4, epochs=3, rows=("dlr-feet", "dl-feet")),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
+    """Run the rows on the folds that `argv` asks for; return the metrics in long form."""
+    parser = flags.parser(
+        __doc__,
+        dataset="b",
+        rows=[experiment.row for experiment in EXPERIMENTS],
+        epochs=EPOCHS,
+        learning_rate=LEARNING_RATE,
+    )
+    return study.run(STUDY, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    study.start(main)

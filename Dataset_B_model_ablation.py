@@ -1,0 +1,431 @@
+"""Ablation of Kinetics-MFFM-Net on Dataset B (Tan et al. 2022): IMUs and two videos at 100 Hz.
+
+Estimates the knee flexion and adduction moments and the ground reaction force of the right leg
+from windows of 0.5 s.
+Rows of the table (the paper's Table I): early fusion, plain concatenation and MFFM, each with
+BiLSTM and BiGRU encoders, and the full network with gated dual encoders. Then, with BiLSTM
+encoders, every other subset of MFFM's branches (`maf`, `mwff`, `mwfs`), pairs with and without its
+gate, and all three without. All with all sensors, and once more with the
+IMUs alone (`-all_imus`).
+
+Models: AblationNet, of RecurrentEncoder, GatedDualEncoder and MFFM.
+Time and memory of a fold: see the README.
+Writes outputs/Dataset_B_model_ablation/<run>/: config.json, history.csv, metrics.csv,
+predictions/, checkpoints/, figures/.
+
+    python Dataset_B_model_ablation.py
+    python Dataset_B_model_ablation.py --data data/dataset_b.h5 --test-subjects all
+
+SPDX-License-Identifier: MIT
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from common import flags, plots, study
+from common.data import read_dataset_b
+from common.experiments import Experiment, Sample, SensorSet, Study, Target
+from common.hdf5 import Columns
+from common.training import Batch, Loss
+
+# What the paper fixes --------------------------------------------------------------------------
+
+RATE_HZ = 100
+WINDOW = 50  # samples, 0.5 s
+EPOCHS = 40
+LEARNING_RATE = 1e-3
+GRAVITY_MS2 = 9.8  # makes a body weight of a mass; the dataset's moments were made with 9.81
+
+SENSORS = ("CHEST", "WAIST", "R_FOOT", "R_SHANK", "R_THIGH", "L_FOOT", "L_SHANK", "L_THIGH")
+JOINTS = (
+    *("LShoulder", "RShoulder", "MidHip", "RHip", "LHip"),
+    *("RKnee", "LKnee", "RAnkle", "LAnkle", "RHeel", "LHeel"),
+)
+VIEWS = ("x_90", "x_180", "y_90", "y_180")  # axis and camera: from the side and from behind
+FEET = ("R_FOOT", "L_FOOT")
+SHANKS = ("R_SHANK", "L_SHANK")
+THIGHS = ("R_THIGH", "L_THIGH")
+SENSOR_SETS = {
+    "feet": SensorSet(FEET),
+    "feet_pelvis": SensorSet(("WAIST", *FEET)),
+    "feet_pelvis_shanks": SensorSet(("WAIST", *FEET, *SHANKS)),
+    "feet_pelvis_shanks_thighs": SensorSet(("WAIST", *FEET, *SHANKS, *THIGHS)),
+    "all_imus": SensorSet(SENSORS),
+    "all_imus_video": SensorSet(SENSORS, ("acc", "gyr", "video")),
+}
+TARGETS = (
+    Target("KFM", "%BW·BH"),  # external knee flexion moment
+    Target("KAM", "%BW·BH"),  # external knee adduction moment
+    Target("GRF medio-lateral", "BW"),
+    Target("GRF vertical", "BW"),
+    Target("GRF antero-posterior", "BW"),
+)
+
+
+def prepare(columns: Columns) -> dict[str, np.ndarray]:
+    """Make the modalities, `(rows, C)`: acc in m/s², gyr in deg/s, video; and targets.
+
+    Video is relative to the middle of the hips in the same view, in pixels per metre of height.
+    The plate's force is the one on the plate: the one on the foot has the other sign.
+    """
+    middle = columns[[f"MidHip_{view}" for view in VIEWS]]
+    joints = columns[[f"{joint}_{view}" for joint in JOINTS for view in VIEWS]]
+    weight_n = columns["body weight"] * GRAVITY_MS2  # "body weight" is a mass in kg
+    force_n = columns[[f"plate_2_force_{axis}" for axis in "xzy"]]
+    return {
+        "acc": columns[[f"Accel{axis}_{s}" for s in SENSORS for axis in "XYZ"]],
+        "gyr": columns[[f"Gyro{axis}_{s}" for s in SENSORS for axis in "XYZ"]],
+        "video": (joints - np.tile(middle, len(JOINTS))) / columns["body height"],
+        "targets": np.hstack([columns[["EXT_KM_X", "EXT_KM_Y"]], -force_n / weight_n]),
+    }
+
+
+def inputs(batch: Batch, sensor_set: SensorSet) -> list[Tensor]:
+    """Pick what a model of `sensor_set` sees: one `(B, T, C)` per modality, three axes per IMU."""
+    imus = [SENSORS.index(sensor) for sensor in sensor_set.sensors]
+    return [
+        torch.cat([batch[modality][..., 3 * i : 3 * i + 3] for i in imus], dim=-1)
+        if modality in ("acc", "gyr")
+        else batch[modality]
+        for modality in sensor_set.modalities
+    ]
+
+
+# Models ----------------------------------------------------------------------------------------
+
+
+class RecurrentEncoder(nn.Module):
+    """Encode one modality by a BiLSTM or a BiGRU.
+
+    Source: Kinetics-MFFM-Net, ablation (Table I): one half of the gated dual encoder.
+
+    Needs: nothing.
+
+    Args:
+        channels: Of the modality. kind: `lstm` or `gru`.
+        hidden_sizes: Units per direction of the first and the second recurrent layer.
+        dropout: After each recurrent layer.
+
+    Shape:
+        `(B, T, channels)` to `(B, T, 2 * hidden_sizes[1])`.
+
+    Example:
+        >>> RecurrentEncoder(12, "gru")(torch.zeros(2, 100, 12)).shape
+        torch.Size([2, 100, 128])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kind: str,
+        *,
+        hidden_sizes: tuple[int, int] = (128, 64),
+        dropout: float = 0.25,
+    ) -> None:
+        super().__init__()
+        first, second = hidden_sizes
+        layer = {"lstm": nn.LSTM, "gru": nn.GRU}[kind]
+        self.layers = nn.ModuleList(
+            layer(size, hidden, batch_first=True, bidirectional=True)
+            for size, hidden in ((channels, first), (2 * first, second))
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode `(B, T, C)` as `(B, T, 2 * hidden_sizes[1])`."""
+        for layer in self.layers:
+            x = self.dropout(layer(x)[0])
+        return x
+
+
+class GatedDualEncoder(nn.Module):
+    """Encode one modality by a BiLSTM and a BiGRU, mixed feature by feature by a learned gate.
+
+    Source: Kinetics-MFFM-Net, GDEN. With `g = sigmoid(Linear([lstm; gru]))` the output is
+    `g * lstm + (1 - g) * gru`.
+
+    Needs: nothing.
+
+    Args:
+        channels: Of the modality.
+        hidden_sizes: Units per direction of the first and the second recurrent layer.
+        dropout: After each recurrent layer.
+
+    Shape:
+        `(B, T, channels)` to `(B, T, 2 * hidden_sizes[1])`.
+
+    Example:
+        >>> GatedDualEncoder(12)(torch.zeros(2, 100, 12)).shape
+        torch.Size([2, 100, 128])
+    """
+
+    def __init__(
+        self, channels: int, hidden_sizes: tuple[int, int] = (128, 64), dropout: float = 0.25
+    ) -> None:
+        super().__init__()
+        first, second = hidden_sizes
+        self.lstm = nn.ModuleList(
+            nn.LSTM(size, hidden, batch_first=True, bidirectional=True)
+            for size, hidden in ((channels, first), (2 * first, second))
+        )
+        self.gru = nn.ModuleList(
+            nn.GRU(size, hidden, batch_first=True, bidirectional=True)
+            for size, hidden in ((channels, first), (2 * first, second))
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.gate = nn.Linear(4 * second, 2 * second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode `(B, T, C)` as `(B, T, 2 * hidden_sizes[1])`."""
+        lstm = gru = x
+        for lstm_layer, gru_layer in zip(self.lstm, self.gru, strict=True):
+            lstm = self.dropout(lstm_layer(lstm)[0])
+            gru = self.dropout(gru_layer(gru)[0])
+        gate = torch.sigmoid(self.gate(torch.cat([lstm, gru], dim=-1)))
+        return gate * lstm + (1 - gate) * gru
+
+
+class MFFM(nn.Module):
+    """Fuse the features of several modalities at each time step, and gate the result.
+
+    Source: Kinetics-MFFM-Net, multi-modal feature fusion module: self-attention over time (MAF),
+    weighted features (MWFF), a weighted sum of the modalities (MWFS) and the gate (MMF).
+    Attention is plain: no mask, residual, norm or position code. MWFS scores every modality by
+    one shared Linear.
+
+    Needs: nothing.
+
+    Args:
+        modalities: Their number, M. size: Features of each. heads: Of the attention.
+        branches: Those that there are; the ablation leaves some out. gated: Whether MMF is there.
+
+    Shape:
+        `(B, T, M * size)`, the modalities one after another, to `(B, T, out_size)`: M * size for
+        MAF, as many for MWFF, and size for MWFS.
+
+    Example:
+        >>> MFFM(modalities=2, size=128)(torch.zeros(3, 50, 256)).shape
+        torch.Size([3, 50, 640])
+    """
+
+    def __init__(
+        self,
+        modalities: int,
+        size: int,
+        *,
+        heads: int = 4,
+        branches: tuple[str, ...] = ("maf", "mwff", "mwfs"),
+        gated: bool = True,
+    ) -> None:
+        super().__init__()
+        width = modalities * size
+        sizes = {"maf": width, "mwff": width, "mwfs": size}
+        self.out_size = sum(sizes[branch] for branch in branches)
+        self.modalities, self.branches, self.gated = modalities, branches, gated
+        if "maf" in branches:
+            self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        if "mwff" in branches:
+            self.feature_weights = nn.Linear(width, width)
+        if "mwfs" in branches:
+            self.modality_weight = nn.Linear(size, 1)
+        if gated:
+            self.gate = nn.Linear(self.out_size, self.out_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fuse `(B, T, M * size)` into `(B, T, out_size)`."""
+        fused = []
+        if "maf" in self.branches:
+            fused.append(self.attention(x, x, x, need_weights=False)[0])
+        if "mwff" in self.branches:
+            fused.append(torch.sigmoid(self.feature_weights(x)) * x)
+        if "mwfs" in self.branches:
+            blocks = x.unflatten(-1, (self.modalities, -1))  # (B, T, M, size)
+            fused.append((torch.sigmoid(self.modality_weight(blocks)) * blocks).sum(dim=-2))
+        z = torch.cat(fused, dim=-1)
+        return torch.sigmoid(self.gate(z)) * z if self.gated else z
+
+
+class AblationNet(nn.Module):
+    """Estimate the targets by Kinetics-MFFM-Net or by what is left of it without some blocks.
+
+    Source: Kinetics-MFFM-Net, ablation (Table I). With every block it is the network of the
+    sensor-distillation scripts, short of the projection that serves distillation. The published
+    rows differ in dropout and epochs as well; here a row differs in its blocks only.
+
+    Needs: RecurrentEncoder, GatedDualEncoder, MFFM
+
+    Args:
+        channels: Of each modality. targets: K.
+        encoder: `lstm`, `gru` or `gated`, which is both.
+        early_fusion: Whether all channels go into one encoder, rather than each modality into its
+            own.
+        branches: Those of MFFM, any of `maf`, `mwff`, `mwfs`; none for plain concatenation.
+        gated: Whether MFFM has its gate.
+        hidden_sizes: Units per direction of the encoders' recurrent layers.
+        dropout: After each recurrent layer. heads: Of the attention.
+
+    Shape:
+        One `(B, T, C)` per modality to `(B, T, K)`.
+
+    Example:
+        >>> model = AblationNet((12, 12), targets=7, encoder="lstm", branches=("maf",))
+        >>> acc, gyr = torch.zeros(2, 100, 12), torch.zeros(2, 100, 12)
+        >>> model(acc, gyr).shape
+        torch.Size([2, 100, 7])
+    """
+
+    def __init__(
+        self,
+        channels: tuple[int, ...],
+        targets: int,
+        *,
+        encoder: str = "gated",
+        early_fusion: bool = False,
+        branches: tuple[str, ...] = ("maf", "mwff", "mwfs"),
+        gated: bool = True,
+        hidden_sizes: tuple[int, int] = (128, 64),
+        dropout: float = 0.25,
+        heads: int = 4,
+    ) -> None:
+        super().__init__()
+        self.early_fusion = early_fusion
+        groups = (sum(channels),) if early_fusion else channels
+        size = 2 * hidden_sizes[1]
+        self.norms = nn.ModuleList(nn.BatchNorm1d(count, affine=False) for count in groups)
+        self.encoders = nn.ModuleList(
+            GatedDualEncoder(count, hidden_sizes, dropout)
+            if encoder == "gated"
+            else RecurrentEncoder(count, encoder, hidden_sizes=hidden_sizes, dropout=dropout)
+            for count in groups
+        )
+        if branches:
+            self.fusion = MFFM(len(groups), size, heads=heads, branches=branches, gated=gated)
+            self.head = nn.Linear(self.fusion.out_size, targets)
+        else:
+            self.fusion = nn.Identity()
+            self.head = nn.Linear(len(groups) * size, targets)
+
+    def forward(self, *modalities: Tensor) -> Tensor:
+        """Estimate `(B, T, K)` from one `(B, T, C)` per modality."""
+        groups = (torch.cat(modalities, dim=-1),) if self.early_fusion else modalities
+        encoded = [
+            encoder(norm(x.transpose(1, 2)).transpose(1, 2))  # BatchNorm1d takes (B, C, T)
+            for x, norm, encoder in zip(groups, self.norms, self.encoders, strict=True)
+        ]
+        return self.head(self.fusion(torch.cat(encoded, dim=-1)))
+
+
+# Losses ----------------------------------------------------------------------------------------
+
+
+def rmse(prediction: Tensor, target: Tensor) -> Tensor:
+    """Root of the mean squared error over batch, time and targets; its gradient at 0 is 0."""
+    error = prediction - target
+    norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # of millions of values, too
+    return norm / math.sqrt(error.numel())
+
+
+def supervised_loss(sensor_set: str) -> Loss:
+    """RMSE between the prediction from a sensor set and the measured targets."""
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return rmse(model(*inputs(batch, SENSOR_SETS[sensor_set])), batch["targets"])
+
+    return loss
+
+
+# Rows of the table -----------------------------------------------------------------------------
+
+FULL_SET, IMU_SET = "all_imus_video", "all_imus"
+EARLY = {"early_fusion": True, "branches": ()}
+CONCAT = {"branches": ()}
+TABLE_I = {  # the paper's rows, in its order
+    "early_lstm": {"encoder": "lstm", **EARLY},
+    "early_gru": {"encoder": "gru", **EARLY},
+    "concat_lstm": {"encoder": "lstm", **CONCAT},
+    "concat_gru": {"encoder": "gru", **CONCAT},
+    "mffm_lstm": {"encoder": "lstm"},
+    "mffm_gru": {"encoder": "gru"},
+    "mffm_gated": {},  # the full Kinetics-MFFM-Net
+}
+SUBSETS = {  # further branches of MFFM, and its gate
+    "mwfs": {"branches": ("mwfs",), "gated": False},
+    "mwff": {"branches": ("mwff",), "gated": False},
+    "maf": {"branches": ("maf",), "gated": False},
+    "maf_mwff": {"branches": ("maf", "mwff"), "gated": False},
+    "maf_mwff_gate": {"branches": ("maf", "mwff")},
+    "maf_mwfs": {"branches": ("maf", "mwfs"), "gated": False},
+    "maf_mwfs_gate": {"branches": ("maf", "mwfs")},
+    "mwff_mwfs": {"branches": ("mwff", "mwfs"), "gated": False},
+    "mwff_mwfs_gate": {"branches": ("mwff", "mwfs")},
+    "maf_mwff_mwfs": {"gated": False},
+}
+NETWORKS = {
+    **TABLE_I,
+    **{f"{name}_lstm": {"encoder": "lstm", **blocks} for name, blocks in SUBSETS.items()},
+}
+
+
+def network(name: str, sensor_set: str) -> AblationNet:
+    """Build the network of a row."""
+    sensors, modalities = SENSOR_SETS[sensor_set]
+    channels = {"acc": 3 * len(sensors), "gyr": 3 * len(sensors), "video": 4 * len(JOINTS)}
+    return AblationNet(
+        tuple(channels[modality] for modality in modalities), len(TARGETS), **NETWORKS[name]
+    )
+
+
+def ablation_row(name: str, sensor_set: str) -> Experiment:
+    """Return the row of a network, with all sensors or with the IMUs alone."""
+    return Experiment(
+        name if sensor_set == FULL_SET else f"{name}-{sensor_set}",
+        sensor_set,
+        model=partial(network, name, sensor_set),
+        loss=lambda setup: supervised_loss(sensor_set),
+    )
+
+
+EXPERIMENTS = [
+    ablation_row(name, sensor_set) for sensor_set in (FULL_SET, IMU_SET) for name in NETWORKS
+]
+
+STUDY = Study(
+    script=Path(__file__),
+    dataset="b",
+    read=partial(read_dataset_b, prepare=prepare),
+    window=WINDOW,
+    rate_hz=RATE_HZ,
+    epochs=EPOCHS,
+    sensor_sets=SENSOR_SETS,
+    targets=TARGETS,
+    inputs=inputs,
+    criterion=rmse,
+    experiments=EXPERIMENTS,
+    figures=plots.ablation_figures,
+    sample=Sample(subjects=6, minutes=0.35, epochs=8, rows=tuple(TABLE_I)),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
+    """Run the rows on the folds that `argv` asks for; return the metrics in long form."""
+    parser = flags.parser(
+        __doc__,
+        dataset="b",
+        rows=[experiment.row for experiment in EXPERIMENTS],
+        epochs=EPOCHS,
+        learning_rate=LEARNING_RATE,
+    )
+    return study.run(STUDY, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    study.start(main)
