@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from common.sample import write_sample
+from tests import raw_tree
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
@@ -24,6 +25,23 @@ def sample_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for dataset, minutes in (("a", 0.11), ("b", 0.15)):
         write_sample(folder / f"{dataset}.h5", dataset, subjects=3, minutes=minutes, seed=1)
     return {dataset: folder / f"{dataset}.h5" for dataset in "ab"}
+
+
+@pytest.fixture(scope="session")
+def walkers() -> list[raw_tree.Walker]:
+    """Two simulated subjects before they are measured: every kind of trial, and one of each."""
+    few = [raw_tree.NAMES[i] for i in (0, 1, 3, 5)]
+    return [raw_tree.simulate_walker(7), raw_tree.simulate_walker(8, few)]
+
+
+@pytest.fixture(scope="session")
+def raw(walkers: list[raw_tree.Walker], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The download of the two walkers, the second one as MATLAB of 2018 wrote it. Do not change."""
+    root = tmp_path_factory.mktemp("camargo")
+    for walker in walkers:
+        raw_tree.write_walker(root, walker, of_2018=walker.number == 8)
+    raw_tree.write_people(root, walkers)
+    return root
 
 
 @pytest.fixture(scope="session")

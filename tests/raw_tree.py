@@ -1,7 +1,7 @@
 """A small download of Dataset A, made of simulated walking, so that the truth is known.
 
-The container is the authentic one: MATLAB tables by mat-io, `version="v7"`, and on request tables as
-MATLAB of 2018 left them, which mat-io cannot turn into a frame.
+The container is the authentic one: MATLAB tables by mat-io, `version="v7"`, and on request tables
+as MATLAB of 2018 left them, which mat-io cannot turn into a frame.
 """
 
 from __future__ import annotations
@@ -158,7 +158,10 @@ def _true_rows(body: Body, trial: Simulated, largest: np.ndarray) -> np.ndarray:
 def _angles(motion: Trial) -> np.ndarray:
     columns = [motion.angles_rad[c] for c in COORDINATES]
     return np.stack(
-        [a if c in PELVIS[3:] else np.degrees(a) for c, a in zip(COORDINATES, columns, strict=True)],
+        [
+            a if c in PELVIS[3:] else np.degrees(a)
+            for c, a in zip(COORDINATES, columns, strict=True)
+        ],
         axis=1,
     )
 

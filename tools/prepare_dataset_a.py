@@ -88,9 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="trials converted at a time (default: one per core)",
     )
-    add(
-        "--strict", action="store_true", help="write nothing and end with 2 if anything is skipped"
-    )
+    add("--strict", action="store_true", help="write nothing and end with 2 if anything is skipped")
     return parser
 
 

@@ -33,11 +33,11 @@ def read_table(path: Path, place: str, variable: str = "data") -> pd.DataFrame:
     Raises:
         UnusableError: The file is damaged, or is no table.
     """
-    from matio import load_from_mat  # it switches pandas' text type for the whole process
-
     try:
         with warnings.catch_warnings():  # a table of 2018 comes with one, and is read below
             warnings.simplefilter("ignore")
+            from matio import load_from_mat  # here, since it changes a setting of pandas
+
             variables = load_from_mat(str(path), variable_names=[variable])
     except MemoryError:
         raise
