@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from common.sample import write_sample
-from tests import raw_tree
+
+if TYPE_CHECKING:
+    from tests.raw_tree import Walker
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
@@ -28,15 +31,19 @@ def sample_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def walkers() -> list[raw_tree.Walker]:
+def walkers() -> list[Walker]:
     """Two simulated subjects before they are measured: every kind of trial, and one of each."""
+    from tests import raw_tree  # here, since it skips where mat-io is missing
+
     few = [raw_tree.NAMES[i] for i in (0, 1, 3, 5)]
     return [raw_tree.simulate_walker(7), raw_tree.simulate_walker(8, few)]
 
 
 @pytest.fixture(scope="session")
-def raw(walkers: list[raw_tree.Walker], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def raw(walkers: list[Walker], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The download of the two walkers, the second one as MATLAB of 2018 wrote it. Do not change."""
+    from tests import raw_tree
+
     root = tmp_path_factory.mktemp("camargo")
     for walker in walkers:
         raw_tree.write_walker(root, walker, of_2018=walker.number == 8)

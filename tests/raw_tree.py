@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from matio import save_to_mat
-from matio.utils.matclass import MatlabOpaque
+import pytest
 from scipy.ndimage import gaussian_filter1d
 
 from common.columns import (
@@ -32,6 +31,8 @@ from common.sample.dataset_a import place_sensors
 from common.sample.sensors import MUSCLE_DRIVES, record_imu
 from common.sample.style import Style, on_ramp, on_stairs, random_style
 from common.sample.trial import Trial, belt_path, simulate_trial
+
+matio = pytest.importorskip("matio")  # not on Python 3.10
 
 FAST_HZ, SLOW_HZ = 1000, 200
 THIN = FAST_HZ // SLOW_HZ
@@ -231,8 +232,8 @@ def write_table(path: Path, table: pd.DataFrame, of_2018: bool = False) -> None:
         for i, name in enumerate(table.columns):
             columns[0, i], names[0, i] = table[name].to_numpy().reshape(-1, 1), np.array([name])
         parts = {"data": columns, "varnames": names, "nvars": np.float64(table.shape[1])}
-        value = MatlabOpaque(properties=parts, classname="table")
-    save_to_mat(str(path), {"data": value}, version="v7")
+        value = matio.utils.matclass.MatlabOpaque(properties=parts, classname="table")
+    matio.save_to_mat(str(path), {"data": value}, version="v7")
 
 
 def write_walker(root: Path, walker: Walker, of_2018: bool = False, date: str = "10_14_18") -> None:

@@ -1,11 +1,11 @@
-"""From the download of Dataset A to its HDF5 file: the truth comes back, and calls can be stopped."""
+"""From the download of Dataset A to its HDF5 file: the truth comes back; calls may be stopped."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -93,9 +93,7 @@ def test_every_column_is_recovered(converted: Path, walkers: list[raw_tree.Walke
                     )  # fmt: skip
 
 
-def test_the_file_says_what_it_was_made_of(
-    converted: Path, walkers: list[raw_tree.Walker]
-) -> None:
+def test_the_file_says_what_it_was_made_of(converted: Path, walkers: list[raw_tree.Walker]) -> None:
     """Else nobody can tell which units and plates the converter found, and whose mass it took."""
     with h5py.File(converted) as file:
         group = file["All_subjects/Subject_7"]

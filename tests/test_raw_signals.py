@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from common.files import InputError
 from tests.conftest import MEASURED
 from tools.raw import UnusableError, matlab, plates, signals, units
 
@@ -173,8 +175,7 @@ def test_measured_free_moment_is_that_of_walking() -> None:
 
 def test_mat_io_has_no_way_to_run_what_it_reads() -> None:
     """Else a file from a stranger could run code here; an update of mat-io is checked by this."""
-    import matio
-
+    matio = pytest.importorskip("matio")
     dangerous = {"pickle", "marshal", "shelve", "subprocess", "ctypes", "importlib", "runpy"}
     for path in Path(matio.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -184,3 +185,10 @@ def test_mat_io_has_no_way_to_run_what_it_reads() -> None:
                 assert (node.module or "").split(".")[0] not in dangerous, path
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in {"eval", "exec", "compile", "__import__"}, path
+
+
+def test_a_missing_mat_io_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every trial counts as damaged."""
+    monkeypatch.setitem(sys.modules, "matio", None)
+    with pytest.raises(InputError, match="pip install mat-io"):
+        matlab.read_table(Path("a.mat"), "a.mat")

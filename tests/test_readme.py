@@ -65,13 +65,18 @@ def test_script_commands_run(
 
 
 @pytest.mark.parametrize("command", OTHERS)
-def test_other_commands_run(command: str, tmp_path: Path) -> None:
-    """The commands that are no script, on a copy of the project."""
+def test_other_commands_run(
+    command: str, raw: Path, sample_files: dict[str, Path], tmp_path: Path
+) -> None:
+    """The commands that are no script, on a copy of the project; a small download is in camargo."""
     copy = tmp_path / "project"
     shutil.copytree(
         ROOT, copy, ignore=shutil.ignore_patterns(".*", "outputs", "data", "__pycache__")
     )
     (copy / "data").mkdir()
+    (copy / "camargo").symlink_to(raw)
+    if "--out data/dataset_a.h5" not in command:  # else it is about to be made
+        shutil.copy(sample_files["a"], copy / "data" / "dataset_a.h5")
     arguments = shlex.split(command.replace("--minutes 1", "--minutes 0.1"))
     assert arguments[0] == "python"
     subprocess.run([sys.executable, *arguments[1:]], cwd=copy, check=True, capture_output=True)

@@ -54,7 +54,7 @@ def _channels(layout: Layout, samples: Mapping[str, np.ndarray]) -> Iterator[str
             elif np.isinf(least) or np.isinf(largest):
                 yield f"{name}: infinite values, divided by 0"
             elif least == largest and name not in layout.still:
-                yield f"{name}: constant, {least:g}"
+                yield f"{name}: constant, {least + 0.0:g}"
 
 
 def _norms(layout: Layout, values: np.ndarray) -> np.ndarray:

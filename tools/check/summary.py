@@ -83,7 +83,9 @@ class Summary:
         lines += ["", f"{'block':<22}{'unit':<12}{'NaN %':>8}{'least':>14}{'largest':>14}"]
         for name, r in self.ranges.items():
             share = 100.0 * r.nan / max(r.count, 1)
-            lines.append(f"{name:<22}{r.unit:<12}{share:>8.2f}{r.low + 0.0:>14.4g}{r.high + 0.0:>14.4g}")
+            lines.append(
+                f"{name:<22}{r.unit:<12}{share:>8.2f}{r.low + 0.0:>14.4g}{r.high + 0.0:>14.4g}"
+            )
         return "\n".join(lines)
 
 

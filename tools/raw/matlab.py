@@ -7,13 +7,14 @@ function handles stay the bytes that describe them.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from common.files import InputError
 from tools.raw import UnusableError
 
 
@@ -32,12 +33,12 @@ def read_table(path: Path, place: str, variable: str = "data") -> pd.DataFrame:
 
     Raises:
         UnusableError: The file is damaged, or is no table.
+        InputError: mat-io is not installed.
     """
+    load_from_mat = _mat_io()
     try:
         with warnings.catch_warnings():  # a table of 2018 comes with one, and is read below
             warnings.simplefilter("ignore")
-            from matio import load_from_mat  # here, since it changes a setting of pandas
-
             variables = load_from_mat(str(path), variable_names=[variable])
     except MemoryError:
         raise
@@ -47,6 +48,20 @@ def read_table(path: Path, place: str, variable: str = "data") -> pd.DataFrame:
     if variable not in variables:
         raise UnusableError("no MATLAB table", f"{place}: no variable `{variable}`")
     return _frame(variables[variable], place)
+
+
+def _mat_io() -> Callable[..., dict[str, Any]]:
+    """Return mat-io's reader; imported late, since it warns and changes a setting of pandas."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from matio import load_from_mat
+    except ImportError as error:
+        raise InputError(
+            "mat-io, which reads MATLAB tables, is missing; python -m pip install mat-io "
+            "(it wants Python 3.11 or newer)"
+        ) from error
+    return load_from_mat
 
 
 def _frame(value: Any, place: str) -> pd.DataFrame:  # noqa: ANN401, whatever a file holds

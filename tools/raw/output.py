@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 
 from common.columns import DATASET_A_COLUMNS
-from common.files import InputError, written_whole
-from tools.raw import signals
+from common.files import InputError
+from tools.raw import disk, signals
 from tools.raw.matlab import Person
 from tools.raw.subject import Subject
 from tools.raw.tree import RawTrial
@@ -123,13 +123,11 @@ class Output:
         Raises:
             InputError: The disk is full or cannot be written.
         """
-        path = self._part(subject.number)
-        try:
-            with written_whole(path) as part, h5py.File(part, "w") as file:
-                _fill(file.create_group(f"All_subjects/{_key(subject.number)}"), subject)
-                file[f"All_subjects/{_key(subject.number)}"].attrs["fingerprint"] = fingerprint
-        except (OSError, RuntimeError) as error:  # HDF5 raises either when the disk is full
-            raise InputError(_no_space(path, f"AB{subject.number:02d}", error)) from error
+        path, key = self._part(subject.number), _key(subject.number)
+        with disk.new_hdf5(path, f"AB{subject.number:02d}") as file:
+            group = file.create_group(f"All_subjects/{key}")
+            _fill(group, subject)
+            group.attrs["fingerprint"] = fingerprint
         return path
 
     def assemble(self, homes: dict[int, Path]) -> None:
@@ -138,18 +136,15 @@ class Output:
         Raises:
             InputError: The disk is full or cannot be written.
         """
-        try:
-            with written_whole(self.path) as whole, h5py.File(whole, "w") as file:
-                file.attrs["made_by"] = MADE_BY
-                file.attrs["settings"] = json.dumps(_SETTINGS)
-                file.attrs["columns"] = json.dumps(DATASET_A_COLUMNS)
-                file.attrs["rate_hz"] = signals.RATE_HZ
-                group = file.create_group("All_subjects")
-                for number in sorted(homes):
-                    with h5py.File(homes[number]) as home:
-                        home.copy(f"All_subjects/{_key(number)}", group)
-        except (OSError, RuntimeError) as error:
-            raise InputError(_no_space(self.path, "the whole file", error)) from error
+        with disk.new_hdf5(self.path, "the whole file") as file:
+            file.attrs["made_by"] = MADE_BY
+            file.attrs["settings"] = json.dumps(_SETTINGS)
+            file.attrs["columns"] = json.dumps(DATASET_A_COLUMNS)
+            file.attrs["rate_hz"] = signals.RATE_HZ
+            group = file.create_group("All_subjects")
+            for number in sorted(homes):
+                with h5py.File(homes[number]) as home:
+                    home.copy(f"All_subjects/{_key(number)}", group)
         shutil.rmtree(self.parts)
 
     def _part(self, number: int) -> Path:
@@ -200,11 +195,3 @@ def _fill(group: h5py.Group, subject: Subject) -> None:
         )
         table.attrs["trial_starts"] = np.array(activity.starts, dtype=np.int64)
         table.attrs["trial_names"] = json.dumps(activity.names)
-
-
-def _no_space(path: Path, what: str, error: BaseException) -> str:
-    reason = str(error).splitlines()[0][:120]
-    return (
-        f"{path}: {what} cannot be written ({reason}); free disk space and call again: "
-        "finished subjects are kept"
-    )

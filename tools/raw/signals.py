@@ -54,11 +54,12 @@ def sampling_rate_hz(header_s: np.ndarray, expected_hz: float, place: str) -> fl
     return rate_hz
 
 
-def common_grid(headers_s: dict[str, np.ndarray], anchor: str) -> np.ndarray:
+def common_grid(headers_s: dict[str, np.ndarray], anchor: str, place: str) -> np.ndarray:
     """Return the times `(n,)` in s, 200 Hz, at which all sensors have samples.
 
     Args:
         headers_s: Sensor to its times. anchor: The sensor at whose samples the grid lies.
+        place: The trial, for errors.
 
     Raises:
         UnusableError: The sensors have less than a second in common.
@@ -68,9 +69,8 @@ def common_grid(headers_s: dict[str, np.ndarray], anchor: str) -> np.ndarray:
     grid_s = headers_s[anchor]
     grid_s = grid_s[(grid_s >= start_s) & (grid_s <= stop_s)]
     if len(grid_s) < RATE_HZ:
-        raise UnusableError(
-            "sensors do not overlap", f"all are recorded at once for {len(grid_s) / RATE_HZ:g} s"
-        )
+        detail = f"{place}: all are recorded at once for {len(grid_s) / RATE_HZ:g} s"
+        raise UnusableError("sensors do not overlap", detail)
     return grid_s
 
 

@@ -56,7 +56,8 @@ def convert(trial: RawTrial, person: Person) -> Converted:
         raise UnusableError("missing sensor file", f"{trial.place}: no {', '.join(missing)}")
     under_foot = plates.under_right_foot(trial.activity, trial.name)
     tables = {sensor: _Table.read(trial, sensor) for sensor in SENSORS_HZ}
-    grid_s = signals.common_grid({s: table.header_s for s, table in tables.items()}, anchor="id")
+    headers_s = {sensor: table.header_s for sensor, table in tables.items()}
+    grid_s = signals.common_grid(headers_s, anchor="id", place=trial.place)
 
     imu, accelerometer, gyroscope = _imu(tables["imu"])
     fp = tables["fp"]
