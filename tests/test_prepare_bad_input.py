@@ -357,7 +357,7 @@ def test_a_full_disk_leaves_nothing_half_written(tree: Path, tmp_path: Path) -> 
     with largest_file(200_000), pytest.raises(InputError, match="AB08 cannot be written .*free"):
         convert(tree, out)
     assert not out.exists()
-    assert [path.name for path in (tmp_path / "a.h5.parts").iterdir()] == ["lock"]
+    assert not out.with_name("a.h5.parts").exists()
     assert convert(tree, out) == 0
 
 

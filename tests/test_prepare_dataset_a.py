@@ -243,6 +243,7 @@ def test_more_trials_than_an_attribute_usually_holds(tmp_path: Path) -> None:
         assert table.attrs["trial_starts"].tolist() == [*range(0, 1000, 2)]
 
 
+@pytest.mark.slow
 def test_many_jobs_give_the_same_bytes(raw: Path, converted: Path, tmp_path: Path) -> None:
     """Else the file depends on the machine that made it."""
     assert convert(raw, tmp_path / "a.h5", "--jobs", "2") == 0

@@ -39,6 +39,11 @@ class Range:
             self.low = float(np.fmin(self.low, np.fmin.reduce(values, axis=None)))
             self.high = float(np.fmax(self.high, np.fmax.reduce(values, axis=None)))
 
+    def text(self) -> str:
+        """Return smallest and largest value for the screen, dashes if all are NaN."""
+        ends = (self.low + 0.0, self.high + 0.0)  # no minus before a zero
+        return "".join(f"{end:>14.4g}" if self.nan < self.count else f"{'-':>14}" for end in ends)
+
 
 @dataclass
 class Summary:

@@ -83,7 +83,13 @@ class Output:
                 raise InputError(
                     f"{self.path}: another call is making it; wait for it or choose another --out"
                 ) from error
-            yield
+            for stale in self.parts.glob(".*.part"):  # of a call that was killed
+                stale.unlink()
+            try:
+                yield
+            finally:
+                if [path.name for path in self.parts.glob("*")] == ["lock"]:
+                    shutil.rmtree(self.parts)
 
     def check(self, subjects: Sequence[int]) -> None:
         """Check that replacing an existing file loses nothing.
@@ -136,7 +142,8 @@ class Output:
         Raises:
             InputError: The disk is full or cannot be written.
         """
-        with disk.new_hdf5(self.path, "the whole file") as file:
+        whole = self.parts / "whole.h5"  # there, so that what a killed call leaves is cleared away
+        with disk.new_hdf5(whole, "the whole file") as file:
             file.attrs["made_by"] = MADE_BY
             file.attrs["settings"] = json.dumps(_SETTINGS)
             file.attrs["columns"] = json.dumps(DATASET_A_COLUMNS)
@@ -145,6 +152,7 @@ class Output:
             for number in sorted(homes):
                 with h5py.File(homes[number]) as home:
                     home.copy(f"All_subjects/{_key(number)}", group)
+        whole.replace(self.path)
         shutil.rmtree(self.parts)
 
     def _part(self, number: int) -> Path:
