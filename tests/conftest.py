@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,3 +59,13 @@ def example_b() -> Path:
     if not path.exists():
         pytest.skip(f"the example file of Dataset B is not at {path}")
     return path
+
+
+@pytest.fixture
+def few(raw: Path, tmp_path: Path) -> Path:
+    """A download of two trials of subject 8, on the ramp and on the treadmill, to be spoilt."""
+    root = tmp_path / "camargo"
+    for activity in ("ramp", "treadmill"):
+        shutil.copytree(raw / "AB08/10_14_18" / activity, root / "AB08/10_14_18" / activity)
+    shutil.copy(raw / "SubjectInfo.mat", root)
+    return root

@@ -256,3 +256,14 @@ def write_people(root: Path, walkers: Sequence[Walker]) -> None:
         }
     )
     write_table(root / "SubjectInfo.mat", people)
+
+
+def treadmill(root: Path, sensor: str) -> Path:
+    """Return the file of a sensor of subject 8's treadmill trial."""
+    return root / "AB08/10_14_18/treadmill" / sensor / "treadmill_01_01.mat"
+
+
+def truncate(path: Path) -> None:
+    """Cut a file in half."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])

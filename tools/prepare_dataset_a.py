@@ -54,8 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if homes and not refused:
             work.assemble(homes)
     print(report.summary(len(homes)))
+    absent = [] if asked else [f"AB{n:02d}" for n in PAPER_SUBJECTS if n not in files.trials]
+    if absent:
+        print(f"Of the paper's subjects not in {options.raw}: {' '.join(absent)}")
     if not homes:
-        raise InputError(f"{options.raw}: no usable trial of the wanted subjects; nothing written")
+        there = " ".join(f"AB{n:02d}" for n in files.trials)
+        raise InputError(
+            f"{options.raw}: no usable trial of the wanted subjects, nothing written; it has "
+            f"{there}, and --subjects takes others than the paper's"
+        )
     if refused:
         print(f"error: --strict: something was skipped, {options.out} not written", file=sys.stderr)
         return 2
