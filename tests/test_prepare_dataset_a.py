@@ -179,6 +179,7 @@ def test_a_stopped_call_goes_on(
     seen[:] = []
     assert convert(raw, out) == 0
     assert not seen  # nothing was left to do
+    assert out.read_bytes() == converted.read_bytes()
 
 
 def test_changed_raw_files_are_not_mixed_in(
@@ -218,8 +219,13 @@ def test_subjects_of_an_earlier_call_are_not_lost(raw: Path, tmp_path: Path) -> 
     """Else asking for one more subject silently drops the others."""
     out = tmp_path / "a.h5"
     assert convert(raw, out) == 0
-    with pytest.raises(InputError, match="has Subject_8, which --subjects does not name"):
+    with pytest.raises(InputError, match="has Subject_8, not asked for now"):
         convert(raw, out, "--subjects", "AB07")
+    part = tmp_path / "camargo"  # AB08's zip deleted to free space
+    shutil.copytree(raw / "AB07", part / "AB07")
+    shutil.copy(raw / "SubjectInfo.mat", part)
+    with pytest.raises(InputError, match="or not in --raw any more"):
+        convert(part, out)
     with h5py.File(out) as file:
         assert list(file["All_subjects"]) == ["Subject_7", "Subject_8"]
 

@@ -16,7 +16,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     people = _people(files)
     numbers = [n for n in asked or PAPER_SUBJECTS if n in files.trials]
     work = output.Output(options.out)
-    work.check(asked or PAPER_SUBJECTS)
+    work.check(numbers)
     report = Report()
     for problem in files.problems:
         report.skip(problem)
@@ -50,24 +50,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         report.skip(UnusableError("unknown subject", f"AB{number:02d}: not in {options.raw}"))
     with work.locked():
         homes = _convert_subjects(files, people, numbers, work, options.jobs, report)
-        refused = options.strict and report.skipped
+        refused = options.strict and bool(report.skipped)
         if homes and not refused:
             work.assemble(homes)
     print(report.summary(len(homes)))
-    absent = [] if asked else [f"AB{n:02d}" for n in PAPER_SUBJECTS if n not in files.trials]
-    if absent:
-        print(f"Of the paper's subjects not in {options.raw}: {' '.join(absent)}")
+    if not asked:
+        _name_absent(files, options.raw)
     if not homes:
-        there = " ".join(f"AB{n:02d}" for n in files.trials)
         raise InputError(
             f"{options.raw}: no usable trial of the wanted subjects, nothing written; it has "
-            f"{there}, and --subjects takes others than the paper's"
+            f"{_names(files.trials)}, and --subjects takes others than the paper's"
         )
     if refused:
         print(f"error: --strict: something was skipped, {options.out} not written", file=sys.stderr)
         return 2
     print(f"Written: {options.out}")
     return 0
+
+
+def _names(numbers: Iterable[int]) -> str:
+    return " ".join(f"AB{number:02d}" for number in numbers)
+
+
+def _name_absent(files: tree.Tree, raw: Path) -> None:
+    """Say which of the default subjects are not there, which is no skip."""
+    absent = [number for number in PAPER_SUBJECTS if number not in files.trials]
+    if absent:
+        print(f"Of the paper's subjects not in {raw}: {_names(absent)}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -95,7 +95,7 @@ class Output:
         """Check that replacing an existing file loses nothing.
 
         Raises:
-            InputError: It was not made by this command, or has subjects that are not asked for.
+            InputError: It was not made by this command, or has other subjects than will be made.
         """
         if not self.path.exists():
             return
@@ -112,8 +112,8 @@ class Output:
         lost = sorted(set(there) - {_key(number) for number in subjects})
         if lost:
             raise InputError(
-                f"{self.path}: has {', '.join(lost)}, which --subjects does not name; name them "
-                "too or choose another --out"
+                f"{self.path}: has {', '.join(lost)}, not asked for now or not in --raw any more; "
+                "name them and put their raw files there, or choose another --out"
             )
 
     def home(self, number: int, fingerprint: str) -> Path | None:
@@ -139,9 +139,16 @@ class Output:
     def assemble(self, homes: dict[int, Path]) -> None:
         """Put the subjects together, in numeric order, and take the folder of parts away.
 
+        Nothing is written if the output holds all of them already.
+
         Raises:
             InputError: The disk is full or cannot be written.
         """
+        if set(homes.values()) != {self.path}:
+            self._write_whole(homes)
+        shutil.rmtree(self.parts)
+
+    def _write_whole(self, homes: dict[int, Path]) -> None:
         whole = self.parts / "whole.h5"  # there, so that what a killed call leaves is cleared away
         with disk.new_hdf5(whole, "the whole file") as file:
             file.attrs["made_by"] = MADE_BY
@@ -153,7 +160,6 @@ class Output:
                 with h5py.File(homes[number]) as home:
                     home.copy(f"All_subjects/{_key(number)}", group)
         whole.replace(self.path)
-        shutil.rmtree(self.parts)
 
     def _part(self, number: int) -> Path:
         return self.parts / f"{_key(number)}.h5"
