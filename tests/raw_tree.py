@@ -216,8 +216,10 @@ def _plate_table(trial: Simulated) -> pd.DataFrame:
         loaded = (on & (force[:, 1] > 0.0))[:, None]
         origin_m = np.array([0.3 * number, 0.0, -0.2 * number])
         moment = (np.cross(point - origin_m, force) + free) * loaded
-        for kind, values in (("v", force), ("p", 1000.0 * point), ("moment_", moment)):
-            for axis, column in zip("xyz", (values * loaded).T, strict=True):
+        nowhere = np.nan if number % 2 else 0.0  # what a plate without load gives for its centre
+        center_mm = np.where(loaded, 1000.0 * point, nowhere)
+        for kind, values in (("v", force * loaded), ("p", center_mm), ("moment_", moment)):
+            for axis, column in zip("xyz", values.T, strict=True):
                 columns[f"{plate}_{kind}{axis}"] = column
     return _table(list(columns), np.stack(list(columns.values()), axis=1), FAST_HZ)
 

@@ -57,18 +57,25 @@ def right_ground_reaction(
     for part in parts.values():
         part[:, 3:6] *= units.TO_M[unit]
     force_n = np.sum([part[:, :3] for part in parts.values()], axis=0)
-    free_nm = np.sum([_free_moment(parts[plate]) for plate in used], axis=0)
-    loaded = force_n[:, 1] > LOADED_N
-    weights = np.stack([np.maximum(parts[plate][:, 1], 0.0) for plate in used])
-    with np.errstate(divide="ignore", invalid="ignore"):  # off the plates; NaN there
-        weights = np.where(loaded, weights / weights.sum(axis=0), np.nan)
-    center_m = sum(
-        w[:, None] * parts[plate][:, 3:6] for w, plate in zip(weights, used, strict=True)
-    )
     moment_nm = np.zeros_like(force_n)
-    moment_nm[:, 1] = free_nm
+    moment_nm[:, 1] = np.sum([_free_moment(parts[plate]) for plate in used], axis=0)
+    center_m = _center_of_pressure([parts[plate] for plate in used])
     together = np.concatenate([force_n, moment_nm, center_m], axis=1)
     return signals.zero_phase(together, rate_hz, signals.FORCE_CUTOFF_HZ), unit, used
+
+
+def _center_of_pressure(parts: list[np.ndarray]) -> np.ndarray:
+    """Return the mean `(n, 3)` over the loaded ones of the plates, `(n, 9)` each, NaN if none is.
+
+    What a plate without load gives for its centre, be it noise or NaN, does not count.
+    """
+    weighted = np.zeros((len(parts[0]), 3))
+    total_n = np.zeros((len(parts[0]), 1))
+    for part in parts:
+        load_n = part[:, 1:2] * (part[:, 1:2] > LOADED_N)
+        weighted += np.where(load_n > 0, load_n * part[:, 3:6], 0.0)
+        total_n += load_n
+    return np.where(total_n > 0, weighted / np.where(total_n > 0, total_n, 1.0), np.nan)
 
 
 def _read(table: pd.DataFrame, plate: str, place: str) -> np.ndarray:
@@ -91,6 +98,8 @@ def _free_moment(part: np.ndarray) -> np.ndarray:
     result = np.zeros(len(part))
     rows = np.flatnonzero(part[:, 1] > LOADED_N)
     rows = rows[np.isfinite(part[rows]).all(axis=1)]
+    if not len(rows):
+        return np.full(len(part), np.nan)
     force, point, moment = part[rows, :3], part[rows, 3:6], part[rows, 6:]
     zero = np.zeros(len(rows))
     lever = np.stack(  # rows of the matrix that turns `o` into `o x F`
