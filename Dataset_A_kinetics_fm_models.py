@@ -288,10 +288,10 @@ class KineticsFMNet(nn.Module):
         `(B, T, 6 * S)`, acc xyz of all IMUs and then gyr xyz of all IMUs, to `(B, T, K)`.
 
     Example:
-        >>> with torch.device("meta"):  # shapes only: it has 127 million parameters
-        ...     model = KineticsFMNet(1, targets=7, window=100, trunk_dropouts=(0.1, 0.1, 0.1))
-        ...     model(torch.zeros(2, 100, 6)).shape
-        torch.Size([2, 100, 7])
+        >>> with torch.device("meta"):  # shapes only: windows of 100 make it 127 million parameters
+        ...     model = KineticsFMNet(1, targets=7, window=20, trunk_dropouts=(0.1, 0.1, 0.1))
+        ...     model(torch.zeros(2, 20, 6)).shape
+        torch.Size([2, 20, 7])
     """
 
     def __init__(
@@ -366,11 +366,11 @@ class KineticsFMDLRNet(nn.Module):
         `(B, T, 6 * S)`, acc xyz of all IMUs and then gyr xyz of all IMUs, to `(B, T, K)`.
 
     Example:
-        >>> with torch.device("meta"):  # shapes only: it has 254 million parameters
+        >>> with torch.device("meta"):  # shapes only: windows of 100 make it 254 million parameters
         ...     dropouts = {"rmse_dropouts": (0.1, 0.1, 0.1), "correlation_dropouts": (0.5,) * 3}
-        ...     model = KineticsFMDLRNet(1, targets=7, window=100, **dropouts)
-        ...     model(torch.zeros(2, 100, 6)).shape
-        torch.Size([2, 100, 7])
+        ...     model = KineticsFMDLRNet(1, targets=7, window=20, **dropouts)
+        ...     model(torch.zeros(2, 20, 6)).shape
+        torch.Size([2, 20, 7])
     """
 
     def __init__(
@@ -484,11 +484,11 @@ class DLKineticsFMNet(nn.Module):
         `(B, T, 6 * S)`, acc xyz of all IMUs and then gyr xyz of all IMUs, to `(B, T, K)`.
 
     Example:
-        >>> with torch.device("meta"):  # shapes only: it has 254 million parameters
+        >>> with torch.device("meta"):  # shapes only: windows of 100 make it 254 million parameters
         ...     dropouts = {"rmse_dropouts": (0.1, 0.1, 0.1), "correlation_dropouts": (0.5,) * 3}
-        ...     model = DLKineticsFMNet(1, targets=7, window=100, **dropouts)
-        ...     model(torch.zeros(2, 100, 6)).shape
-        torch.Size([2, 100, 7])
+        ...     model = DLKineticsFMNet(1, targets=7, window=20, **dropouts)
+        ...     model(torch.zeros(2, 20, 6)).shape
+        torch.Size([2, 20, 7])
     """
 
     def __init__(

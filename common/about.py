@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import platform
 import subprocess
 from pathlib import Path
@@ -32,13 +33,31 @@ def settings(
             "file": recording.path.name,
             "bytes": recording.path.stat().st_size,
             "subjects": recording.subjects,
+            "digest": digest(recording),
         },
         "protocol": options.protocol,
         **plan.settings._asdict(),
         **({"row_epochs": plan.row_epochs} if plan.row_epochs else {}),
         **{name: getattr(options, name) for name in study.own_flags},
         "device": device.type,
+        **({"threads": options.threads} if device.type == "cpu" else {}),
     }
+
+
+def digest(recording: Recording) -> str:
+    """Tell one data file from another by everything that is read of it."""
+    found = hashlib.blake2b(digest_size=16)
+    for name in sorted(recording.samples):
+        found.update(np.ascontiguousarray(recording.samples[name].cpu().numpy()).data)
+    for numbers in (recording.subject, recording.activity, recording.stretch):
+        found.update(np.ascontiguousarray(numbers).data)
+    return found.hexdigest()
+
+
+def side_by_side(options: argparse.Namespace, jobs: int) -> str:
+    """Return what is to be said where trainings run side by side."""
+    where = f"on the cluster at {options.scheduler}" if options.scheduler else f"{jobs} at a time"
+    return f"Trainings run side by side, {where}; a line appears when one is done."
 
 
 def circumstances(
@@ -46,6 +65,7 @@ def circumstances(
 ) -> dict[str, Any]:
     """Return the flags as given, the device, the versions and the state of the checkout."""
     given = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()}
+    given.pop("given", None)
     versions = {"python": platform.python_version()}
     versions |= {module.__name__: module.__version__ for module in (torch, np, h5py)}
     return {

@@ -86,7 +86,7 @@ def read_dataset_a(path: Path, prepare: Prepare) -> Recording:
         positions = {name: i for i, name in enumerate(names)}
         rows = _Rows(sum(len(table) for _, _, table in tables))
         for subject, activity, table in tables:
-            rows.add(_block_a(path, subject, activity, table, positions), prepare)
+            rows.add(block_a(path, subject, activity, table, positions), prepare)
         return rows.recording(path, has_trials)
 
 
@@ -111,7 +111,7 @@ def read_dataset_b(path: Path, prepare: Prepare) -> Recording:
         positions = {name: i for i, name in enumerate(names)}
         rows = _Rows(sum(table.shape[0] * table.shape[1] for table in tables.values()))
         for subject, table in tables.items():
-            rows.add(_block_b(path, subject, table, positions), prepare)
+            rows.add(block_b(path, subject, table, positions), prepare)
         return rows.recording(path, has_trials=True)
 
 
@@ -125,9 +125,14 @@ def rows_before_padding(steps: np.ndarray) -> np.ndarray:
     return np.flip(np.logical_or.accumulate(np.flip(filled, axis=1), axis=1), axis=1)
 
 
-def _block_a(
+def block_a(
     path: Path, subject: str, activity: str, table: h5py.Dataset, positions: dict[str, int]
 ) -> Block:
+    """Read one activity of Dataset A.
+
+    Raises:
+        InputError: It is damaged, or its `trial_starts` are no rising row numbers.
+    """
     columns = Columns(path, table.name, positions, hdf5.read_table(path, table))
     starts = np.asarray(table.attrs.get("trial_starts", [0]))
     if starts.ndim != 1 or starts.dtype.kind not in "iu" or (np.diff(starts) <= 0).any():
@@ -138,7 +143,12 @@ def _block_a(
     return Block(subject, activity, columns, trial)
 
 
-def _block_b(path: Path, subject: str, table: h5py.Dataset, positions: dict[str, int]) -> Block:
+def block_b(path: Path, subject: str, table: h5py.Dataset, positions: dict[str, int]) -> Block:
+    """Read one subject of Dataset B, without the padding of its steps.
+
+    Raises:
+        InputError: It is damaged.
+    """
     values = hdf5.read_table(path, table)
     valid = rows_before_padding(values)
     columns = Columns(path, table.name, positions, values, valid)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import torch
 
 
 class InputError(ValueError):
@@ -28,3 +33,18 @@ def written_whole(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def save_tensors(values: Mapping[str, Any], path: Path) -> None:
+    """Write tensors and plain numbers, whole or not at all, tensor by tensor: no second copy.
+
+    Raises:
+        OSError: They cannot be written; PyTorch's own error does not tell of a full disk.
+    """
+    with written_whole(path) as part:
+        try:
+            torch.save(dict(values), part)
+        except RuntimeError as error:
+            is_full = shutil.disk_usage(path.parent).free < part.stat().st_size + 2**20
+            number = errno.ENOSPC if is_full else errno.EIO
+            raise OSError(number, os.strerror(number), str(path)) from error

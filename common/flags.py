@@ -16,7 +16,19 @@ from common.folds import PROTOCOLS
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as all others."""
+    """A parser whose errors are one line, as all others, and that tells which flags were given."""
+
+    def parse_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Parse; the attribute `given` of the result names the flags that were given."""
+        options = super().parse_args(args, namespace)
+        absent = object()
+        names = [name for name in vars(options) if name != "given"]
+        marked = argparse.Namespace(**dict.fromkeys(names, absent))
+        super().parse_args(args, marked)
+        options.given = [name for name in names if getattr(marked, name) is not absent]
+        return options
 
     def error(self, message: str) -> NoReturn:
         """End with exit status 2."""
@@ -117,6 +129,42 @@ def parser(
         help="name of the run; an existing one with the same settings is gone on with, and what "
         "it has already is taken from it (default: the date and time)",
     )
+    add(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="RUN",
+        help="go on with a run of this script (default for RUN: the newest): what is done is "
+        "skipped, a training under way continues from its last saved state; flags of the run need "
+        "not be given again",
+    )
+    add(
+        "--save-every",
+        type=positive_float,
+        default=180.0,
+        metavar="SECONDS",
+        help="how often the state of a training under way is saved (default: 180)",
+    )
+    add(
+        "--jobs",
+        type=positive_int,
+        metavar="N",
+        help="trainings side by side, on several GPUs N on each (default: one on a GPU; on the CPU "
+        "as many as there are cores and memory for)",
+    )
+    add(
+        "--threads",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="CPU threads of a training; another number rounds differently (default: 1)",
+    )
+    add(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="address of a Dask scheduler whose workers do the trainings; data and output must be "
+        "on a path that they share (default: processes of this machine)",
+    )
     return result
 
 
@@ -188,7 +236,8 @@ def choose_device(wanted: str) -> torch.device:
 def device_name(device: torch.device) -> str:
     """Return the name of a device for people."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        is_here = torch.cuda.is_available()
+        return torch.cuda.get_device_name(device) if is_here else "CUDA devices of the workers"
     return f"CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
 

@@ -47,14 +47,18 @@ def make_plan(study: Study, options: argparse.Namespace, is_sample: bool) -> Pla
     rows = _with_needs(study, asked)
     is_short = is_sample and options.epochs is None
     epochs = options.epochs or (study.sample.epochs if is_short else study.epochs)
-    own = {} if is_short or options.epochs else {e.row: e.epochs for e in study.experiments}
+    own = (
+        {}
+        if is_short or options.epochs
+        else {e.row: e.epochs for e in study.experiments if e.epochs}
+    )
     return Plan(
         rows,
         added=[row for row in rows if row not in asked],
         settings=Settings(
             epochs, options.patience, options.batch_size, options.learning_rate, options.seed
         ),
-        row_epochs={row: own[row] for row in rows if own.get(row)},
+        row_epochs=own,
         is_sample=is_sample,
         is_short=is_short,
         is_part=is_part,

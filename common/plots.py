@@ -29,7 +29,7 @@ def distillation_figures(
 ) -> None:
     """Write the figures of a sensor-distillation run into its folder `figures/`."""
     lines = _describe(study, results.metrics, rows, test_subjects)
-    with _style():
+    with style():
         _save_traces(study, results, rows, test_subjects, charts.KINDS)
         results.save_figure("nrmse_per_target", charts.nrmse_per_target(lines))
         if (lines["kind"] != "teacher").any():
@@ -51,7 +51,7 @@ def comparison_figures(
     kinds = list(dict.fromkeys([*kinds, *map(_kind, models)]))
     palette = sns.color_palette("colorblind", len(kinds)).as_hex()
     colors = dict(zip(kinds, palette, strict=True))
-    with _style():
+    with style():
         _save_traces(study, results, models, test_subjects, colors)
         results.save_figure("nrmse_per_target", charts.nrmse_heat_map(lines, rows))
         drawn = lines[lines["row"].isin(models)]
@@ -66,13 +66,14 @@ def ablation_figures(
     traced = [row for row in rows if row in ABLATION_TRACES] or rows[:1]
     palette = sns.color_palette("colorblind", len(traced)).as_hex()
     colors = dict(zip(map(_kind, traced), palette, strict=True))
-    with _style():
+    with style():
         _save_traces(study, results, traced, test_subjects, colors)
         results.save_figure("nrmse_per_target", charts.nrmse_heat_map(lines, rows))
         results.save_figure("nrmse_of_rows", charts.nrmse_of_ablation(lines, FULL_NETWORK))
 
 
-def _style() -> AbstractContextManager[None]:
+def style() -> AbstractContextManager[None]:
+    """Return the context that all figures are drawn in."""
     return mpl.rc_context({**sns.axes_style("whitegrid"), "figure.constrained_layout.use": True})
 
 

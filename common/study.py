@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
 
-from common import about, flags, folds, runs, tables, training
+from common import about, cluster, flags, folds, jobs, resources, runs, tables
 from common.data import Recording
-from common.experiments import Experiment, Setup, Study
+from common.experiments import Study
 from common.files import InputError
+from common.interruption import InterruptedTrainingError, stopping_on_signals
+from common.jobs import Task, Tasks
 from common.plan import Plan, make_plan
 from common.sample import write_sample
+from common.trainer import Trainer
+
+NOT_TAKEN_UP = ("output_dir", "resume", "jobs", "scheduler")  # they decide no number
+
+
+class FailedTasksError(RuntimeError):
+    """Some tasks failed; the others are done. The message names each with its reason."""
 
 
 def run(study: Study, options: argparse.Namespace) -> pd.DataFrame:
@@ -27,54 +35,170 @@ def run(study: Study, options: argparse.Namespace) -> pd.DataFrame:
 
     Raises:
         InputError: Flags or data that cannot be used; no result has been written then.
+        FailedTasksError: Some tasks failed.
+        InterruptedTrainingError: A signal asked to stop; `--resume` goes on.
     """
+    if options.resume is not None:
+        _take_up(study, options)
     flags.choose_rows(options.rows, study.rows)  # complains before any work
-    device = flags.choose_device(options.device)
+    device = _device(options)
     folder = runs.run_folder(options.output_dir, study.script, options.run_name)
     path, is_sample = _data_file(study, options)
     plan = make_plan(study, options, is_sample)
+    torch.set_num_threads(options.threads)
+    torch.backends.cudnn.allow_tf32 = False  # it rounds the recurrent layers' products to 10 bits
     recording = study.read(path)
     folds.check(recording, study.window, options.protocol)
     test_subjects = folds.find_subjects(recording, options.test_subjects)
-    results = runs.Run(
-        folder,
-        about.settings(study, options, recording, plan, device),
-        about.circumstances(study, options, device),
-    )
-    print(about.introduction(study, options, recording, plan, device))
-    print(f"Run: {folder}\n", flush=True)
-    torch.backends.cudnn.allow_tf32 = False  # it rounds the recurrent layers' products to 10 bits
-    trainer = _Trainer(study, options, plan, recording.to(device), device, results)
-    for i, subject in enumerate(test_subjects):
-        fold = folds.make_fold(recording, subject, study.window, options.protocol, options.seed)
-        for j, row in enumerate(plan.rows):
-            place = f"[{i * len(plan.rows) + j + 1}/{len(test_subjects) * len(plan.rows)}]"
-            trainer.run(study.experiment(row), fold, f"{place} {row}, subject {subject}")
-        print(f"\n{tables.fold_table(results.metrics, plan.rows, subject)}\n", flush=True)
-    study.figures(study, results, plan.rows, test_subjects)
-    print(tables.final_table(results.metrics, plan.rows, test_subjects))
-    if is_sample:
-        print("\nSYNTHETIC DATA: these figures are not the paper's.")
-    print(f"\nResults: {folder}")
-    return results.metrics
+    results = runs.Run(folder, study.rows)
+    results.take_all()
+    work = _Work(study, plan, results, test_subjects)
+    count = _count_jobs(options, work, recording, device)
+    _check_space(work, recording, count)
+    settings = about.settings(study, options, recording, plan, device)
+    with results.working(settings, about.circumstances(study, options, device)):
+        print(about.introduction(study, options, recording, plan, device))
+        print(f"Run: {folder}\n", flush=True)
+        work.begin()
+        tasks = Tasks(work.todo, lambda row: study.experiment(row).needs, work.done, work.failed)
+        with stopping_on_signals():
+            if count == 1 and options.scheduler is None:
+                trainer = Trainer(study, options, plan, recording.to(device), device, results)
+                jobs.run_here(trainer, tasks)
+            elif tasks.todo:
+                print(about.side_by_side(options, count), flush=True)
+                paths = study.script.resolve(), path.resolve(), folder.resolve()
+                digest = settings["data"]["digest"]
+                on_workers = argparse.Namespace(**{**vars(options), "device": str(device)})
+                request = cluster.Request(*paths, digest, on_workers, plan)
+                cluster.run_on_cluster(request, tasks, count)
+        return work.finish(plan.is_sample)
 
 
 def start(main: Callable[[], Any]) -> None:
     """Run a script's `main`; what the user can mend ends with one line and exit status 2."""
+    kept = "what is done stays in the run's folder, and --resume goes on from there"
     try:
         main()
     except InputError as error:
         sys.exit(_complain(error, status=2))
-    except training.DivergedError as error:
+    except FailedTasksError as error:
         sys.exit(_complain(error, status=1))
+    except InterruptedTrainingError as error:
+        sys.exit(_complain(f"interrupted; {kept}", status=128 + error.args[0]))
     except KeyboardInterrupt:
-        remedy = "finished rows stay in the run's folder, and its --run-name goes on from there"
-        sys.exit(_complain(f"interrupted; {remedy}", status=130))
+        sys.exit(_complain(f"interrupted; {kept}", status=130))
 
 
 def _complain(problem: object, status: int) -> int:
     print(f"error: {problem}", file=sys.stderr)
     return status
+
+
+def _take_up(study: Study, options: argparse.Namespace) -> None:
+    """Give `options` the flags of the run to resume, but for those that are given again."""
+    name = options.resume or options.run_name or ""
+    folder = runs.find_run(options.output_dir, study.script, name)
+    before = runs.last_flags(folder)
+    for name in set(before) & set(vars(options)) - {*options.given, *NOT_TAKEN_UP}:
+        value = before[name]
+        setattr(options, name, Path(value) if name == "data" and value else value)
+    options.run_name = folder.name
+
+
+def _device(options: argparse.Namespace) -> torch.device:
+    """Return the device to train on; that of a cluster's workers need not be in this machine."""
+    if options.scheduler and options.device.startswith("cuda"):
+        return torch.device(options.device)
+    return flags.choose_device(options.device)
+
+
+def _count_jobs(
+    options: argparse.Namespace, work: _Work, recording: Recording, device: torch.device
+) -> int:
+    rows = {task.row for task in work.todo}
+    sizes = [resources.own_parameters(work.study.experiment(row)) for row in rows]
+    values = sum(samples.numel() for samples in recording.samples.values())
+    return resources.count_jobs(options, max(sizes, default=0), len(work.todo), 4 * values, device)
+
+
+def _check_space(work: _Work, recording: Recording, jobs: int) -> None:
+    experiments = [work.study.experiment(task.row) for task in work.todo]
+    samples = np.bincount(recording.subject, minlength=len(recording.subjects))
+    values = [
+        2 * int(samples[recording.subjects.index(task.subject)]) * len(work.study.targets)
+        for task in work.todo
+    ]
+    resources.check_space(work.results.folder, experiments, values, jobs)
+
+
+@dataclass
+class _Work:
+    """What a call has to do, what came of it, and what is said of that."""
+
+    study: Study
+    plan: Plan
+    results: runs.Run
+    test_subjects: Sequence[str]
+    names: dict[Task, str] = field(init=False)
+    todo: dict[Task, str] = field(init=False)
+    failures: dict[Task, str] = field(default_factory=dict)
+    unwritten: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        tasks = [Task(row, subject) for subject in self.test_subjects for row in self.plan.rows]
+        self.names = {
+            task: f"[{i}/{len(tasks)}] {task.row}, subject {task.subject}"
+            for i, task in enumerate(tasks, start=1)
+        }
+        self.todo = {task: n for task, n in self.names.items() if not self.results.has(*task)}
+
+    def begin(self) -> None:
+        """Say what the run has already."""
+        for task, name in self.names.items():
+            if task not in self.todo:
+                print(f"{name}: taken from the run", flush=True)
+
+    def done(self, task: Task, summary: str) -> None:
+        """Take the result of a task, and print its fold's table when that is whole."""
+        self.results.take(*task)
+        try:
+            self.results.write_tables()
+        except OSError as error:
+            self.unwritten = [f"  history.csv and metrics.csv: cannot write ({error})"]
+        print(f"{self.todo[task]}: {summary}", flush=True)
+        if all(self.results.has(row, task.subject) for row in self.plan.rows):
+            table = tables.fold_table(self.results.metrics, self.plan.rows, task.subject)
+            print(f"\n{table}\n", flush=True)
+
+    def failed(self, task: Task, reason: str) -> None:
+        """Remember a failed task for the end."""
+        self.failures[task] = reason
+        print(f"{self.todo[task]}: FAILED: {reason}", flush=True)
+
+    def finish(self, is_sample: bool) -> pd.DataFrame:
+        """Draw the figures and print the table of the rows that are there on every fold."""
+        rows = [
+            row
+            for row in self.plan.rows
+            if all(self.results.has(row, subject) for subject in self.test_subjects)
+        ]
+        metrics, problems = self.results.metrics, list(self.unwritten)
+        if rows:
+            print(tables.final_table(metrics, rows, self.test_subjects), flush=True)
+            try:
+                self.study.figures(self.study, self.results, rows, self.test_subjects)
+            except OSError as error:
+                problems.append(f"  figures: cannot write ({error})")
+        if is_sample:
+            print("\nSYNTHETIC DATA: these figures are not the paper's.")
+        print(f"\nResults: {self.results.folder}")
+        problems += [f"  {t.row}, subject {t.subject}: {r}" for t, r in self.failures.items()]
+        if problems:
+            left = sum(not self.results.has(*task) for task in self.todo) - len(self.failures)
+            count = f"{len(self.failures)} trainings failed, {left} were not begun"
+            raise FailedTasksError("\n".join([f"{count}; --resume does what is left", *problems]))
+        return metrics
 
 
 def _data_file(study: Study, options: argparse.Namespace) -> tuple[Path, bool]:
@@ -94,130 +218,3 @@ def _data_file(study: Study, options: argparse.Namespace) -> tuple[Path, bool]:
     except OSError as error:
         raise InputError(f"{path}: cannot write the sample ({error}); free the place") from error
     return path, True
-
-
-@dataclass(frozen=True)
-class _Trainer:
-    """Trains, tests and saves a row on a fold."""
-
-    study: Study
-    options: argparse.Namespace
-    plan: Plan
-    recording: Recording
-    device: torch.device
-    results: runs.Run
-
-    def run(self, experiment: Experiment, fold: folds.Fold, name: str) -> None:
-        """Train and test a row and write its results, unless the run has them."""
-        row, subject = experiment.row, fold.test_subject
-        if self.results.has(row, subject):
-            print(f"{name}: taken from the run", flush=True)
-            return
-        make = self._train if experiment.fit is None else self._fit
-        model, parameters, history = make(experiment, fold, name)
-        prediction = self._predict(model, experiment, fold.test)
-        outcome = self._outcome(fold, prediction)
-        state = model.state_dict()
-        self.results.add(
-            row,
-            subject,
-            {name: state[name] for name in state if name.split(".")[0] not in experiment.networks},
-            outcome,
-            pd.DataFrame([{"row": row, "fold": subject, **epoch._asdict()} for epoch in history]),
-            self._metrics(experiment, fold, parameters, outcome),
-        )
-
-    def _train(
-        self, experiment: Experiment, fold: folds.Fold, name: str
-    ) -> tuple[nn.Module, int, list[training.Epoch]]:
-        predict, samples = self.study.predict(experiment.row), self.recording.samples
-        torch.manual_seed(self.plan.settings.seed)
-        model = experiment.model()
-        one_window = training.batch_of(samples, fold.test[:1].to(self.device))
-        one_window = {modality: values.cpu() for modality, values in one_window.items()}
-        parameters = training.used_parameters(model, predict, one_window)
-        history = training.train(
-            model.to(self.device),
-            samples,
-            fold,
-            loss=experiment.loss(Setup(self.options, self._teacher(experiment, fold))),
-            predict=predict,
-            criterion=experiment.criterion or self.study.criterion,
-            settings=self.plan.settings_of(experiment.row),
-            name=name,
-            features=experiment.features,
-        )
-        best = min(history, key=lambda epoch: epoch.validation_loss)
-        print(
-            f"{name}: best of {len(history)} epochs: {best.epoch}, validation loss "
-            f"{best.validation_loss:.4f}, {sum(epoch.seconds for epoch in history):.0f} s",
-            flush=True,
-        )
-        return model, parameters, history
-
-    def _fit(
-        self, experiment: Experiment, fold: folds.Fold, name: str
-    ) -> tuple[nn.Module, int, list[training.Epoch]]:
-        """Make a row of the trained networks of others, whose parameters count together."""
-        model, parameters = experiment.model(), 0
-        for child, row in experiment.networks.items():
-            self.results.load(row, fold.test_subject, model.get_submodule(child))
-            parameters += self.results.parameters(row)
-        model = model.to(self.device)
-        part = experiment.fit.windows[self.options.protocol]
-        windows = getattr(fold, part)
-        scored = fold.scored if part == "test" else torch.ones_like(windows, dtype=torch.bool)
-
-        def estimate(network: nn.Module) -> Tensor:
-            return self._predict(network, experiment, windows)[scored.to(self.device)]
-
-        experiment.fit.method(model, estimate)
-        networks = " and ".join(experiment.networks.values())
-        print(f"{name}: fitted to the {part} predictions of {networks}", flush=True)
-        return model, parameters, []
-
-    def _predict(self, model: nn.Module, experiment: Experiment, windows: Tensor) -> Tensor:
-        return training.predict_windows(
-            model,
-            self.recording.samples,
-            windows,
-            self.study.predict(experiment.row),
-            self.plan.settings.batch_size,
-            experiment.features,
-        )
-
-    def _teacher(self, experiment: Experiment, fold: folds.Fold) -> nn.Module | None:
-        if experiment.teacher is None:
-            return None
-        model = self.study.experiment(experiment.teacher).model()
-        return self.results.load(experiment.teacher, fold.test_subject, model).to(self.device)
-
-    def _outcome(self, fold: folds.Fold, prediction: Tensor) -> dict[str, np.ndarray]:
-        """Return what `predictions/` holds: every scored row of the test subject, in order."""
-        rows = fold.test[fold.scored]
-        names = np.array([*self.recording.activities])
-        return {
-            "truth": self.recording.samples["targets"][rows.to(self.device)].cpu().numpy(),
-            "prediction": prediction[fold.scored.to(self.device)].cpu().numpy(),
-            "activity": names[self.recording.activity[rows]],
-            "stretch": self.recording.stretch[rows],
-            "target": np.array([target.name for target in self.study.targets]),
-            "unit": np.array([target.unit for target in self.study.targets]),
-        }
-
-    def _metrics(
-        self,
-        experiment: Experiment,
-        fold: folds.Fold,
-        parameters: int,
-        outcome: dict[str, np.ndarray],
-    ) -> pd.DataFrame:
-        shared = {
-            "row": experiment.row,
-            "sensor_set": experiment.sensor_set,
-            "modalities": "+".join(self.study.sensor_sets[experiment.sensor_set].modalities),
-            "parameters": parameters,
-            "test_subject": fold.test_subject,
-        }
-        measured = [outcome[name] for name in ("truth", "prediction", "activity")]
-        return tables.long_form(*measured, self.study.targets, shared)

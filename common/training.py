@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.folds import Fold
+from common.interruption import InterruptedTrainingError, Keeper, stop_requested
+from common.progress import Epoch, Progress, Settings
 
 Batch = dict[str, Tensor]
 """Modality, or `"targets"`, to `(B, T, C)`; a row's `FEATURES` to `(B, F)`, where it has some."""
@@ -23,27 +23,19 @@ Predict = Callable[[nn.Module, Batch], Tensor]
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
-class Settings(NamedTuple):
-    """How a model is trained; `learning_rate` is Adam's, `patience` counts epochs."""
-
-    epochs: int
-    patience: int
-    batch_size: int
-    learning_rate: float
-    seed: int
-
-
-class Epoch(NamedTuple):
-    """Losses of one epoch: the training loss's mean over windows, the validation criterion."""
-
-    epoch: int
-    training_loss: float
-    validation_loss: float
-    seconds: float
-
-
 class DivergedError(RuntimeError):
-    """A loss was not finite; the message names the row, the fold and the epoch."""
+    """A loss was not finite; the message names the row, the fold and the epoch.
+
+    Args:
+        message: The message. best_epoch: The best before, that the model is left in; 0 for none.
+    """
+
+    def __init__(self, message: str, best_epoch: int = 0) -> None:
+        super().__init__(message, best_epoch)
+        self.best_epoch = best_epoch
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 class Windows:
@@ -84,10 +76,13 @@ def train(
     settings: Settings,
     name: str,
     features: WindowFeatures | None = None,
+    keeper: Keeper | None = None,
+    show_progress: bool = True,
 ) -> list[Epoch]:
     """Train `model` in place and leave it as it was after its best epoch.
 
-    Dropout and shuffling are seeded here, so that a result depends on no other training.
+    Dropout and shuffling are seeded here, so that a result depends on no other training. A
+    training that goes on from a kept state gives what it would have given uninterrupted.
 
     Args:
         model: On the samples' device. samples: Modality or `"targets"` to `(rows, C)`.
@@ -97,66 +92,60 @@ def train(
         settings: Epochs, patience in epochs, batch size, learning rate, seed.
         name: Stands before the progress bar and in errors.
         features: Made of every window before the first epoch, to stand in the batches.
+        keeper: Keeps the state and gives it back, None for none.
+        show_progress: Whether to draw a bar on a terminal.
 
     Raises:
-        DivergedError: The validation loss is not finite.
+        DivergedError: The validation loss is not finite; `model` is as after its best epoch.
+        InterruptedTrainingError: It was asked to stop.
     """
     windows = Windows(samples, fold.train, features)
     validation = Windows(samples, fold.validation, features)
     targets = samples["targets"][validation.rows]
     torch.manual_seed(settings.seed)
-    shuffle = torch.Generator().manual_seed(settings.seed)
-    optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
-    history: list[Epoch] = []
-    best, best_epoch, best_state = float("inf"), 0, {}
-    state = model.state_dict()
-    steps = settings.epochs * len(list(_batches(windows.numbers(), settings.batch_size)))
-    with tqdm(total=steps, desc=name, unit="step", disable=None, leave=False) as bar:
-        for epoch in range(1, settings.epochs + 1):
-            started = time.perf_counter()
-            order = torch.randperm(len(windows.rows), generator=shuffle).to(targets.device)
-            batches = _batches(order, settings.batch_size)
-            training_loss = _train_epoch(model, windows, batches, loss, optimiser, bar)
+    training = Progress(model, len(windows.rows), settings, targets.device)
+    if keeper:
+        training.load(keeper.restored())
+    with tqdm(
+        total=settings.epochs * len(_batches(training.order, settings.batch_size)),
+        initial=training.steps_done, desc=name, unit="step", leave=False,
+        disable=None if show_progress else True,
+    ) as bar:  # fmt: skip
+        while not training.is_finished:
+            _train_epoch(training, windows, loss, keeper, bar)
             prediction = _predict(model, validation, predict, settings.batch_size)
             validation_loss = float(criterion(prediction, targets))
             if not math.isfinite(validation_loss):
-                raise DivergedError(f"{name}, epoch {epoch}: the validation loss is not finite")
-            seconds = time.perf_counter() - started
-            history.append(Epoch(epoch, training_loss, validation_loss, seconds))
-            if validation_loss < best:
-                best, best_epoch = validation_loss, epoch
-                _copy_into(best_state, state)
-            bar.set_postfix(train=f"{training_loss:.4f}", val=f"{validation_loss:.4f}", best=best)
-            if epoch - best_epoch >= settings.patience:
-                break
-    model.load_state_dict(best_state)
-    return history
-
-
-def _copy_into(kept: dict[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Keep a copy of a model's state, in the place of the one before."""
-    for name, value in state.items():
-        kept.setdefault(name, torch.empty_like(value)).copy_(value)
+                training.restore_best()
+                raise DivergedError(
+                    f"{name}, epoch {training.epoch}: the validation loss is not finite; "
+                    f"best epoch before: {training.best_epoch or 'none'}",
+                    training.best_epoch,
+                )
+            training.end_epoch(validation_loss)
+            bar.set_postfix(**training.losses)
+    training.restore_best()
+    return training.history
 
 
 def _train_epoch(
-    model: nn.Module,
-    windows: Windows,
-    batches: Iterator[Tensor],
-    loss: Loss,
-    optimiser: torch.optim.Optimizer,
-    bar: tqdm,
-) -> float:
+    training: Progress, windows: Windows, loss: Loss, keeper: Keeper | None, bar: tqdm
+) -> None:
+    """Train what is left of the epoch under way."""
+    model, optimiser = training.model, training.optimiser
     model.train()
-    total = torch.zeros((), device=windows.rows.device)  # summed there: no wait per step
-    for chosen in batches:
+    batches = _batches(training.order, training.settings.batch_size)
+    for chosen in batches[training.step :]:
         optimiser.zero_grad(set_to_none=True)
         value = loss(model, windows.batch(chosen))
         value.backward()
         optimiser.step()
-        total += value.detach() * len(chosen)
+        training.count(value.detach(), len(chosen))
         bar.update()
-    return float(total) / len(windows.rows)
+        if keeper and keeper.is_due():
+            keeper.save(training.state())
+            if stop_requested.is_set():
+                raise InterruptedTrainingError
 
 
 def batch_of(samples: dict[str, Tensor], rows: Tensor) -> Batch:
@@ -164,7 +153,7 @@ def batch_of(samples: dict[str, Tensor], rows: Tensor) -> Batch:
     return {name: values[rows] for name, values in samples.items()}
 
 
-def _batches(windows: Tensor, batch_size: int) -> Iterator[Tensor]:
+def _batches(windows: Tensor, batch_size: int) -> list[Tensor]:
     """Split windows; a last batch of one window joins the one before it.
 
     BatchNorm over the windows of a batch, as of handcrafted features, is not defined for one.
@@ -172,7 +161,7 @@ def _batches(windows: Tensor, batch_size: int) -> Iterator[Tensor]:
     batches = list(windows.split(batch_size))
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
-    return iter(batches)
+    return batches
 
 
 def predict_windows(

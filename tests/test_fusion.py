@@ -133,9 +133,9 @@ def test_low_rank_factors_are_trained_and_saved(device: str, tmp_path: Path) -> 
     after = model.state_dict()
     for name in names:
         assert not torch.equal(before[name], after[name]), name
-    run = runs.Run(tmp_path / "run", {}, {})
+    run = runs.Run(tmp_path / "run")
     path = run.checkpoint("lmfn-foot", "1")
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     torch.save(after, path)
     loaded = run.load("lmfn-foot", "1", script_a.network("lmfn", "foot")).to(device)
     assert all(torch.equal(after[name], value) for name, value in loaded.state_dict().items())

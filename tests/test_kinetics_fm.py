@@ -376,7 +376,7 @@ def changed_test_rows(
                 [
                     *("--data", str(sample_files["b"]), "--output-dir", str(tmp_path)),
                     *("--rows", "dlr-feet", "--protocol", protocol, "--run-name", run),
-                    *("--epochs", "1", "--device", "cpu"),
+                    *("--epochs", "1", "--device", "cpu", "--jobs", "1"),
                 ]
             )
             folder = tmp_path / "Dataset_B_kinetics_fm_models" / run / "checkpoints"
@@ -411,12 +411,12 @@ SAVING = """
 import numpy, pandas, sys, torch
 from pathlib import Path
 from common import runs
-run = runs.Run(Path({folder!r}), {{}}, {{}})
+run = runs.Run(Path({folder!r}))
 state = {{"weight": torch.ones(int({gb} * 2.5e8))}}
 history = pandas.DataFrame({{"row": ["x"], "fold": ["1"]}})
 metrics = pandas.DataFrame({{"row": ["x"], "test_subject": ["1"]}})
 if {save}:
-    run.add("x", "1", state, {{"truth": numpy.zeros(1)}}, history, metrics)
+    run.add("x", "1", state, {{"truth": numpy.zeros(1)}}, history, metrics, "")
 """
 
 

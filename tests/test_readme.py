@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from common import flags
+from common import flags, study
 from tests.conftest import ROOT
+from tests.made_runs import write_run
 from tests.narrow import narrow_networks
+from tools import report
 
 README = (ROOT / "README.md").read_text()
 
@@ -26,9 +28,14 @@ def blocks(language: str) -> list[str]:
 
 
 COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
-SCRIPT_COMMANDS = [line for line in COMMANDS if line.startswith("python Dataset_")]
+FULL_COMMANDS = [line for line in COMMANDS if "--run-name full" in line]  # days of training
+SCRIPT_COMMANDS = [
+    line for line in COMMANDS if line.startswith("python Dataset_") and line not in FULL_COMMANDS
+]
+REPORT_COMMANDS = [line for line in COMMANDS if line.startswith("python -m tools.report")]
 SET_UP = "python -m pip install -r requirements.txt && "
-OTHERS = [line for line in COMMANDS if line not in SCRIPT_COMMANDS and SET_UP not in line]
+RUN_ELSEWHERE = [*SCRIPT_COMMANDS, *FULL_COMMANDS, *REPORT_COMMANDS]
+OTHERS = [line for line in COMMANDS if line not in RUN_ELSEWHERE and SET_UP not in line]
 
 
 def test_set_up_commands_are_those_of_ci() -> None:
@@ -69,18 +76,81 @@ def test_script_commands_run(
         assert "--test-subjects" in capsys.readouterr().out
         return
     rows = [] if "--rows" in arguments else ["--rows", script.EXPERIMENTS[1].row]
-    result = script.main([*arguments, *rows, "--epochs", "1", "--device", "cpu"])
-    assert result["test_subject"].nunique() == (3 if "all" in arguments else 1)
+    if "--resume" in arguments:
+        folder = tmp_path / "outputs" / script.STUDY.script.stem / "night"
+        before = ["--run-name", folder.name, "--test-subjects", "all", *rows]
+        script.main([*before, "--epochs", "1", "--device", "cpu", "--jobs", "1"])
+    result = script.main([*arguments, *rows, "--epochs", "1", "--device", "cpu", "--jobs", "1"])
+    is_whole = {"all", "--resume"} & set(arguments)
+    assert result["test_subject"].nunique() == (3 if is_whole else 1)
+
+
+def test_the_full_commands_are_the_ten_scripts() -> None:
+    """A table of the paper whose script is not among them cannot be rebuilt."""
+    scripts = sorted(shlex.split(command)[1] for command in FULL_COMMANDS)
+    assert len(set(scripts)) == 10
+    assert {path.name for path in ROOT.glob("Dataset_*.py")} <= set(scripts)
+
+
+@pytest.mark.parametrize("command", FULL_COMMANDS)
+def test_full_commands_ask_for_every_row_and_fold(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what they ask for: training it takes days. A script that is not there fails here."""
+    asked = []
+    monkeypatch.setattr(study, "run", lambda its_study, options: asked.append((its_study, options)))
+    name, *arguments = shlex.split(command)[1:]
+    importlib.import_module(name.removesuffix(".py")).main(arguments)
+    [(its_study, options)] = asked
+    assert options.data == flags.default_file(its_study.dataset)
+    assert options.test_subjects == ["all"]
+    assert options.rows is None
+    assert options.run_name == "full"
+
+
+@pytest.mark.parametrize("command", REPORT_COMMANDS)
+def test_report_commands_run(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On runs where the ten commands leave theirs, and on those kept in `docs/results/`."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "README.md", tmp_path)
+    shutil.copytree(ROOT / "docs" / "results", tmp_path / "docs" / "results")
+    for script, row in (("Dataset_A_x", "lmfn-foot"), ("Dataset_B_x", "lmfn-feet")):
+        folder = tmp_path / "outputs" / script / "full"
+        rows = [(row, row.split("-")[1], 154545)]
+        write_run(folder, script, rows, lambda row, subject, k: 5.0 + k, subjects=["7", "8"])
+    arguments = [
+        str(path)
+        for argument in shlex.split(command)[3:]
+        for path in (sorted(Path().glob(argument)) if "*" in argument else [argument])
+    ]
+    report.main(arguments)
+    printed = capsys.readouterr().out
+    if "--readme" in arguments:
+        assert (tmp_path / "README.md").read_text() == README
+    else:
+        assert "lmfn-foot" in printed
+        assert "lmfn-feet" in printed
+        assert (tmp_path / "outputs" / "report" / "report.md").exists()
 
 
 @pytest.mark.parametrize("command", OTHERS)
-def test_other_commands_run(command: str, tmp_path: Path) -> None:
-    """The commands that are no script, on a copy of the project."""
+def test_other_commands_run(
+    command: str, raw: Path, sample_files: dict[str, Path], tmp_path: Path
+) -> None:
+    """The commands that are no script, on a copy of the project; a small download is in camargo."""
     copy = tmp_path / "project"
     shutil.copytree(
         ROOT, copy, ignore=shutil.ignore_patterns(".*", "outputs", "data", "__pycache__")
     )
     (copy / "data").mkdir()
+    (copy / "camargo").symlink_to(raw)
+    if "--out data/dataset_a.h5" not in command:  # else it is about to be made
+        shutil.copy(sample_files["a"], copy / "data" / "dataset_a.h5")
     arguments = shlex.split(command.replace("--minutes 1", "--minutes 0.1"))
     assert arguments[0] == "python"
     subprocess.run([sys.executable, *arguments[1:]], cwd=copy, check=True, capture_output=True)

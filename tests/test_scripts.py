@@ -36,7 +36,7 @@ FUSION = (fusion_a, fusion_b)
 KINETICS_FM = (kinetics_fm_a, kinetics_fm_b)
 ABLATION = (ablation_a, ablation_b)
 SCRIPTS = (*DISTILLATION, *BASELINES, *FUSION, *KINETICS_FM, *ABLATION)
-QUICK = ["--epochs", "1", "--device", "cpu"]
+QUICK = ["--epochs", "1", "--device", "cpu", "--jobs", "1"]
 
 
 def rows_of(script: ModuleType) -> list[str]:
@@ -97,10 +97,13 @@ def test_the_folder_holds_everything(finished: Finished) -> None:
     """What the README promises to find after a run, and nothing half written."""
     rows = finished.rows
     subject = finished.metrics["test_subject"].iloc[0]
-    names = {str(path.relative_to(finished.folder)) for path in finished.folder.rglob("*.*")}
+    names = {str(path.relative_to(finished.folder)) for path in finished.folder.rglob("*.*")} - {
+        ".lock"
+    }
     expected = {"config.json", "history.csv", "metrics.csv"}
     expected |= {f"predictions/{row}-subject_{subject}.npz" for row in rows}
     expected |= {f"checkpoints/{row}-subject_{subject}.pt" for row in rows}
+    expected |= {f"results/{row}-subject_{subject}.json" for row in rows}
     chart = "nrmse_of_rows" if finished.script in ABLATION else "nrmse_against_imus"
     figures = ("nrmse_per_target", chart, f"traces-subject_{subject}")
     expected |= {f"figures/{name}.png" for name in figures}

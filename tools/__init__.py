@@ -1,0 +1,1 @@
+"""Commands for users, `python -m tools.<name>`; no script imports them."""
