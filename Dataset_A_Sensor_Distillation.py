@@ -319,12 +319,15 @@ TEACHER_SET = "all_imus_emg"
 STUDENT_SETS = ("foot", "foot_trunk", "foot_shank_trunk", "all_imus")
 
 
-def network(sensor_set: str, projection: bool) -> KineticsMFFMNet:
-    """Build the network for a sensor set."""
+def network(sensor_set: str, projection: bool) -> partial[KineticsMFFMNet]:
+    """Return the network for a sensor set, to be built."""
     sensors, modalities = SENSOR_SETS[sensor_set]
     channels = {"acc": 3 * len(sensors), "gyr": 3 * len(sensors), "emg": len(MUSCLES)}
-    return KineticsMFFMNet(
-        tuple(channels[modality] for modality in modalities), len(TARGETS), projection=projection
+    return partial(
+        KineticsMFFMNet,
+        channels=tuple(channels[modality] for modality in modalities),
+        targets=len(TARGETS),
+        projection=projection,
     )
 
 
@@ -333,7 +336,7 @@ def teacher_row() -> Experiment:
     return Experiment(
         "teacher",
         TEACHER_SET,
-        model=partial(network, TEACHER_SET, projection=True),
+        model=network(TEACHER_SET, projection=True),
         loss=lambda setup: supervised_loss(TEACHER_SET),
     )
 
@@ -343,13 +346,13 @@ def student_rows(sensor_set: str) -> list[Experiment]:
     naive = Experiment(
         f"student-{sensor_set}",
         sensor_set,
-        model=partial(network, sensor_set, projection=False),
+        model=network(sensor_set, projection=False),
         loss=lambda setup: supervised_loss(sensor_set),
     )
     distilled = Experiment(
         f"distilled-{sensor_set}",
         sensor_set,
-        model=partial(network, sensor_set, projection=True),
+        model=network(sensor_set, projection=True),
         loss=lambda setup: distillation_loss(
             sensor_set, setup.teacher, TEACHER_SET, setup.options.alpha, setup.options.beta
         ),

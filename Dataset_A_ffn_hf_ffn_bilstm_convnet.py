@@ -430,14 +430,14 @@ NETWORKS = {
 }
 
 
-def network(model: str, sensor_set: str) -> nn.Module:
-    """Build the network of a row."""
+def network(model: str, sensor_set: str) -> partial[nn.Module]:
+    """Return the network of a row, to be built."""
     sensors, modalities = SENSOR_SETS[sensor_set]
     if model == "conv2d":
-        return Conv2DNet(len(sensors), len(TARGETS), WINDOW)
+        return partial(Conv2DNet, len(sensors), len(TARGETS), WINDOW)
     channels = {"acc": 3 * len(sensors), "gyr": 3 * len(sensors), "emg": len(MUSCLES)}
     total = sum(channels[modality] for modality in modalities)
-    return NETWORKS[model](total, len(TARGETS), WINDOW)
+    return partial(NETWORKS[model], total, len(TARGETS), WINDOW)
 
 
 def model_row(model: str, sensor_set: str) -> Experiment:
@@ -450,7 +450,7 @@ def model_row(model: str, sensor_set: str) -> Experiment:
     return Experiment(
         row,
         sensor_set,
-        model=partial(network, model, sensor_set),
+        model=network(model, sensor_set),
         loss=lambda setup: prediction_loss(STUDY.predict(row)),
         features=features if model == "ffn_hf" else None,
     )

@@ -362,13 +362,12 @@ NETWORKS = {
 }
 
 
-def network(name: str, sensor_set: str) -> AblationNet:
-    """Build the network of a row."""
+def network(name: str, sensor_set: str) -> partial[AblationNet]:
+    """Return the network of a row, to be built."""
     sensors, modalities = SENSOR_SETS[sensor_set]
     channels = {"acc": 3 * len(sensors), "gyr": 3 * len(sensors), "emg": len(MUSCLES)}
-    return AblationNet(
-        tuple(channels[modality] for modality in modalities), len(TARGETS), **NETWORKS[name]
-    )
+    sizes = tuple(channels[modality] for modality in modalities)
+    return partial(AblationNet, sizes, len(TARGETS), **NETWORKS[name])
 
 
 def ablation_row(name: str) -> Experiment:
@@ -376,7 +375,7 @@ def ablation_row(name: str) -> Experiment:
     return Experiment(
         name,
         FULL_SET,
-        model=partial(network, name, FULL_SET),
+        model=network(name, FULL_SET),
         loss=lambda setup: supervised_loss(FULL_SET),
     )
 

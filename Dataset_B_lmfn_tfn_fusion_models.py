@@ -390,11 +390,12 @@ FULL_SET = "all_imus_video"
 NETWORKS = {"lmfn": LMFN, "tfn": TFN}
 
 
-def network(model: str, sensor_set: str) -> LMFN | TFN:
-    """Build the network of a row."""
+def network(model: str, sensor_set: str) -> partial[LMFN | TFN]:
+    """Return the network of a row, to be built."""
     sensors, modalities = SENSOR_SETS[sensor_set]
     channels = {"acc": 3 * len(sensors), "gyr": 3 * len(sensors), "video": 4 * len(JOINTS)}
-    return NETWORKS[model](tuple(channels[modality] for modality in modalities), len(TARGETS))
+    sizes = tuple(channels[modality] for modality in modalities)
+    return partial(NETWORKS[model], sizes, len(TARGETS))
 
 
 def model_row(model: str, sensor_set: str) -> Experiment:
@@ -402,7 +403,7 @@ def model_row(model: str, sensor_set: str) -> Experiment:
     return Experiment(
         f"{model}-{sensor_set}",
         sensor_set,
-        model=partial(network, model, sensor_set),
+        model=network(model, sensor_set),
         loss=lambda setup: supervised_loss(sensor_set),
     )
 

@@ -375,13 +375,12 @@ NETWORKS = {
 }
 
 
-def network(name: str, sensor_set: str) -> AblationNet:
-    """Build the network of a row."""
+def network(name: str, sensor_set: str) -> partial[AblationNet]:
+    """Return the network of a row, to be built."""
     sensors, modalities = SENSOR_SETS[sensor_set]
     channels = {"acc": 3 * len(sensors), "gyr": 3 * len(sensors), "video": 4 * len(JOINTS)}
-    return AblationNet(
-        tuple(channels[modality] for modality in modalities), len(TARGETS), **NETWORKS[name]
-    )
+    sizes = tuple(channels[modality] for modality in modalities)
+    return partial(AblationNet, sizes, len(TARGETS), **NETWORKS[name])
 
 
 def ablation_row(name: str, sensor_set: str) -> Experiment:
@@ -389,7 +388,7 @@ def ablation_row(name: str, sensor_set: str) -> Experiment:
     return Experiment(
         name if sensor_set == FULL_SET else f"{name}-{sensor_set}",
         sensor_set,
-        model=partial(network, name, sensor_set),
+        model=network(name, sensor_set),
         loss=lambda setup: supervised_loss(sensor_set),
     )
 

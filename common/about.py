@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import platform
 import subprocess
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 
 from common import flags
 from common.data import Recording
-from common.experiments import Study
+from common.experiments import Experiment, Study
 from common.plan import Plan
 
 
@@ -44,6 +45,39 @@ def settings(
     }
 
 
+def checkpoint(
+    study: Study, experiment: Experiment, test_subject: str, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what a checkpoint tells of its model, so that it can be used without its run.
+
+    Args:
+        study: The script's. experiment: The row. test_subject: Not trained on.
+        settings: Of the run.
+    """
+    arguments = inspect.signature(experiment.model.func).bind(
+        *experiment.model.args, **experiment.model.keywords
+    )
+    arguments.apply_defaults()
+    sensors, modalities = study.sensor_sets[experiment.sensor_set]
+    return {
+        "script": study.script.stem,
+        "row": experiment.row,
+        "model": experiment.model.func.__name__,
+        "arguments": arguments.arguments,
+        "sensor_set": experiment.sensor_set,
+        "sensors": sensors,
+        "modalities": modalities,
+        "targets": [target._asdict() for target in study.targets],
+        "window": study.window,
+        "rate_hz": study.rate_hz,
+        "normalisation": "by the model's own input BatchNorm, whose statistics are tensors here",
+        "test_subject": test_subject,
+        "settings": settings,
+        "versions": _versions(),
+        "git": _git_description(study.script.parent),
+    }
+
+
 def digest(recording: Recording) -> str:
     """Tell one data file from another by everything that is read of it."""
     found = hashlib.blake2b(digest_size=16)
@@ -66,14 +100,17 @@ def circumstances(
     """Return the flags as given, the device, the versions and the state of the checkout."""
     given = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()}
     given.pop("given", None)
-    versions = {"python": platform.python_version()}
-    versions |= {module.__name__: module.__version__ for module in (torch, np, h5py)}
     return {
         "flags": given,
         "device_name": flags.device_name(device),
-        "versions": versions,
+        "versions": _versions(),
         "git": _git_description(study.script.parent),
     }
+
+
+def _versions() -> dict[str, str]:
+    modules = {module.__name__: module.__version__ for module in (torch, np, h5py)}
+    return {"python": platform.python_version(), **modules}
 
 
 def _git_description(checkout: Path) -> str | None:

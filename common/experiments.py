@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,7 +55,8 @@ class Experiment:
 
     Attributes:
         row: Its name. sensor_set: The name of its sensor set.
-        model: Builds the network. loss: Makes the training loss.
+        model: Builds the network: its class and arguments, which a checkpoint tells.
+        loss: Makes the training loss.
         teacher: The row whose trained model the loss needs, None for none.
         features: Makes `(B, F)` of a batch of windows, None for nothing. It is done once per fold;
             the model is given that in place of its inputs.
@@ -66,7 +68,7 @@ class Experiment:
 
     row: str
     sensor_set: str
-    model: Callable[[], nn.Module]
+    model: partial[nn.Module]
     loss: Callable[[Setup], training.Loss] | None = None
     teacher: str | None = None
     features: training.WindowFeatures | None = None

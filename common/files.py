@@ -45,6 +45,11 @@ def save_tensors(values: Mapping[str, Any], path: Path) -> None:
         try:
             torch.save(dict(values), part)
         except RuntimeError as error:
-            is_full = shutil.disk_usage(path.parent).free < part.stat().st_size + 2**20
-            number = errno.ENOSPC if is_full else errno.EIO
-            raise OSError(number, os.strerror(number), str(path)) from error
+            raise as_disk_error(path, part) from error
+
+
+def as_disk_error(path: Path, part: Path) -> OSError:
+    """Return the error to raise where a library failed to write `part` and did not tell why."""
+    is_full = shutil.disk_usage(path.parent).free < part.stat().st_size + 2**20
+    number = errno.ENOSPC if is_full else errno.EIO
+    return OSError(number, os.strerror(number), str(path))

@@ -19,14 +19,15 @@ STATE_BYTES = 16  # of a parameter in a state: weights, two moments, the best ep
 PARAMETER_BYTES = 28  # weights, gradients, two moments, the best epoch; and room to work, measured
 
 
-def own_parameters(experiment: Experiment) -> int:
-    """Count the parameters of a row's model that are not another row's."""
+def count_parameters(experiment: Experiment) -> int:
+    """Count the parameters of a row's model."""
     with torch.device("meta"):
-        model = experiment.model()
-    children = model.named_children()
-    shared = [child for name, child in children if name in experiment.networks]
-    count = sum(parameter.numel() for parameter in model.parameters())
-    return count - sum(p.numel() for child in shared for p in child.parameters())
+        return sum(parameter.numel() for parameter in experiment.model().parameters())
+
+
+def largest_training(experiments: Sequence[Experiment]) -> int:
+    """Return the parameters of the largest model that is trained, not fitted; 0 for none."""
+    return max((count_parameters(e) for e in experiments if e.fit is None), default=0)
 
 
 def check_space(
@@ -41,9 +42,11 @@ def check_space(
     Raises:
         InputError: It has not.
     """
-    counts = {e.row: own_parameters(e) for e in {e.row: e for e in experiments}.values()}
+    different = {experiment.row: experiment for experiment in experiments}
+    counts = {row: count_parameters(experiment) for row, experiment in different.items()}
     needed = sum(4 * counts[e.row] + 4 * n for e, n in zip(experiments, values, strict=True))
-    needed += jobs * 2 * STATE_BYTES * max(counts.values(), default=0)  # the new beside the old
+    largest = largest_training(list(different.values()))
+    needed += jobs * 2 * STATE_BYTES * largest  # the new state beside the old
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     if needed > free:

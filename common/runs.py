@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
-from common.files import InputError, save_tensors, written_whole
+from common import checkpoints
+from common.files import InputError, written_whole
 
 
 class Run:
@@ -146,7 +146,8 @@ class Run:
 
     def checkpoint(self, row: str, test_subject: str) -> Path:
         """Return the path of a row's trained model."""
-        return self.folder / "checkpoints" / f"{row}-subject_{test_subject}.pt"
+        name = f"{row}-subject_{test_subject}{checkpoints.SUFFIX}"
+        return self.folder / "checkpoints" / name
 
     def predictions(self, row: str, test_subject: str) -> Path:
         """Return the path of a row's truth and prediction of the test subject."""
@@ -160,7 +161,7 @@ class Run:
         self,
         row: str,
         test_subject: str,
-        state: Mapping[str, Tensor],
+        model: checkpoints.Checkpoint,
         predictions: dict[str, np.ndarray],
         history: pd.DataFrame,
         metrics: pd.DataFrame,
@@ -168,7 +169,7 @@ class Run:
     ) -> None:
         """Write the results of a row on a test subject; its file in `results` makes them count."""
         paths = self.checkpoint(row, test_subject), self.predictions(row, test_subject)
-        save_tensors(state, paths[0])
+        checkpoints.save(*model, paths[0])
         with written_whole(paths[1]) as part, part.open("wb") as file:
             np.savez_compressed(file, **predictions)
         result = {
@@ -180,10 +181,10 @@ class Run:
         with written_whole(self.result(row, test_subject)) as part:
             part.write_text(json.dumps(result) + "\n")
 
-    def keep_diverged(self, row: str, test_subject: str, state: Mapping[str, Tensor]) -> None:
+    def keep_diverged(self, row: str, test_subject: str, model: checkpoints.Checkpoint) -> None:
         """Write the best epoch before a training diverged, beside the checkpoints that count."""
         path = self.checkpoint(row, test_subject)
-        save_tensors(state, path.with_name(f"{path.stem}.diverged.pt"))
+        checkpoints.save(*model, path.with_suffix(f".diverged{path.suffix}"))
 
     def write_tables(self) -> None:
         """Write `history.csv` and `metrics.csv`."""
@@ -199,8 +200,8 @@ class Run:
         """
         path = self.checkpoint(row, test_subject)
         try:
-            model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        except Exception as error:  # of any kind, since the unpickler may meet any bytes
+            model.load_state_dict(checkpoints.load(path).tensors)
+        except (InputError, RuntimeError) as error:
             raise InputError(
                 f"{path}: damaged, or another model's; delete it to train {row} again"
             ) from error

@@ -117,9 +117,9 @@ def _count_jobs(
     options: argparse.Namespace, work: _Work, recording: Recording, device: torch.device
 ) -> int:
     rows = {task.row for task in work.todo}
-    sizes = [resources.own_parameters(work.study.experiment(row)) for row in rows]
+    largest = resources.largest_training([work.study.experiment(row) for row in rows])
     values = sum(samples.numel() for samples in recording.samples.values())
-    return resources.count_jobs(options, max(sizes, default=0), len(work.todo), 4 * values, device)
+    return resources.count_jobs(options, largest, len(work.todo), 4 * values, device)
 
 
 def _check_space(work: _Work, recording: Recording, jobs: int) -> None:

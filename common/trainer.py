@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from common import folds, runs, tables, training
+from common import about, folds, runs, tables, training
+from common.checkpoints import Checkpoint
 from common.data import Recording
 from common.experiments import Experiment, Setup, Study
 from common.interruption import Keeper
@@ -54,11 +56,10 @@ class Trainer:
         else:
             trained = self._fit(experiment, fold)
         outcome = self._outcome(fold, self._predict(trained.model, experiment, fold.test))
-        state = trained.model.state_dict()
         self.results.add(
             row,
             subject,
-            {name: state[name] for name in state if name.split(".")[0] not in experiment.networks},
+            self._checkpoint(experiment, subject, trained.model),
             outcome,
             pd.DataFrame(
                 [{"row": row, "fold": subject, **epoch._asdict()} for epoch in trained.history]
@@ -101,7 +102,8 @@ class Trainer:
             )
         except training.DivergedError as error:
             if error.best_epoch:
-                self.results.keep_diverged(experiment.row, fold.test_subject, model.state_dict())
+                best = self._checkpoint(experiment, fold.test_subject, model)
+                self.results.keep_diverged(experiment.row, fold.test_subject, best)
             keeper.forget()
             raise
         best = min(history, key=lambda epoch: epoch.validation_loss)
@@ -145,6 +147,14 @@ class Trainer:
             return None
         model = self.study.experiment(experiment.teacher).model()
         return self.results.load(experiment.teacher, fold.test_subject, model).to(self.device)
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return about.settings(self.study, self.options, self.recording, self.plan, self.device)
+
+    def _checkpoint(self, experiment: Experiment, subject: str, model: nn.Module) -> Checkpoint:
+        described = about.checkpoint(self.study, experiment, subject, self._settings)
+        return Checkpoint(model.state_dict(), described)
 
     def _outcome(self, fold: folds.Fold, prediction: Tensor) -> dict[str, np.ndarray]:
         """Return what `predictions/` holds: every scored row of the test subject, in order."""

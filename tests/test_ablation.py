@@ -66,7 +66,7 @@ def test_the_full_row_is_the_teachers_network(script: ModuleType, distillation: 
     torch.manual_seed(0)
     teacher = distillation.EXPERIMENTS[0].model()
     weights = {k: v for k, v in teacher.state_dict().items() if not k.startswith("projection")}
-    full = script.network("mffm_gated", script.FULL_SET)
+    full = script.network("mffm_gated", script.FULL_SET)()
     full.load_state_dict(weights)
     sensors = script.inputs(batch_of(script, 3), script.SENSOR_SETS[script.FULL_SET])
     for mode in (True, False):  # with the same dropout, and without
@@ -81,7 +81,7 @@ def test_rows_differ_in_their_blocks_only() -> None:
     """The published rows differ in dropout too, so that nobody knows what a block did."""
     for script in (script_a, script_b):
         for name in script.NETWORKS:
-            model = script.network(name, script.FULL_SET)
+            model = script.network(name, script.FULL_SET)()
             dropouts = {m.p for m in model.modules() if isinstance(m, nn.Dropout)}
             assert dropouts == {0.25}, name
         assert {experiment.epochs for experiment in script.EXPERIMENTS} == {None}

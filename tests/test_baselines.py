@@ -105,7 +105,7 @@ def test_the_sparsest_set_ignores_all_other_imus(script: ModuleType, model: str)
     """The published 2D input of the foot held every IMU; ours must not change with the others."""
     sensor_set = script.IMU_SETS[0]
     row = f"{model}-{sensor_set}"
-    network, predict = script.network(model, sensor_set).eval(), script.STUDY.predict(row)
+    network, predict = script.network(model, sensor_set)().eval(), script.STUDY.predict(row)
     batch = batch_of(script, 2)
     before = predict(network, batch)
     for modality in ("acc", "gyr"):
@@ -396,13 +396,13 @@ def test_conv2d_equals_a_plain_computation() -> None:
 @pytest.mark.parametrize(("script", "width"), [(script_a, 192), (script_b, 96)])
 def test_conv2d_flattens_to_the_papers_width(script: ModuleType, width: int) -> None:
     """Six time steps of 32 features in A, three in B."""
-    assert script.network("conv2d", script.IMU_SETS[0]).head.in_features == width
+    assert script.network("conv2d", script.IMU_SETS[0])().head.in_features == width
 
 
 @pytest.mark.parametrize("model", ["ffn_hf", "ffn", "bilstm", "lstm", "conv2d"])
 def test_dropout_is_on_in_training_and_off_in_eval(model: str) -> None:
     """A prediction that changes from call to call cannot be a result; dropout must be on before."""
-    network = script_b.network(model, "feet")
+    network = script_b.network(model, "feet")()
     x = torch.randn(2, script_b.WINDOW, 12)
     assert not torch.equal(network(x), network(x))
     network.eval()

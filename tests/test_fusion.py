@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import Dataset_A_lmfn_tfn_fusion_models as script_a
 import Dataset_B_lmfn_tfn_fusion_models as script_b
-from common import runs
+from common import checkpoints, runs
 from tests.test_baselines import batch_of, check_dependence, linear, normed, used_parameters
 from tests.test_sensor_distillation import lstm_direction, parameters_of
 
@@ -122,7 +122,7 @@ def test_low_rank_factors_are_born_as_the_paper_says() -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_low_rank_factors_are_trained_and_saved(device: str, tmp_path: Path) -> None:
     """In the published code the factors are no parameters on a GPU: the model stays as born."""
-    model = script_a.network("lmfn", "foot").to(device)
+    model = script_a.network("lmfn", "foot")().to(device)
     names = ["fusion.factors.0", "fusion.factors.1", "fusion.rank_weights", "fusion.bias"]
     assert set(names) <= set(dict(model.named_parameters())) & set(model.state_dict())
     before = copy.deepcopy(model.state_dict())
@@ -135,9 +135,8 @@ def test_low_rank_factors_are_trained_and_saved(device: str, tmp_path: Path) -> 
         assert not torch.equal(before[name], after[name]), name
     run = runs.Run(tmp_path / "run")
     path = run.checkpoint("lmfn-foot", "1")
-    path.parent.mkdir(parents=True)
-    torch.save(after, path)
-    loaded = run.load("lmfn-foot", "1", script_a.network("lmfn", "foot")).to(device)
+    checkpoints.save(after, {}, path)
+    loaded = run.load("lmfn-foot", "1", script_a.network("lmfn", "foot")()).to(device)
     assert all(torch.equal(after[name], value) for name, value in loaded.state_dict().items())
     inputs = script_a.inputs(batch, script_a.SENSOR_SETS["foot"])
     assert torch.equal(model.eval()(*inputs), loaded.eval()(*inputs))
@@ -264,7 +263,7 @@ def test_the_product_never_stands_in_memory_at_once() -> None:
 @pytest.mark.parametrize("model", ["lmfn", "tfn"])
 def test_dropout_is_on_in_training_and_off_in_eval(model: str) -> None:
     """A prediction that changes from call to call cannot be a result; dropout must be on before."""
-    network = script_b.network(model, "feet")
+    network = script_b.network(model, "feet")()
     x = torch.randn(2, script_b.WINDOW, 6)
     assert not torch.equal(network(x, x), network(x, x))
     network.eval()

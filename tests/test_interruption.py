@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 import Dataset_B_lmfn_tfn_fusion_models as script
-from common import cluster, flags, interruption, jobs, resources, training
+from common import checkpoints, cluster, flags, interruption, jobs, resources, training
 from common.files import InputError
 from common.study import FailedTasksError
 from common.training import Loss
@@ -48,8 +48,8 @@ def outcome(folder: Path) -> dict[str, object]:
     found["history"] = [line.rpartition(",")[0] for line in lines]  # but for the seconds
     for path in sorted(folder.glob("predictions/*.npz")):
         found[path.name] = np.load(path)["prediction"].tobytes()
-    for path in sorted(folder.glob("checkpoints/*.pt")):
-        state = torch.load(path, weights_only=True)
+    for path in sorted(folder.glob("checkpoints/*")):
+        state = checkpoints.load(path).tensors
         found[path.name] = [(name, value.numpy().tobytes()) for name, value in state.items()]
     return found
 
@@ -136,7 +136,7 @@ def test_a_damaged_state_costs_its_training_only(
     assert outcome(folder) == outcome(tmp_path / NAME / "whole")
 
 
-@pytest.mark.parametrize("cut", ["checkpoints/*.pt", "predictions/*.npz", "results/*.json"])
+@pytest.mark.parametrize("cut", ["checkpoints/*", "predictions/*.npz", "results/*.json"])
 def test_a_damaged_result_is_trained_again(cut: str, usual: list[str], tmp_path: Path) -> None:
     """Of a finished run only the row whose file was cut in half is done again."""
     script.main([*usual, "--run-name", "mine"])
@@ -246,8 +246,8 @@ def test_one_diverged_training_does_not_stop_the_others(
             script.main([*usual, "--run-name", "nan"])
     assert "best epoch before: 1" in str(failed.value)
     assert [path.stem for path in folder.glob("results/*")] == [f"{ROWS[1]}-subject_03"]
-    path = folder / "checkpoints" / f"{ROWS[0]}-subject_03.diverged.pt"
-    assert all(value.isfinite().all() for value in torch.load(path, weights_only=True).values())
+    path = folder / "checkpoints" / f"{ROWS[0]}-subject_03.diverged.safetensors"
+    assert all(value.isfinite().all() for value in checkpoints.load(path).tensors.values())
     times = {path: path.stat().st_mtime_ns for path in folder.glob(f"*/{ROWS[1]}*")}
     script.main(["--output-dir", str(tmp_path), "--resume"])
     assert times == {path: path.stat().st_mtime_ns for path in folder.glob(f"*/{ROWS[1]}*")}

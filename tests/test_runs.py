@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from torch import nn
 
-from common import files, flags, runs
+from common import checkpoints, files, flags, runs
 from common.files import InputError
 
 
@@ -72,12 +71,11 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     """A student must not be taught by half a teacher."""
     run = begun(tmp_path / "run")
     path = run.checkpoint("teacher", "07")
-    path.parent.mkdir()
-    torch.save(nn.Linear(2, 2).state_dict(), path)
+    checkpoints.save(nn.Linear(2, 2).state_dict(), {}, path)
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"text"):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"teacher-subject_07\.pt: damaged"):
+        with pytest.raises(InputError, match=r"teacher-subject_07\.safetensors: damaged"):
             run.load("teacher", "07", nn.Linear(2, 2))
     path.write_bytes(whole)
     with pytest.raises(InputError, match="another model's"):
@@ -144,8 +142,8 @@ def added(folder: Path, row: str = "teacher") -> tuple[runs.Run, pd.DataFrame]:
     lines = pd.DataFrame({"row": row, "test_subject": "07", "rmse": [0.1 + 0.2, 1 / 3, math.nan]})
     history = pd.DataFrame({"row": [row], "fold": ["07"], "epoch": [1]})
     run = begun(folder)
-    state = nn.Linear(1, 1).state_dict()
-    run.add(row, "07", state, {"truth": np.zeros(1)}, history, lines, "well")
+    model = checkpoints.Checkpoint(nn.Linear(1, 1).state_dict(), {"row": row})
+    run.add(row, "07", model, {"truth": np.zeros(1)}, history, lines, "well")
     return run, lines
 
 
@@ -165,7 +163,7 @@ def test_going_on_with_a_run_keeps_its_numbers(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(written, again.metrics, check_exact=True)
 
 
-@pytest.mark.parametrize("name", ["results/*.json", "checkpoints/*.pt", "predictions/*.npz"])
+@pytest.mark.parametrize("name", ["results/*.json", "checkpoints/*", "predictions/*.npz"])
 @pytest.mark.parametrize("is_missing", [True, False])
 def test_a_result_with_a_file_cut_in_half_does_not_count(
     tmp_path: Path, name: str, is_missing: bool

@@ -25,7 +25,7 @@ import Dataset_B_kinetics_fm_models as kinetics_fm_b
 import Dataset_B_lmfn_tfn_fusion_models as fusion_b
 import Dataset_B_model_ablation as ablation_b
 import Dataset_B_sensor_distillation as script_b
-from common import charts, metrics, tables
+from common import charts, checkpoints, metrics, tables
 from common.experiments import Setup
 from common.training import Loss
 from tests.narrow import narrow_networks
@@ -102,7 +102,7 @@ def test_the_folder_holds_everything(finished: Finished) -> None:
     }
     expected = {"config.json", "history.csv", "metrics.csv"}
     expected |= {f"predictions/{row}-subject_{subject}.npz" for row in rows}
-    expected |= {f"checkpoints/{row}-subject_{subject}.pt" for row in rows}
+    expected |= {f"checkpoints/{row}-subject_{subject}.safetensors" for row in rows}
     expected |= {f"results/{row}-subject_{subject}.json" for row in rows}
     chart = "nrmse_of_rows" if finished.script in ABLATION else "nrmse_against_imus"
     figures = ("nrmse_per_target", chart, f"traces-subject_{subject}")
@@ -223,7 +223,7 @@ def test_a_student_is_taught_by_the_trained_teacher_of_its_fold(
     finished.again("--rows", experiment.row, "--test-subjects", *subjects, run_name="taught")
     for subject, state in zip(subjects, teachers, strict=True):
         path = finished.folder.with_name("taught") / "checkpoints"
-        saved = torch.load(path / f"teacher-subject_{subject}.pt", weights_only=True)
+        saved = checkpoints.load(path / f"teacher-subject_{subject}.safetensors").tensors
         assert saved.keys() == state.keys()
         assert all(torch.equal(saved[name], state[name]) for name in saved)
     assert not torch.equal(*(state["head.weight"] for state in teachers))

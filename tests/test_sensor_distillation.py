@@ -83,7 +83,7 @@ def test_every_row_has_its_shape_and_finite_gradients(script: ModuleType, window
 def test_eval_is_repeatable_and_training_is_not() -> None:
     """A prediction that changes from call to call cannot be a result; dropout must be on before."""
     torch.manual_seed(0)
-    model = script_a.network("foot", projection=False)
+    model = script_a.network("foot", projection=False)()
     batch = script_a.inputs(batch_of(script_a, 2), script_a.SENSOR_SETS["foot"])
     model.train()
     assert not torch.equal(model(*batch), model(*batch))
@@ -96,7 +96,7 @@ def test_a_student_sees_its_own_sensors_only(script: ModuleType) -> None:
     """A sparse result that used other sensors is the error we are here to avoid."""
     batch = batch_of(script, 2)
     for name, sensor_set in script.SENSOR_SETS.items():
-        model = script.network(name, projection=False).eval()
+        model = script.network(name, projection=False)().eval()
         before = model(*script.inputs(batch, sensor_set))
         for modality in ("acc", "gyr"):
             for i, sensor in enumerate(script.SENSORS):
@@ -250,8 +250,8 @@ def root_mean_square(x: Tensor) -> float:
 def test_distillation_loss_is_its_formula_and_leaves_the_teacher_alone() -> None:
     """A teacher in training mode is a noisy target; one that learns is no teacher."""
     torch.manual_seed(0)
-    teacher = script_a.network("all_imus_emg", projection=True)
-    student = script_a.network("foot", projection=True).eval()
+    teacher = script_a.network("all_imus_emg", projection=True)()
+    student = script_a.network("foot", projection=True)().eval()
     before = copy.deepcopy(teacher.state_dict())
     batch = batch_of(script_a, 3)
     loss = script_a.distillation_loss("foot", teacher, "all_imus_emg", alpha=0.3, beta=2.0)
