@@ -32,7 +32,7 @@ from common import flags, plots, study
 from common.data import read_dataset_a
 from common.experiments import Experiment, Sample, SensorSet, Study, Target
 from common.hdf5 import Columns
-from common.training import Batch, Loss
+from common.training import Batch, Loss, Maker
 
 # What the paper fixes --------------------------------------------------------------------------
 
@@ -292,22 +292,30 @@ def supervised_loss(sensor_set: str) -> Loss:
     return loss
 
 
-def distillation_loss(
-    sensor_set: str, teacher: nn.Module, teacher_set: str, alpha: float, beta: float
-) -> Loss:
-    """RMSE to the targets + alpha RMSE to the teacher's output + beta RMSE to its feature.
+def teaching(teacher: nn.Module, teacher_set: str) -> Maker:
+    """Return what makes the teacher's output and feature of windows.
 
-    The teacher is frozen, in eval mode, and sees its full sensor set.
+    The teacher is frozen, in eval mode, and sees its full sensor set: what it makes of a window
+    never changes, so that it is made once per fold.
     """
     teacher.eval().requires_grad_(False)
 
+    def teach(batch: Batch) -> Batch:
+        taught = teacher.features(*inputs(batch, SENSOR_SETS[teacher_set]))
+        return {"taught_output": taught.output, "taught_feature": taught.feature}
+
+    return teach
+
+
+def distillation_loss(sensor_set: str, alpha: float, beta: float) -> Loss:
+    """RMSE to the targets + alpha RMSE to the teacher's output + beta RMSE to its feature."""
+
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         student = model.features(*inputs(batch, SENSOR_SETS[sensor_set]))
-        taught = teacher.features(*inputs(batch, SENSOR_SETS[teacher_set]))
         return (
             rmse(student.output, batch["targets"])
-            + alpha * rmse(student.output, taught.output)
-            + beta * rmse(student.feature, taught.feature)
+            + alpha * rmse(student.output, batch["taught_output"])
+            + beta * rmse(student.feature, batch["taught_feature"])
         )
 
     return loss
@@ -337,7 +345,7 @@ def teacher_row() -> Experiment:
         "teacher",
         TEACHER_SET,
         model=network(TEACHER_SET, projection=True),
-        loss=lambda setup: supervised_loss(TEACHER_SET),
+        loss=lambda options: supervised_loss(TEACHER_SET),
     )
 
 
@@ -347,16 +355,15 @@ def student_rows(sensor_set: str) -> list[Experiment]:
         f"student-{sensor_set}",
         sensor_set,
         model=network(sensor_set, projection=False),
-        loss=lambda setup: supervised_loss(sensor_set),
+        loss=lambda options: supervised_loss(sensor_set),
     )
     distilled = Experiment(
         f"distilled-{sensor_set}",
         sensor_set,
         model=network(sensor_set, projection=True),
-        loss=lambda setup: distillation_loss(
-            sensor_set, setup.teacher, TEACHER_SET, setup.options.alpha, setup.options.beta
-        ),
+        loss=lambda options: distillation_loss(sensor_set, options.alpha, options.beta),
         teacher="teacher",
+        teaching=lambda teacher: teaching(teacher, TEACHER_SET),
     )
     return [naive, distilled]
 

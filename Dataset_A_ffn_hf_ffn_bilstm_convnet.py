@@ -451,7 +451,7 @@ def model_row(model: str, sensor_set: str) -> Experiment:
         row,
         sensor_set,
         model=network(model, sensor_set),
-        loss=lambda setup: prediction_loss(STUDY.predict(row)),
+        loss=lambda options: prediction_loss(STUDY.predict(row)),
         features=features if model == "ffn_hf" else None,
     )
 

@@ -601,7 +601,7 @@ def dlr_rows(sensor_set: str) -> list[Experiment]:
         f"dlr_rmse-{sensor_set}",
         sensor_set,
         model=partial(KineticsFMNet, *sizes(sensor_set), trunk_dropouts=RMSE_DROPOUTS),
-        loss=lambda setup: branch_loss(sensor_set, rmse),
+        loss=lambda options: branch_loss(sensor_set, rmse),
     )
     correlation_row = Experiment(
         f"dlr_correlation-{sensor_set}",
@@ -612,7 +612,7 @@ def dlr_rows(sensor_set: str) -> list[Experiment]:
             trunk_dropouts=DLR_CORRELATION_DROPOUTS,
             gate_dropout=CORRELATION_GATE_DROPOUT,
         ),
-        loss=lambda setup: branch_loss(sensor_set, correlation_loss),
+        loss=lambda options: branch_loss(sensor_set, correlation_loss),
         criterion=correlation_loss,
     )
     regression_row = Experiment(
@@ -643,7 +643,7 @@ def dl_row(sensor_set: str) -> Experiment:
             correlation_dropouts=DL_CORRELATION_DROPOUTS,
             correlation_gate_dropout=CORRELATION_GATE_DROPOUT,
         ),
-        loss=lambda setup: dual_loss(sensor_set),
+        loss=lambda options: dual_loss(sensor_set),
     )
 
 

@@ -389,7 +389,7 @@ def model_row(model: str, sensor_set: str) -> Experiment:
         f"{model}-{sensor_set}",
         sensor_set,
         model=network(model, sensor_set),
-        loss=lambda setup: supervised_loss(sensor_set),
+        loss=lambda options: supervised_loss(sensor_set),
     )
 
 

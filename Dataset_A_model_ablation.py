@@ -376,7 +376,7 @@ def ablation_row(name: str) -> Experiment:
         name,
         FULL_SET,
         model=network(name, FULL_SET),
-        loss=lambda setup: supervised_loss(FULL_SET),
+        loss=lambda options: supervised_loss(FULL_SET),
     )
 
 

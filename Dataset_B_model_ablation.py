@@ -389,7 +389,7 @@ def ablation_row(name: str, sensor_set: str) -> Experiment:
         name if sensor_set == FULL_SET else f"{name}-{sensor_set}",
         sensor_set,
         model=network(name, sensor_set),
-        loss=lambda setup: supervised_loss(sensor_set),
+        loss=lambda options: supervised_loss(sensor_set),
     )
 
 

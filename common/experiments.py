@@ -29,13 +29,6 @@ class Target(NamedTuple):
     unit: str
 
 
-class Setup(NamedTuple):
-    """What a row's loss may depend on: the flags, and the trained teacher of the fold."""
-
-    options: argparse.Namespace
-    teacher: nn.Module | None
-
-
 class Fit(NamedTuple):
     """How a row is made of trained networks without training.
 
@@ -56,8 +49,10 @@ class Experiment:
     Attributes:
         row: Its name. sensor_set: The name of its sensor set.
         model: Builds the network: its class and arguments, which a checkpoint tells.
-        loss: Makes the training loss.
-        teacher: The row whose trained model the loss needs, None for none.
+        loss: Makes the training loss, of the flags.
+        teacher: The row whose trained model teaches this one, None for none.
+        teaching: Given the fold's teacher, tells what it makes of a batch of windows. It is done
+            once per fold; the loss finds it in the batch.
         features: Makes `(B, F)` of a batch of windows, None for nothing. It is done once per fold;
             the model is given that in place of its inputs.
         criterion: Of validation predictions and targets, None for the study's.
@@ -69,8 +64,9 @@ class Experiment:
     row: str
     sensor_set: str
     model: partial[nn.Module]
-    loss: Callable[[Setup], training.Loss] | None = None
+    loss: Callable[[argparse.Namespace], training.Loss] | None = None
     teacher: str | None = None
+    teaching: Callable[[nn.Module], training.Maker] | None = None
     features: training.WindowFeatures | None = None
     criterion: training.Criterion | None = None
     epochs: int | None = None

@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from common.experiments import Experiment
+from common.data import Recording
+from common.experiments import Experiment, Study
 from common.files import InputError
 
 PROCESS_BYTES = 1.2e9  # of a training of a small network, measured
@@ -23,6 +24,21 @@ def count_parameters(experiment: Experiment) -> int:
     """Count the parameters of a row's model."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in experiment.model().parameters())
+
+
+def taught_values(study: Study, recording: Recording, row: str) -> int:
+    """Count the numbers that a row's teacher makes of all windows of a recording; 0 without one."""
+    experiment = study.experiment(row)
+    if experiment.teaching is None:
+        return 0
+    with torch.device("meta"):
+        teacher = study.experiment(experiment.teacher).model()
+        window = {
+            name: torch.empty(1, study.window, values.shape[1])
+            for name, values in recording.samples.items()
+        }
+    made = experiment.teaching(teacher)(window)
+    return len(recording.subject) * sum(v.numel() for v in made.values()) // study.window
 
 
 def largest_training(experiments: Sequence[Experiment]) -> int:

@@ -119,6 +119,7 @@ def _count_jobs(
     rows = {task.row for task in work.todo}
     largest = resources.largest_training([work.study.experiment(row) for row in rows])
     values = sum(samples.numel() for samples in recording.samples.values())
+    values += max((resources.taught_values(work.study, recording, row) for row in rows), default=0)
     return resources.count_jobs(options, largest, len(work.todo), 4 * values, device)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from common import about, folds, runs, tables, training
 from common.checkpoints import Checkpoint
 from common.data import Recording
-from common.experiments import Experiment, Setup, Study
+from common.experiments import Experiment, Study
 from common.interruption import Keeper
 from common.plan import Plan
 
@@ -91,12 +91,13 @@ class Trainer:
                 model,
                 samples,
                 fold,
-                loss=experiment.loss(Setup(self.options, self._teacher(experiment, fold))),
+                loss=experiment.loss(self.options),
                 predict=predict,
                 criterion=experiment.criterion or self.study.criterion,
                 settings=self.plan.settings_of(experiment.row),
                 name=name,
                 features=experiment.features,
+                teaching=self._teaching(experiment, fold),
                 keeper=keeper,
                 show_progress=self.show_progress,
             )
@@ -142,11 +143,12 @@ class Trainer:
             experiment.features,
         )
 
-    def _teacher(self, experiment: Experiment, fold: folds.Fold) -> nn.Module | None:
+    def _teaching(self, experiment: Experiment, fold: folds.Fold) -> training.Maker | None:
         if experiment.teacher is None:
             return None
-        model = self.study.experiment(experiment.teacher).model()
-        return self.results.load(experiment.teacher, fold.test_subject, model).to(self.device)
+        teacher = self.study.experiment(experiment.teacher).model()
+        self.results.load(experiment.teacher, fold.test_subject, teacher)
+        return experiment.teaching(teacher.to(self.device))
 
     @cached_property
     def _settings(self) -> dict[str, Any]:

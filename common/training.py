@@ -14,10 +14,12 @@ from common.interruption import InterruptedTrainingError, Keeper, stop_requested
 from common.progress import Epoch, Progress, Settings
 
 Batch = dict[str, Tensor]
-"""Modality, or `"targets"`, to `(B, T, C)`; a row's `FEATURES` to `(B, F)`, where it has some."""
+"""Modality, or `"targets"`, to `(B, T, C)`; a row's `FEATURES` to `(B, F)`, where it has some;
+what a teacher makes of the windows, by names that the row's loss knows."""
 FEATURES = "features"
-FEATURE_CHUNK = 256  # windows whose features are made at once: bounds the memory
+CHUNK = 256  # windows of which something is made at once: bounds the memory
 WindowFeatures = Callable[[Batch], Tensor]
+Maker = Callable[[Batch], Batch]
 Loss = Callable[[nn.Module, Batch], Tensor]
 Predict = Callable[[nn.Module, Batch], Tensor]
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -44,21 +46,47 @@ class Windows:
     Args:
         samples: Modality or `"targets"` to `(rows, C)`. rows: `(windows, T)` row numbers.
         features: Gives `(B, F)` of a batch; made here, once, for all windows.
+        teaching: Gives what a teacher makes of a batch; likewise.
+        name: Stands before the progress bar, empty for none.
     """
 
     def __init__(
-        self, samples: dict[str, Tensor], rows: Tensor, features: WindowFeatures | None = None
+        self,
+        samples: dict[str, Tensor],
+        rows: Tensor,
+        features: WindowFeatures | None = None,
+        teaching: Maker | None = None,
+        name: str = "",
     ) -> None:
         self.samples, self.rows = samples, rows.to(samples["targets"].device)
-        self.features = None
+        self.name = name
+        self.made: Batch = {}
         if features is not None:
-            chunks = self.rows.split(FEATURE_CHUNK)
-            self.features = torch.cat([features(batch_of(samples, rows)) for rows in chunks])
+            self._make(lambda batch: {FEATURES: features(batch)})
+        if teaching is not None:
+            self._make(teaching)
+
+    @torch.no_grad()
+    def _make(self, maker: Maker) -> None:
+        """Make something of all windows, chunk by chunk.
+
+        Raises:
+            InterruptedTrainingError: It was asked to stop.
+        """
+        numbers = self.numbers().split(CHUNK)
+        hidden = None if self.name else True
+        for chosen in tqdm(numbers, self.name, leave=False, unit="chunk", disable=hidden):
+            if stop_requested.is_set():
+                raise InterruptedTrainingError
+            for name, values in maker(batch_of(self.samples, self.rows[chosen])).items():
+                if name not in self.made:
+                    self.made[name] = values.new_empty(len(self.rows), *values.shape[1:])
+                self.made[name][chosen] = values
 
     def batch(self, chosen: Tensor) -> Batch:
         """Gather the windows of the numbers `chosen`."""
-        batch = batch_of(self.samples, self.rows[chosen])
-        return batch if self.features is None else {**batch, FEATURES: self.features[chosen]}
+        made = {name: values[chosen] for name, values in self.made.items()}
+        return {**batch_of(self.samples, self.rows[chosen]), **made}
 
     def numbers(self) -> Tensor:
         """Return the numbers of all windows."""
@@ -76,6 +104,7 @@ def train(
     settings: Settings,
     name: str,
     features: WindowFeatures | None = None,
+    teaching: Maker | None = None,
     keeper: Keeper | None = None,
     show_progress: bool = True,
 ) -> list[Epoch]:
@@ -92,6 +121,7 @@ def train(
         settings: Epochs, patience in epochs, batch size, learning rate, seed.
         name: Stands before the progress bar and in errors.
         features: Made of every window before the first epoch, to stand in the batches.
+        teaching: The same, of the training windows alone.
         keeper: Keeps the state and gives it back, None for none.
         show_progress: Whether to draw a bar on a terminal.
 
@@ -99,7 +129,8 @@ def train(
         DivergedError: The validation loss is not finite; `model` is as after its best epoch.
         InterruptedTrainingError: It was asked to stop.
     """
-    windows = Windows(samples, fold.train, features)
+    once = f"{name}, once per fold" if show_progress else ""
+    windows = Windows(samples, fold.train, features, teaching, once)
     validation = Windows(samples, fold.validation, features)
     targets = samples["targets"][validation.rows]
     torch.manual_seed(settings.seed)

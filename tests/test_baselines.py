@@ -263,7 +263,7 @@ def test_batches_of_one_window_train(windows: int, batch_size: int) -> None:
 
 def test_features_are_made_once_and_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """40 epochs must not pay for the features 40 times, nor hold all windows' copies at once."""
-    monkeypatch.setattr(training, "FEATURE_CHUNK", 4)
+    monkeypatch.setattr(training, "CHUNK", 4)
     history, featured = small_training(train_windows=10, batch_size=8)
     assert len(history) == 3
     assert featured == [4, 4, 2, 3]  # training windows in chunks, then validation

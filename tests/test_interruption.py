@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 import Dataset_B_lmfn_tfn_fusion_models as script
@@ -169,8 +170,8 @@ def test_a_resumed_run_with_other_settings_is_refused(
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception, at: int) -> None:
-    """Have the call number `at` of `numpy.savez_compressed` or `torch.save` fail."""
-    module = {"savez_compressed": np, "save": torch}[name]
+    """Have the call number `at` of what writes predictions, checkpoints or states fail."""
+    module = {"savez_compressed": np, "save_file": checkpoints, "save": torch}[name]
     real, calls = getattr(module, name), []
 
     def failing(*arguments: object, **named: object) -> None:
@@ -183,23 +184,32 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception, at: 
 
 
 @pytest.mark.parametrize(
-    ("name", "error"),
+    ("name", "at", "error"),
     [
-        ("savez_compressed", OSError(errno.ENOSPC, "No space left on device")),
+        ("savez_compressed", 2, OSError(errno.ENOSPC, "No space left on device")),
+        ("save_file", 2, SafetensorError("Error while serializing: I/O error: No space left")),
         (
-            "save",
+            "save",  # of states, of which the first row has none here
+            1,
             RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 128 vs 0"),
         ),
     ],
 )
 def test_a_disk_that_fills_up_leaves_the_rest_intact(
-    name: str, error: Exception, usual: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    at: int,
+    error: Exception,
+    usual: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The run ends with its reason, no half file, and what it had; `--resume` does the rest."""
     script.main([*usual, "--run-name", "whole"])
     folder = tmp_path / NAME / "full"
     with monkeypatch.context() as patch:
-        full_disk(patch, name, error, at=2)
+        full_disk(patch, name, error, at)
+        if name == "save":
+            patch.setattr(interruption.Keeper, "is_due", lambda keeper: ROWS[1] in keeper.path.name)
         with pytest.raises(FailedTasksError, match=f"{ROWS[1]}, subject 03: cannot write"):
             script.main([*usual, "--run-name", "full"])
     assert [path.stem for path in folder.glob("results/*")] == [f"{ROWS[0]}-subject_03"]

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 import Dataset_A_ffn_hf_ffn_bilstm_convnet as baselines_a
 import Dataset_A_kinetics_fm_models as kinetics_fm_a
@@ -26,8 +27,7 @@ import Dataset_B_lmfn_tfn_fusion_models as fusion_b
 import Dataset_B_model_ablation as ablation_b
 import Dataset_B_sensor_distillation as script_b
 from common import charts, checkpoints, metrics, tables
-from common.experiments import Setup
-from common.training import Loss
+from common.training import Maker
 from tests.narrow import narrow_networks
 
 DISTILLATION = (script_a, script_b)
@@ -209,12 +209,12 @@ def test_a_student_is_taught_by_the_trained_teacher_of_its_fold(
     experiment = study.experiments[2]
     teachers = []
 
-    def recorded(setup: Setup) -> Loss:
-        state = {name: value.clone() for name, value in setup.teacher.state_dict().items()}
-        teachers.append(state)
-        return experiment.loss(setup)
+    def recorded(teacher: nn.Module) -> Maker:
+        if not teacher.head.weight.is_meta:  # one without weights, to count what it will make
+            teachers.append({name: value.clone() for name, value in teacher.state_dict().items()})
+        return experiment.teaching(teacher)
 
-    changed = dataclasses.replace(experiment, loss=recorded)
+    changed = dataclasses.replace(experiment, teaching=recorded)
     experiments = [*study.experiments[:2], changed]
     monkeypatch.setattr(
         finished.script, "STUDY", dataclasses.replace(study, experiments=experiments)

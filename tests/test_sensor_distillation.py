@@ -14,7 +14,6 @@ from torch import Tensor, nn
 import Dataset_A_Sensor_Distillation as script_a
 import Dataset_B_sensor_distillation as script_b
 from common import training
-from common.experiments import Setup
 
 SCRIPTS = [pytest.param(script_a, id="A"), pytest.param(script_b, id="B")]
 PROJECTION = 32_896
@@ -69,8 +68,9 @@ def test_every_row_has_its_shape_and_finite_gradients(script: ModuleType, window
         model = experiment.model()
         prediction = script.STUDY.predict(experiment.row)(model, batch)
         assert prediction.shape == (windows, script.WINDOW, len(script.TARGETS))
-        loss = experiment.loss(Setup(options, teacher))
-        loss(model, batch).backward()
+        taught = experiment.teaching(teacher)(batch) if experiment.teaching else {}
+        loss = experiment.loss(options)
+        loss(model, {**batch, **taught}).backward()
         for name, parameter in model.named_parameters():
             if experiment.row == "teacher" and name.startswith("projection"):
                 assert parameter.grad is None  # stays the random projection it was born as
@@ -254,7 +254,8 @@ def test_distillation_loss_is_its_formula_and_leaves_the_teacher_alone() -> None
     student = script_a.network("foot", projection=True)().eval()
     before = copy.deepcopy(teacher.state_dict())
     batch = batch_of(script_a, 3)
-    loss = script_a.distillation_loss("foot", teacher, "all_imus_emg", alpha=0.3, beta=2.0)
+    loss = script_a.distillation_loss("foot", alpha=0.3, beta=2.0)
+    batch |= script_a.teaching(teacher, "all_imus_emg")(batch)
     value = loss(student, batch)
     assert not teacher.training
     assert all(not module.training for module in teacher.modules())
