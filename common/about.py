@@ -37,7 +37,7 @@ def settings(
             "digest": digest(recording),
         },
         "protocol": options.protocol,
-        **plan.settings._asdict(),
+        **{name: value for name, value in plan.settings._asdict().items() if value != ()},
         **({"row_epochs": plan.row_epochs} if plan.row_epochs else {}),
         **{name: getattr(options, name) for name in study.own_flags},
         "device": device.type,

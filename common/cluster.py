@@ -21,7 +21,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster, get_worker, 
 from distributed.diagnostics.plugin import WorkerPlugin
 from tqdm import tqdm
 
-from common import about, flags, runs
+from common import about, faster, flags, runs
 from common.files import InputError
 from common.interruption import (
     InterruptedTrainingError,
@@ -204,8 +204,7 @@ def work(request: Request, task: Task, name: str) -> str:
 def _trainer(request: Request) -> Trainer:
     sys.path.insert(0, str(request.script.parent))
     study = importlib.import_module(request.script.stem).STUDY
-    torch.set_num_threads(request.options.threads)
-    torch.backends.cudnn.allow_tf32 = False
+    faster.set_up(request.options.threads, request.options.faster)
     device = spread(flags.choose_device(request.options.device), get_worker().name)
     recording = study.read(request.data)
     if about.digest(recording) != request.digest:

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import torch
 
+from common import faster
 from common.files import InputError
 from common.folds import PROTOCOLS
 
@@ -158,6 +159,16 @@ def parser(
         default=1,
         metavar="N",
         help="CPU threads of a training; another number rounds differently (default: 1)",
+    )
+    add(
+        "--faster",
+        nargs="+",
+        default=[],
+        choices=tuple(faster.WAYS),
+        metavar="WAY",
+        help="train faster, to other numbers: "
+        + "; ".join(f"{way}: {text}" for way, text in faster.WAYS.items())
+        + " (default: none)",
     )
     add(
         "--scheduler",

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common import flags
+from common import faster, flags
 from common.experiments import Study
 from common.training import Settings
 
@@ -56,7 +56,12 @@ def make_plan(study: Study, options: argparse.Namespace, is_sample: bool) -> Pla
         rows,
         added=[row for row in rows if row not in asked],
         settings=Settings(
-            epochs, options.patience, options.batch_size, options.learning_rate, options.seed
+            epochs,
+            options.patience,
+            options.batch_size,
+            options.learning_rate,
+            options.seed,
+            tuple(way for way in faster.WAYS if way in options.faster),
         ),
         row_epochs=own,
         is_sample=is_sample,

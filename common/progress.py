@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 
 class Settings(NamedTuple):
-    """How a model is trained; `learning_rate` is Adam's, `patience` counts epochs."""
+    """How a model is trained; `learning_rate` is Adam's, `patience` counts epochs, `faster` names
+    `common.faster.WAYS`."""
 
     epochs: int
     patience: int
     batch_size: int
     learning_rate: float
     seed: int
+    faster: tuple[str, ...] = ()
 
 
 class Epoch(NamedTuple):
@@ -47,7 +49,11 @@ class Progress:
     ) -> None:
         self.model, self.windows, self.settings = model, windows, settings
         self.device = device
-        self.optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+        self.optimiser = torch.optim.Adam(
+            model.parameters(),
+            lr=settings.learning_rate,
+            capturable="cuda_graph" in settings.faster,
+        )
         self.shuffle = torch.Generator().manual_seed(settings.seed)
         self.epoch = 1
         self.history: list[Epoch] = []

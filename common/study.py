@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from common import about, cluster, flags, folds, jobs, resources, runs, tables
+from common import about, cluster, faster, flags, folds, jobs, resources, runs, tables
 from common.data import Recording
 from common.experiments import Study
 from common.files import InputError
@@ -42,11 +42,11 @@ def run(study: Study, options: argparse.Namespace) -> pd.DataFrame:
         _take_up(study, options)
     flags.choose_rows(options.rows, study.rows)  # complains before any work
     device = _device(options)
+    faster.check(options.faster, device)
     folder = runs.run_folder(options.output_dir, study.script, options.run_name)
     path, is_sample = _data_file(study, options)
     plan = make_plan(study, options, is_sample)
-    torch.set_num_threads(options.threads)
-    torch.backends.cudnn.allow_tf32 = False  # it rounds the recurrent layers' products to 10 bits
+    faster.set_up(options.threads, options.faster)
     recording = study.read(path)
     folds.check(recording, study.window, options.protocol)
     test_subjects = folds.find_subjects(recording, options.test_subjects)

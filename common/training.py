@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from common import faster
 from common.folds import Fold
 from common.interruption import InterruptedTrainingError, Keeper, stop_requested
 from common.progress import Epoch, Progress, Settings
@@ -118,7 +119,7 @@ def train(
         fold: Its `train` and `validation` windows are used.
         loss: Minimised over batches. predict: `(B, T, K)` of a batch.
         criterion: Of all validation predictions and targets at once; early stopping watches it.
-        settings: Epochs, patience in epochs, batch size, learning rate, seed.
+        settings: Epochs, patience in epochs, batch size, learning rate, seed, ways to be faster.
         name: Stands before the progress bar and in errors.
         features: Made of every window before the first epoch, to stand in the batches.
         teaching: The same, of the training windows alone.
@@ -142,8 +143,9 @@ def train(
         initial=training.steps_done, desc=name, unit="step", leave=False,
         disable=None if show_progress else True,
     ) as bar:  # fmt: skip
+        step = _step(training, windows, loss)
         while not training.is_finished:
-            _train_epoch(training, windows, loss, keeper, bar)
+            _train_epoch(training, step, keeper, bar)
             prediction = _predict(model, validation, predict, settings.batch_size)
             validation_loss = float(criterion(prediction, targets))
             if not math.isfinite(validation_loss):
@@ -159,19 +161,30 @@ def train(
     return training.history
 
 
-def _train_epoch(
-    training: Progress, windows: Windows, loss: Loss, keeper: Keeper | None, bar: tqdm
-) -> None:
-    """Train what is left of the epoch under way."""
-    model, optimiser = training.model, training.optimiser
-    model.train()
-    batches = _batches(training.order, training.settings.batch_size)
-    for chosen in batches[training.step :]:
+def _step(training: Progress, windows: Windows, loss: Loss) -> faster.Step:
+    """Return what does a step of Adam on the windows of some numbers."""
+    model, optimiser, ways = training.model, training.optimiser, training.settings.faster
+    loss = faster.faster_loss(loss, ways, training.device)
+
+    def step(chosen: Tensor) -> Tensor:
         optimiser.zero_grad(set_to_none=True)
         value = loss(model, windows.batch(chosen))
         value.backward()
         optimiser.step()
-        training.count(value.detach(), len(chosen))
+        return value.detach()
+
+    first = training.order[: training.settings.batch_size]
+    if "cuda_graph" in ways:
+        return faster.GraphedStep(step, model.train(), optimiser, first)
+    return step
+
+
+def _train_epoch(training: Progress, step: faster.Step, keeper: Keeper | None, bar: tqdm) -> None:
+    """Train what is left of the epoch under way."""
+    training.model.train()
+    batches = _batches(training.order, training.settings.batch_size)
+    for chosen in batches[training.step :]:
+        training.count(step(chosen), len(chosen))
         bar.update()
         if keeper and keeper.is_due():
             keeper.save(training.state())
