@@ -1,0 +1,56 @@
+"""Seconds of a training epoch, against the published loop in the same process."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from common import training
+from tools.timing.published import PublishedLoop
+from tools.timing.rows import Problem, Row
+
+EPOCHS = 40  # over which what is made once per fold is spread
+
+
+def measure(
+    row: Row, *, batches: int, batch_size: int, repeats: int, device: torch.device
+) -> dict[str, Any]:
+    """Train epochs of both loops in turns, on the same windows and the same network."""
+    problem = Problem(row, batches, batch_size, device)
+    published = PublishedLoop(problem)
+    model = problem.model()
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    order = torch.Generator().manual_seed(42)
+    ours_s, published_s = [], []
+    for repeat in range(repeats + 1):
+        epoch = problem.train(problem.model(), epochs=1)[0]
+        seconds = published.epoch(model, optimiser, order)[1]
+        if repeat:  # the first one warms up
+            ours_s.append(epoch.seconds)
+            published_s.append(seconds)
+    once_s = _seconds_of_teaching(problem)
+    amortised_s = float(np.median(ours_s)) + once_s / EPOCHS
+    return {
+        **row.title,
+        "device": str(device),
+        "batches": batches,
+        "repeats": repeats,
+        "ours_s": float(np.median(ours_s)),
+        "published_s": float(np.median(published_s)),
+        "once_per_fold_s": once_s,
+        "ratio": float(np.median(published_s)) / amortised_s,
+        "ratios": [p / (o + once_s / EPOCHS) for p, o in zip(published_s, ours_s, strict=True)],
+    }
+
+
+def _seconds_of_teaching(problem: Problem) -> float:
+    """Return the seconds in which the teacher's outputs are made, 0 without a teacher."""
+    if problem.teaching is None:
+        return 0.0
+    started = time.perf_counter()
+    made = training.Windows(problem.samples, problem.fold.train, None, problem.teaching).made
+    float(next(iter(made.values())).flatten()[0])  # waits for the device
+    return time.perf_counter() - started
