@@ -57,6 +57,11 @@ class Layout(NamedTuple):
         return {"acc": "m/s²", "gyr": self.gyroscope_unit, "emg": "1", "video": video}
 
 
+def of(dataset: str) -> Layout:
+    """Return the layout of dataset `a` or `b`."""
+    return _layout_a() if dataset == "a" else _layout_b()
+
+
 def _layout_a() -> Layout:
     angles = [name for name in COORDINATES if name not in PELVIS[3:]]
     axes = [f"{s}_{{}}_{axis}" for s in script_a.SENSORS for axis in "XYZ"]
