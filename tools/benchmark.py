@@ -158,7 +158,7 @@ def _parser() -> flags.Parser:
         help="a, b or both (default: both)")  # fmt: skip
     add("--rows", nargs="+", metavar="NAME",
         help="rows of the scripts, also as patterns, '*' for all (default: those of sensor "
-        "distillation, and of every other kind of model the one with all of its sensors)")  # fmt: skip
+        "distillation, and of every other model the one with all of its sensors)")  # fmt: skip
     add("--device", default="auto", help="auto (the CPU, and CUDA where there is one), cpu, cuda")
     add("--threads", type=count, default=1, metavar="N",
         help="CPU threads, but for the part jobs (default: 1, as the scripts)")  # fmt: skip

@@ -150,4 +150,3 @@ def random_samples(study: Study, windows: int, device: torch.device) -> dict[str
         name: torch.randn(windows * study.window, count, generator=generator).to(device)
         for name, count in channels.items()
     }
-
