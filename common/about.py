@@ -45,15 +45,8 @@ def settings(
     }
 
 
-def checkpoint(
-    study: Study, experiment: Experiment, test_subject: str, settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Return what a checkpoint tells of its model, so that it can be used without its run.
-
-    Args:
-        study: The script's. experiment: The row. test_subject: Not trained on.
-        settings: Of the run.
-    """
+def model(study: Study, experiment: Experiment) -> dict[str, Any]:
+    """Return what decides how a row's model is built, what it reads and what it gives."""
     arguments = inspect.signature(experiment.model.func).bind(
         *experiment.model.args, **experiment.model.keywords
     )
@@ -70,6 +63,20 @@ def checkpoint(
         "targets": [target._asdict() for target in study.targets],
         "window": study.window,
         "rate_hz": study.rate_hz,
+    }
+
+
+def checkpoint(
+    study: Study, experiment: Experiment, test_subject: str, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what a checkpoint tells of its model, so that it can be used without its run.
+
+    Args:
+        study: The script's. experiment: The row. test_subject: Not trained on.
+        settings: Of the run.
+    """
+    return {
+        **model(study, experiment),
         "normalisation": "by the model's own input BatchNorm, whose statistics are tensors here",
         "test_subject": test_subject,
         "settings": settings,

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from common.files import InputError, as_disk_error, written_whole
+from common.files import InputError, as_disk_error, brief, written_whole
 
 SUFFIX = ".safetensors"
 FORMAT = 1  # of `about`
@@ -49,6 +49,8 @@ def load(path: Path) -> Checkpoint:
     Raises:
         InputError: There is none, it is damaged, or it is not one of this collection.
     """
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; give one of the checkpoints in it")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -56,7 +58,9 @@ def load(path: Path) -> Checkpoint:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; checkpoints are in a run's folder") from error
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: damaged, or no checkpoint ({error}); copy it again") from error
+        raise InputError(
+            f"{path}: damaged, or no checkpoint ({brief(error)}); copy it again"
+        ) from error
     try:
         about = json.loads(metadata["about"])
         known = about["format"] == FORMAT
@@ -66,7 +70,7 @@ def load(path: Path) -> Checkpoint:
         ) from error
     if not known:
         raise InputError(
-            f"{path}: of format {about['format']}, where {FORMAT} is read here; use the version of "
-            "this collection that wrote it"
+            f"{path}: of format {brief(about['format'], 20)}, where {FORMAT} is read here; use "
+            "the version of this collection that wrote it"
         )
     return Checkpoint(tensors, about)

@@ -18,6 +18,12 @@ class InputError(ValueError):
     """Flags or files that cannot be used; the message names the place and the remedy."""
 
 
+def brief(said: object, most: int = 200) -> str:
+    """Return what a file or a library says as one printable line of at most `most` characters."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(said)).split())
+    return line if len(line) <= most else f"{line[: most - 4]} ..."
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; at the end it takes the place of `path`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from common import checkpoints, training
+from common.about import model as described
 from common.experiments import Experiment, SensorSet, Study
-from common.files import InputError
+from common.files import InputError, brief
 
 SCRIPTS = sorted(path.stem for path in Path(__file__).parents[1].glob("Dataset_*.py"))
 
@@ -56,68 +59,63 @@ class Trained(NamedTuple):
 def restore(path: Path) -> Trained:
     """Build the model of a checkpoint and give it its weights.
 
-    Only classes of this collection's scripts are built, and what the file says is compared with
-    them first, so that a file made by somebody else can do no more than be refused.
+    What is built is the row of the script here, which the file must describe to the letter: its
+    text chooses a row and is compared, and nothing is made of it, so that a file of somebody else
+    can do no more than be refused.
 
     Raises:
         InputError: It is damaged, or not of a row of the scripts here.
     """
     tensors, about = checkpoints.load(path)
     try:
-        script = _script(about["script"])
-        _check_row(script, about)
-        network = _network(script, about["model"], about["arguments"])
+        script = _script(about)
+        experiment = _experiment(script.STUDY, about)
+        with torch.device("meta"):  # without memory for weights
+            network = experiment.model()
         _fill(network, tensors)
     except Exception as error:  # of any kind, since the file may say anything
         raise InputError(
-            f"{path}: no model of the scripts here ({error}); use a checkpoint that this version "
-            "of them wrote"
+            f"{path}: no model of the scripts here ({brief(error)}); use a checkpoint that this "
+            "version of them wrote"
         ) from error
-    return Trained(network.eval().requires_grad_(False), script, about["row"], about)
+    return Trained(network.eval().requires_grad_(False), script, experiment.row, about)
 
 
-def _script(name: str) -> ModuleType:
+def _told(about: Mapping[str, Any], name: str) -> object:
+    if name not in about:
+        raise ValueError(f"it does not tell its {name}")
+    return about[name]
+
+
+def _script(about: Mapping[str, Any]) -> ModuleType:
+    name = _told(about, "script")
     if name not in SCRIPTS:
-        raise ValueError(f"there is no script {name}")
+        raise ValueError(f"there is no script {reprlib.repr(name)}")
     return importlib.import_module(name)
 
 
-def _check_row(script: ModuleType, about: Mapping[str, Any]) -> None:
-    """Check that the row is there, and reads and gives what the checkpoint says."""
-    study = script.STUDY
-    if about["row"] not in study.rows:
-        raise ValueError(f"{about['script']} has no row {about['row']}")
-    sensors, modalities = study.sensor_sets[about["sensor_set"]]
-    here = {
-        "sensor_set": study.experiment(about["row"]).sensor_set,
-        "sensors": list(sensors),
-        "modalities": list(modalities),
-        "targets": [target._asdict() for target in study.targets],
-        "window": study.window,
-        "rate_hz": study.rate_hz,
-    }
+def _experiment(study: Study, about: Mapping[str, Any]) -> Experiment:
+    """Return the row, if its model, what it reads and what it gives are what the file says."""
+    row = _told(about, "row")
+    if row not in study.rows:
+        raise ValueError(f"{study.script.name} has no row {reprlib.repr(row)}")
+    experiment = study.experiment(row)
+    here = json.loads(json.dumps(described(study, experiment)))  # tuples become lists
     for name, value in here.items():
-        if about[name] != value:
-            raise ValueError(f"{name} is {about[name]}, of the row here {value}")
-
-
-def _network(script: ModuleType, name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Build a class of the script without memory for its weights."""
-    found = vars(script).get(name)
-    if not isinstance(found, type) or not issubclass(found, nn.Module):
-        raise ValueError(f"there is no network {name}")
-    with torch.device("meta"):
-        return found(**{key: _as_tuple(value) for key, value in arguments.items()})
-
-
-def _as_tuple(value: object) -> object:
-    """Make tuples of JSON's lists."""
-    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
+        said = _told(about, name)
+        if said != value:
+            raise ValueError(f"{name}: {reprlib.repr(said)}, of the row here {reprlib.repr(value)}")
+    return experiment
 
 
 def _fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Make the tensors, which must be the network's in name, shape and type, its weights."""
-    for name, own in network.state_dict().items():
-        if name in tensors and tensors[name].dtype != own.dtype:
-            raise ValueError(f"{name} holds {tensors[name].dtype}, not {own.dtype}")
+    own = network.state_dict()
+    for name in {**own, **tensors}:
+        if name not in own or name not in tensors:
+            where = "the file" if name in own else "the model"
+            raise ValueError(f"{reprlib.repr(name)} is not in {where}")
+        one, other = (f"{part[name].dtype} {[*part[name].shape]}" for part in (tensors, own))
+        if one != other:
+            raise ValueError(f"{name} holds {one}, not {other}")
     network.load_state_dict(tensors, assign=True)
