@@ -29,8 +29,8 @@ def problems(layout: Layout, parts: Sequence[Part]) -> Iterator[str]:
         yield "no row"
         return
     yield from _channels(layout, samples)
-    yield from _accelerometers(layout, samples["acc"])
-    yield from _gyroscopes(layout, samples["gyr"])
+    yield from accelerometers(layout.sensors, samples["acc"])
+    yield from gyroscopes(layout.sensors, layout.gyroscope_unit, samples["gyr"])
     yield from _forces(layout, samples["targets"])
     yield from _moments(layout, samples["targets"])
     if "emg" in samples:
@@ -57,14 +57,14 @@ def _channels(layout: Layout, samples: Mapping[str, np.ndarray]) -> Iterator[str
                 yield f"{name}: constant, {least + 0.0:g}"
 
 
-def _norms(layout: Layout, values: np.ndarray) -> np.ndarray:
+def _norms(sensors: Sequence[str], values: np.ndarray) -> np.ndarray:
     """Return `(rows, sensors)` the size of each sensor's vector `(rows, 3 * sensors)`."""
-    return np.linalg.norm(values.reshape(len(values), len(layout.sensors), 3), axis=2)
+    return np.linalg.norm(values.reshape(len(values), len(sensors), 3), axis=2)
 
 
-def _accelerometers(layout: Layout, acc: np.ndarray) -> Iterator[str]:
-    norms = _norms(layout, acc)
-    for sensor, norm in zip(layout.sensors, norms.T, strict=True):
+def accelerometers(sensors: Sequence[str], acc: np.ndarray) -> Iterator[str]:
+    """Give what is not plausible of `(rows, 3 * sensors)` in m/s²."""
+    for sensor, norm in zip(sensors, _norms(sensors, acc).T, strict=True):
         median = _percentile(norm, 50)
         if not REST_M_S2[0] <= median <= REST_M_S2[1] and not np.isnan(median):
             hint = "; in g?" if 0.7 <= median <= 1.6 else ""
@@ -74,10 +74,11 @@ def _accelerometers(layout: Layout, acc: np.ndarray) -> Iterator[str]:
             )
 
 
-def _gyroscopes(layout: Layout, gyr: np.ndarray) -> Iterator[str]:
-    fast = [_percentile(norm, 99) for norm in _norms(layout, gyr).T]
-    if layout.gyroscope_unit == "rad/s":
-        for sensor, speed in zip(layout.sensors, fast, strict=True):
+def gyroscopes(sensors: Sequence[str], unit: str, gyr: np.ndarray) -> Iterator[str]:
+    """Give what is not plausible of `(rows, 3 * sensors)` in `unit`, rad/s or deg/s."""
+    fast = [_percentile(norm, 99) for norm in _norms(sensors, gyr).T]
+    if unit == "rad/s":
+        for sensor, speed in zip(sensors, fast, strict=True):
             if speed > FASTEST_RAD_S:
                 yield f"gyroscope {sensor}: 99th percentile {speed:.3g} rad/s; in deg/s?"
     elif np.nanmax([*fast, 0.0]) < SLOWEST_DEG_S:
