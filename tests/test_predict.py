@@ -118,12 +118,28 @@ def test_another_data_file_is_noticed(
     assert "Differs from" in said
 
 
-def test_a_checkpoint_without_its_settings_was_not_tested(
-    models: dict[str, Path], sample_files: dict[str, Path]
+WHOLE = {"protocol": "paper", "batch_size": 64, "threads": 1, "data": {"digest": ""}}
+SETTINGS = {
+    "none": {},
+    "no settings": [1],
+    "another protocol": {**WHOLE, "protocol": "mine"},
+    "no batches": {**WHOLE, "batch_size": 0},
+    "a batch of everything": {**WHOLE, "batch_size": "all"},
+    "a million threads": {**WHOLE, "threads": 10**6},
+    "no digest": {**WHOLE, "data": "a.h5"},
+    "one way": {**WHOLE, "faster": 1},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_settings_that_tell_no_test_are_refused(
+    settings: object, models: dict[str, Path], sample_files: dict[str, Path], tmp_path: Path
 ) -> None:
-    """A KeyError is no answer."""
+    """A KeyError is no answer, and a file of somebody else does not choose a million threads."""
+    tensors, about = checkpoints.load(models["a"])
+    checkpoints.save(tensors, {**about, "settings": settings}, tmp_path / "x.safetensors")
     with pytest.raises(InputError, match="does not tell how its run was tested"):
-        predicted(models["a"], sample_files["a"], "--as-tested")
+        predicted(tmp_path / "x.safetensors", sample_files["a"], "--as-tested")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)

@@ -22,7 +22,7 @@ from pathlib import Path
 import h5py
 import torch
 
-from common import flags
+from common import faster, flags
 from common.columns import DATASET_A_ACTIVITIES
 from common.files import InputError
 from tools.command import start
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     _check(options)
     device = flags.choose_device(options.device)
-    torch.backends.cudnn.allow_tf32 = False  # as the scripts train and test
+    faster.set_up(torch.get_num_threads(), ())  # no rounding but that of float32
     trained = restore(options.checkpoint)
     trained.model.to(device)
     study = trained.study

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from common import about, folds
+from common import about, faster, folds
 from common.data import Recording
 from common.files import InputError
 from tools.prediction.blending import predictions
@@ -24,11 +24,15 @@ MOST_THREADS = 1024
 
 
 class Settings(NamedTuple):
-    """What decides the numbers of a run's test; `threads` is None for a run on a GPU."""
+    """What decides the numbers of a run's test.
+
+    `threads` is None for a run on a GPU; `faster` names `common.faster.WAYS`.
+    """
 
     protocol: str
     batch_size: int
     threads: int | None
+    faster: list[str]
     test_subject: str
     digest: str
 
@@ -56,8 +60,7 @@ def predict(
     subject = choose_subject(data, recording.subjects, subject or settings.test_subject)
     if about.digest(recording) != settings.digest:
         say(f"WARNING: {data} holds other samples than the file that the run was made with")
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    faster.set_up(settings.threads or torch.get_num_threads(), settings.faster)
     window = trained.study.window
     windows = folds.subject_windows(recording, [subject], window, settings.protocol, test=True)
     if not len(windows.rows):
@@ -87,6 +90,7 @@ def _settings(checkpoint: Path, trained: Trained) -> Settings:
             told["protocol"],
             told["batch_size"],
             told.get("threads"),
+            told.get("faster", []),
             trained.about["test_subject"],
             told["data"]["digest"],
         )
@@ -96,6 +100,7 @@ def _settings(checkpoint: Path, trained: Trained) -> Settings:
             and all(type(count) is int for count in (found.batch_size, threads))
             and found.batch_size > 0
             and 0 < threads <= MOST_THREADS
+            and isinstance(found.faster, list)
             and isinstance(found.test_subject, str)
         )
     except (KeyError, TypeError, AttributeError):
