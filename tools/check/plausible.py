@@ -62,11 +62,13 @@ def _norms(sensors: Sequence[str], values: np.ndarray) -> np.ndarray:
     return np.linalg.norm(values.reshape(len(values), len(sensors), 3), axis=2)
 
 
-def accelerometers(sensors: Sequence[str], acc: np.ndarray) -> Iterator[str]:
-    """Give what is not plausible of `(rows, 3 * sensors)` in m/s²."""
+def accelerometers(
+    sensors: Sequence[str], acc: np.ndarray, limits: tuple[float, float] = REST_M_S2
+) -> Iterator[str]:
+    """Give the sensors of `(rows, 3 * sensors)`, in m/s², whose median norm is not in `limits`."""
     for sensor, norm in zip(sensors, _norms(sensors, acc).T, strict=True):
         median = _percentile(norm, 50)
-        if not REST_M_S2[0] <= median <= REST_M_S2[1] and not np.isnan(median):
+        if not limits[0] <= median <= limits[1] and not np.isnan(median):
             hint = "; in g?" if 0.7 <= median <= 1.6 else ""
             yield (
                 f"accelerometer {sensor}: median norm {median:.3g} m/s², far from "
