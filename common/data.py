@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from common.hdf5 import Columns
 
 Prepare = Callable[[Columns], dict[str, np.ndarray]]
 """Turns the columns of some rows into `(rows, C)` per modality, and `"targets"`: `(rows, K)`."""
+
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Recording:
 
 
 class Block(NamedTuple):
-    """The rows of one HDF5 dataset and, of each, the `(rows,)` trial or step."""
+    """Rows of one HDF5 dataset and, of each, the `(rows,)` trial or step, as numbered in it."""
 
     subject: str
     activity: str
@@ -86,7 +89,7 @@ def read_dataset_a(path: Path, prepare: Prepare) -> Recording:
         positions = {name: i for i, name in enumerate(names)}
         rows = _Rows(sum(len(table) for _, _, table in tables))
         for subject, activity, table in tables:
-            rows.add(block_a(path, subject, activity, table, positions), prepare)
+            rows.add(table, partial(block_a, path, subject, activity, table, positions), prepare)
         return rows.recording(path, has_trials)
 
 
@@ -111,7 +114,7 @@ def read_dataset_b(path: Path, prepare: Prepare) -> Recording:
         positions = {name: i for i, name in enumerate(names)}
         rows = _Rows(sum(table.shape[0] * table.shape[1] for table in tables.values()))
         for subject, table in tables.items():
-            rows.add(block_b(path, subject, table, positions), prepare)
+            rows.add(table, partial(block_b, path, subject, table, positions), prepare)
         return rows.recording(path, has_trials=True)
 
 
@@ -126,33 +129,48 @@ def rows_before_padding(steps: np.ndarray) -> np.ndarray:
 
 
 def block_a(
-    path: Path, subject: str, activity: str, table: h5py.Dataset, positions: dict[str, int]
+    path: Path,
+    subject: str,
+    activity: str,
+    table: h5py.Dataset,
+    positions: dict[str, int],
+    rows: slice = ALL,
 ) -> Block:
-    """Read one activity of Dataset A.
+    """Read one activity of Dataset A, or some of its rows.
 
     Raises:
         InputError: It is damaged, or its `trial_starts` are no rising row numbers.
     """
-    columns = Columns(path, table.name, positions, hdf5.read_table(path, table))
-    starts = np.asarray(table.attrs.get("trial_starts", [0]))
-    if starts.ndim != 1 or starts.dtype.kind not in "iu" or (np.diff(starts) <= 0).any():
-        raise InputError(
-            f"{path}: {table.name}: the attribute `trial_starts` must be rising row numbers"
-        )
-    trial = np.searchsorted(starts, np.arange(len(table)), side="right")
-    return Block(subject, activity, columns, trial)
+    columns = Columns(path, table.name, positions, hdf5.read_table(path, table, rows))
+    return Block(subject, activity, columns, _trials(path, table, rows))
 
 
-def block_b(path: Path, subject: str, table: h5py.Dataset, positions: dict[str, int]) -> Block:
-    """Read one subject of Dataset B, without the padding of its steps.
+def block_b(
+    path: Path, subject: str, table: h5py.Dataset, positions: dict[str, int], steps: slice = ALL
+) -> Block:
+    """Read one subject of Dataset B, or some of its steps, without their padding.
 
     Raises:
         InputError: It is damaged.
     """
-    values = hdf5.read_table(path, table)
+    values = hdf5.read_table(path, table, steps)
     valid = rows_before_padding(values)
-    columns = Columns(path, table.name, positions, values, valid)
-    return Block(subject, "", columns, trial=np.nonzero(valid)[0])
+    numbers = np.arange(*steps.indices(len(table)))
+    trial = np.repeat(numbers, np.count_nonzero(valid, axis=1))
+    return Block(subject, "", Columns(path, table.name, positions, values[valid]), trial)
+
+
+def _trials(path: Path, table: h5py.Dataset, rows: slice) -> np.ndarray:
+    starts = np.asarray(table.attrs.get("trial_starts", [0]))
+    is_numbers = starts.ndim == 1 and starts.dtype.kind in "iu"
+    starts = starts.astype(int) if is_numbers else starts  # unsigned ones would never fall
+    if not is_numbers or (np.diff(starts) <= 0).any():
+        raise InputError(
+            f"{path}: {table.name}: the attribute `trial_starts` must be rising row numbers"
+        )
+    first, stop, _ = rows.indices(len(table))
+    lengths = np.diff(np.clip(starts, first, stop), prepend=first, append=stop)
+    return np.repeat(np.arange(len(lengths)), lengths)
 
 
 class _Rows:
@@ -172,40 +190,54 @@ class _Rows:
         self.row_counts: dict[str, int] = {}  # subject -> rows read
         self.value_counts: dict[tuple[str, str], int] = {}  # (subject, column) -> not NaN
 
-    def add(self, block: Block, prepare: Prepare) -> None:
-        """Append the rows of a block that have no NaN in any of the prepared arrays."""
+    def add(self, table: h5py.Dataset, read: Callable[[slice], Block], prepare: Prepare) -> None:
+        """Append, block by block, the rows of `table` without NaN in any of the prepared arrays."""
+        start = self.filled
+        try:
+            parts = [self._fill(read(block), prepare) for block in hdf5.blocks(table)]
+        except InputError:
+            self._fill(read(ALL), prepare)  # refuses it too, and counts in all of the table
+            raise
+        kept, trial = map(np.concatenate, zip(*parts, strict=True))
+        self.labels["stretch"][start : self.filled] = self._stretches(kept, trial)
+
+    def _fill(self, block: Block, prepare: Prepare) -> tuple[np.ndarray, np.ndarray]:
+        """Append the usable rows of a block; return, of each row, if it is one, and its trial."""
         with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 is NaN, x/0 is refused here
             prepared = prepare(block.columns)
+        kept = np.ones(len(block.trial), bool)
         for name, array in prepared.items():
-            infinite = int(np.isinf(array).any(axis=1).sum())
-            if infinite:
-                raise InputError(
-                    f"{block.columns.path}: {block.columns.place}: {name} divided by 0 in "
-                    f"{infinite} rows; supply body weight and height"
-                )
-        has_nan = np.stack([np.isnan(array).any(axis=1) for array in prepared.values()]).any(axis=0)
-        kept = np.flatnonzero(~has_nan)
-        place = slice(self.filled, self.filled + len(kept))
+            if not np.isfinite(array).all():
+                _refuse_infinite(block, name, array)
+                kept &= ~np.isnan(array, order="F").any(axis=1)
+        count = np.count_nonzero(kept)
+        place = slice(self.filled, self.filled + count)
         for name, array in prepared.items():
             if name not in self.samples:
                 self.samples[name] = np.empty((self.most_rows, array.shape[1]), np.float32)
-            self.samples[name][place] = array if len(kept) == len(array) else array[kept]
+            usable = array if count == len(kept) else array.compress(kept, axis=0)
+            self.samples[name][place] = usable
         self.labels["subject"][place] = _index(self.subjects, block.subject)
         self.labels["activity"][place] = _index(self.activities, block.activity)
-        self.labels["stretch"][place] = self._stretches(kept, block.trial[kept])
         self.filled = place.stop
-        if has_nan.any():
-            self.dropped[block.columns.place] = int(has_nan.sum())
-        self.row_counts[block.subject] = self.row_counts.get(block.subject, 0) + len(has_nan)
+        self._count(block, len(kept), len(kept) - count)
+        return kept, block.trial
+
+    def _count(self, block: Block, rows: int, dropped: int) -> None:
+        if dropped:
+            place = block.columns.place
+            self.dropped[place] = self.dropped.get(place, 0) + dropped
+        self.row_counts[block.subject] = self.row_counts.get(block.subject, 0) + rows
         for column, nan_count in block.columns.nan_counts.items():
             key = (block.subject, column)
-            self.value_counts[key] = self.value_counts.get(key, 0) + len(has_nan) - nan_count
+            self.value_counts[key] = self.value_counts.get(key, 0) + rows - nan_count
 
     def _stretches(self, kept: np.ndarray, trial: np.ndarray) -> np.ndarray:
-        if not len(kept):
-            return kept
-        starts = (np.diff(kept) != 1) | (np.diff(trial) != 0)
-        numbers = self.stretches + np.concatenate([[0], np.cumsum(starts)])
+        rows = np.flatnonzero(kept)
+        if not len(rows):
+            return rows
+        starts = (np.diff(rows) != 1) | (np.diff(trial[rows]) != 0)
+        numbers = self.stretches + np.append(0, np.cumsum(starts, dtype=np.int32))
         self.stretches = int(numbers[-1]) + 1
         return numbers
 
@@ -233,6 +265,15 @@ class _Rows:
             **self.labels,
             dropped=self.dropped,
             has_trials=has_trials,
+        )
+
+
+def _refuse_infinite(block: Block, name: str, array: np.ndarray) -> None:
+    infinite = int(np.isinf(array).any(axis=1).sum())
+    if infinite:
+        raise InputError(
+            f"{block.columns.path}: {block.columns.place}: {name} divided by 0 in "
+            f"{infinite} rows; supply body weight and height"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,9 @@ import numpy as np
 
 from common.files import InputError
 
+BLOCK_BYTES = 4 * 2**20
+"""Larger ones leave a processor's cache, and smaller ones cost more calls."""
+
 
 @dataclass
 class Columns:
@@ -23,7 +27,7 @@ class Columns:
 
     Attributes:
         path: The file. place: The dataset in it. positions: Column name to its position.
-        values: `(..., width)` as stored. valid: Mask over `values.shape[:-1]`, None for all rows.
+        values: `(rows, width)` as stored.
         nan_counts: Column name to its number of NaN rows, for every column looked up so far.
     """
 
@@ -31,7 +35,6 @@ class Columns:
     place: str
     positions: dict[str, int]
     values: np.ndarray
-    valid: np.ndarray | None = None
     nan_counts: dict[str, int] = field(default_factory=dict)
 
     def __getitem__(self, key: str | Sequence[str]) -> np.ndarray:
@@ -47,20 +50,25 @@ class Columns:
                 f"{self.path}: {self.place}: no column {', '.join(missing)}; "
                 "the attribute `columns` must name every column that the script reads"
             )
-        selected = self.values[..., [self.positions[name] for name in names]]
-        if self.valid is not None:
-            selected = selected[self.valid]
+        selected = self.values.take([self.positions[name] for name in names], axis=1)
         with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
             selected = selected.astype(np.float32, copy=False)
-        infinite = np.isinf(selected).sum(axis=0)
+        self.nan_counts.update(dict.fromkeys(names, 0))
+        if not np.isfinite(selected).all():
+            self._count_not_finite(names, selected)
+        return selected
+
+    def _count_not_finite(self, names: list[str], selected: np.ndarray) -> None:
+        infinite = np.isinf(selected)
         if infinite.any():
-            counts = [f"{n} in {name}" for name, n in zip(names, infinite, strict=True) if n]
+            sums = infinite.sum(axis=0)
+            counts = [f"{n} in {name}" for name, n in zip(names, sums, strict=True) if n]
             raise InputError(
                 f"{self.path}: {self.place}: infinite values: {', '.join(counts)}; "
                 "replace them by the measured value, or by NaN (such rows are dropped)"
             )
-        self.nan_counts.update(zip(names, np.isnan(selected).sum(axis=0).tolist(), strict=True))
-        return selected
+        counts = np.isnan(selected, order="F").sum(axis=0)  # "F": sums along the memory
+        self.nan_counts.update(zip(names, counts.tolist(), strict=True))
 
 
 @contextmanager
@@ -151,13 +159,22 @@ def check_table(path: Path, table: h5py.Dataset, axes: int, width: int) -> None:
         )
 
 
-def read_table(path: Path, table: h5py.Dataset) -> np.ndarray:
-    """Return the whole dataset.
+def blocks(table: h5py.Dataset) -> Iterator[slice]:
+    """Cut the first axis into blocks of some MB, of whole chunks: each is unpacked once."""
+    chunk = table.chunks[0] if table.chunks else 1
+    chunk_bytes = chunk * table.dtype.itemsize * math.prod(table.shape[1:])
+    size = chunk * max(1, BLOCK_BYTES // max(1, chunk_bytes))
+    for start in range(0, max(1, len(table)), size):  # an empty one, of a table without rows
+        yield slice(start, start + size)
+
+
+def read_table(path: Path, table: h5py.Dataset, rows: slice) -> np.ndarray:
+    """Return `rows` of the first axis of a dataset.
 
     Raises:
-        InputError: A part of it cannot be read.
+        InputError: A part of them cannot be read.
     """
     try:
-        return table[()]
+        return table[rows]
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: {table.name}: damaged ({error}); copy the file again") from error

@@ -15,7 +15,7 @@ import pytest
 
 import Dataset_A_Sensor_Distillation as script_a
 import Dataset_B_sensor_distillation as script_b
-from common import folds
+from common import folds, hdf5
 from common.columns import DATASET_A_COLUMNS
 from common.data import Recording, read_dataset_a, read_dataset_b
 from common.files import InputError
@@ -182,6 +182,46 @@ def test_targets_and_video_of_dataset_b(example_b: Path) -> None:
     assert peaks == pytest.approx([1.247, 1.245], abs=0.001)
 
 
+def test_where_a_block_of_rows_ends_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is read in blocks: NaN, trials and steps at their borders must count as elsewhere."""
+    arrays = [random_rows(110, i) for i in range(8)]
+    arrays[1][[0, 6, 7, 13, 109], 53] = np.nan
+    arrays[2][:100, 100] = np.nan  # a column with numbers in the last blocks only
+    path_a = write_a(tmp_path / "a.h5", {"7": arrays[:4], "8": arrays[4:]}, trial_starts=[3, 14])
+    steps = np.ones((5, 6, 3), np.float32)
+    steps[1:3, 2:] = 0
+    steps[3] = 0
+    steps[4, 0, 1] = np.nan
+    path_b = write_b(tmp_path / "b.h5", {"1": steps, "2": steps})
+    whole = read_a(path_a), read_dataset_b(path_b, prepare_value)
+    monkeypatch.setattr(hdf5, "BLOCK_BYTES", 7 * arrays[0][0].nbytes)
+    in_blocks = [read_a(path_a)]
+    monkeypatch.setattr(hdf5, "BLOCK_BYTES", 1)
+    in_blocks.append(read_dataset_b(path_b, prepare_value))
+    for one, other in zip(whole, in_blocks, strict=True):
+        assert all(np.array_equal(one.samples[name], other.samples[name]) for name in one.samples)
+        for labels in ("subject", "activity", "stretch"):
+            assert np.array_equal(getattr(one, labels), getattr(other, labels))
+        assert one.dropped == other.dropped
+    assert whole[1].dropped == {"/subject_1": 1, "/subject_2": 1}
+
+
+def test_faults_are_counted_over_all_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message must name every infinite value, not those of the first block with one."""
+    array = random_rows(120)
+    array[5, 60] = np.inf  # not used
+    array[10, 53] = np.nan
+    array[[50, 110], 70] = np.inf
+    path = write_a(tmp_path / "a.h5", {"7": [array] * 4, "8": [array] * 4})
+    monkeypatch.setattr(hdf5, "BLOCK_BYTES", 7 * array[0].nbytes)
+    with pytest.raises(InputError, match="Treadmill: infinite values: 2 in right_vx;"):
+        read_a(path)
+
+
 def with_table(path: Path, change: dict[str, object]) -> Path:
     """Write a usual Dataset A file with one dataset replaced, or left out."""
     usual_a(path)
@@ -266,6 +306,12 @@ BAD_FILES = {
     ),
     "trial starts": (
         lambda path: write_a(path, {"7": [random_rows(120)] * 4}, trial_starts=[0, 60, 30]),
+        "Subject_7/Treadmill: the attribute `trial_starts` must be rising",
+    ),
+    "unsigned trial starts": (
+        lambda path: write_a(
+            path, {"7": [random_rows(120)] * 4}, trial_starts=np.array([0, 60, 30], np.uint32)
+        ),
         "Subject_7/Treadmill: the attribute `trial_starts` must be rising",
     ),
     "too large for float32": (
