@@ -105,10 +105,7 @@ def _blocks_b(
     hdf5.check_table(path, table, axes=3, width=len(names))
     known = needs.found_in(names, path)
     positions = {name: i for i, name in enumerate(names)}
-    block = block_b(path, chosen, table, positions)
-    rows = block.columns.values[block.columns.valid]  # (rows, columns), without padding
-    columns = hdf5.Columns(path, table.name, positions, rows)
-    yield known, block._replace(columns=columns)
+    yield known, block_b(path, chosen, table, positions)
 
 
 def choose_subject(path: Path, subjects: Sequence[str], wanted: str | None) -> str:
