@@ -8,7 +8,6 @@ import resource
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -50,7 +49,7 @@ def _added(work: Callable[..., None], *arguments: object) -> int:
         process.join()
 
 
-def _measured(sender: Connection, work: Callable[..., None], *arguments: Any) -> None:
+def _measured(sender: Connection, work: Callable[..., None], *arguments: object) -> None:
     torch.set_num_threads(1)
     before = _peak_bytes()
     work(*arguments)
