@@ -2,7 +2,8 @@
 
 Times stand beside those of the published way of doing it, measured in turns in the same process.
 An epoch is one of a few batches of random windows in a dataset's size: an epoch's time grows with
-their number. Each result is written as soon as it is there:
+their number. Each result is written as soon as it is there, in the place of an earlier one of its
+kind; the others of an earlier call, interrupted or of other parts, stay:
 
   DIR/benchmark.json    everything that was measured
   DIR/benchmark.md      the tables that are printed
@@ -36,6 +37,8 @@ from tools.timing import inference, memory, options, reading, side_by_side, tabl
 from tools.timing.rows import Row, choose
 
 PARTS = ("training", "inference", "reading", "options", "jobs")
+SETTINGS = ("threads", "batch_size", "batches", "repeats", "epochs", "hop")
+KIND = ("dataset", "row", "device", "way", "jobs", "threads", "rows")  # of a result
 Task = Callable[[], Iterator[dict[str, Any]]]
 
 
@@ -44,12 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(argv)
     torch.set_num_threads(chosen.threads)
     torch.backends.cudnn.allow_tf32 = False
-    results: dict[str, Any] = {"machine": _machine(chosen.threads), **{p: [] for p in PARTS}}
+    results = _begin(chosen)
     tasks = [(part, task) for part in chosen.parts for task in _tasks(part, chosen)]
     try:
         for part, task in tqdm(tasks, "benchmark", unit="item", disable=None):
             for found in task():
-                results[part].append(found)
+                results[part] = [f for f in results[part] if _kind(f) != _kind(found)] + [found]
                 _write(chosen.out / "benchmark.json", json.dumps(results, indent=1) + "\n")
     finally:
         text = tables.markdown(results)
@@ -59,6 +62,38 @@ def main(argv: Sequence[str] | None = None) -> int:
                 tables.latency_figure(results["inference"]).savefig(part, format="png", dpi=150)
     print(f"{text}\nResults: {chosen.out}")
     return 0
+
+
+def _begin(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Return the results of earlier calls, or none where there was none.
+
+    Raises:
+        InputError: They are of another machine or other settings, which must not be mixed.
+    """
+    settings = {name: getattr(chosen, name) for name in SETTINGS}
+    results = {"machine": _machine(chosen.threads), "settings": settings}
+    path = chosen.out / "benchmark.json"
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        same = all(_undated(earlier[name]) == _undated(results[name]) for name in results)
+        measured = {part: earlier[part] for part in PARTS}
+    except FileNotFoundError:
+        return {**results, **{part: [] for part in PARTS}}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({error}); delete it or give another --out") from error
+    if not same:
+        raise InputError(
+            f"{path}: measured on another machine or with other settings; give another --out"
+        )
+    return {**results, **measured}
+
+
+def _undated(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if name != "date"}
+
+
+def _kind(found: dict[str, Any]) -> list[Any]:
+    return [found.get(name) for name in KIND]
 
 
 def _tasks(part: str, chosen: argparse.Namespace) -> Iterator[Task]:

@@ -62,6 +62,11 @@ def _first(windows: Batch, count: int) -> Batch:
 
 
 def _used_parameters(row: Row, model: nn.Module, batch: Batch) -> int:
+    """Count as a run does: those of the networks that a fitted row is made of, together."""
+    networks = row.experiment.networks.items()
+    if networks:
+        children = ((Row(row.script, name), model.get_submodule(c)) for c, name in networks)
+        return sum(_used_parameters(other, child, batch) for other, child in children)
     model.requires_grad_(True)
     used = training.used_parameters(model, row.study.predict(row.name), batch)
     model.requires_grad_(False)

@@ -14,7 +14,7 @@ import torch
 from tools.timing import published
 from tools.timing.rows import Problem, Row
 
-KIB = 1024  # Linux counts the resident set in these
+KIB = 1024  # /proc counts in these, macOS in bytes
 
 
 def of_training(script: str, row: str, batch_size: int, device: str) -> int:
@@ -58,7 +58,15 @@ def _measured(sender: Connection, work: Callable[..., None], *arguments: object)
 
 
 def _peak_bytes() -> int:
-    return KIB * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Return the most that this process has held, in bytes.
+
+    On Linux `ru_maxrss` begins with the peak of the process that started this one: what is less
+    than that would count as nothing.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    peaks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    return KIB * peaks[0] if peaks else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _row(script: str, row: str) -> Row:

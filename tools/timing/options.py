@@ -37,8 +37,13 @@ def measure(row: Row, *, epochs: int, seeds: int, device: torch.device) -> Itera
             continue
         ways = () if way == USUAL else (way,)
         faster.set_up(torch.get_num_threads(), ways)
-        trainings = [_train(row, recording, fold, epochs, seed, ways) for seed in range(seeds)]
-        faster.set_up(torch.get_num_threads(), ())
+        try:
+            trainings = [_train(row, recording, fold, epochs, seed, ways) for seed in range(seeds)]
+        except RuntimeError as error:  # as of torch.compile without a compiler
+            yield {**found, "seconds_per_epoch": None, "problem": str(error).splitlines()[0]}
+            continue
+        finally:
+            faster.set_up(torch.get_num_threads(), ())
         found["seconds_per_epoch"] = float(np.median([s for s, _, _ in trainings]))
         usual_s = usual_s or found["seconds_per_epoch"]
         found["ratio"] = usual_s / found["seconds_per_epoch"]

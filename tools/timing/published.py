@@ -8,16 +8,37 @@ in every step, and the teacher run in every step; files read step by step into a
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import h5py
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from common import training
-from common.training import FEATURES, Batch
+from common.training import FEATURES, Batch, Epoch
 from tools.timing.rows import Problem
+
+
+class Shuffled(Sampler[int]):
+    """Windows in the order in which the loop of `common.training` takes them, epoch by epoch.
+
+    PyTorch's own sampler draws twice per epoch: from the second on, the losses could not be
+    compared.
+
+    Args:
+        windows: Their number. seed: Of the shuffling.
+    """
+
+    def __init__(self, windows: int, seed: int) -> None:
+        self.windows, self.generator = windows, torch.Generator().manual_seed(seed)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(torch.randperm(self.windows, generator=self.generator).tolist())
+
+    def __len__(self) -> int:
+        return self.windows
 
 
 class PublishedLoop:
@@ -54,33 +75,45 @@ class PublishedLoop:
         named = dict(zip(self.names, tensors, strict=True))
         return {name: named[name].to(self.problem.device) for name in self.used}
 
-    def epoch(
-        self, model: nn.Module, optimiser: torch.optim.Optimizer, order: torch.Generator
-    ) -> tuple[float, float]:
-        """Train and validate for an epoch; return the training loss and the seconds."""
-        started, size = time.perf_counter(), self.problem.batch_size
-        sampler = RandomSampler(self.train, generator=order)
-        running = 0.0
+    def run(self, model: nn.Module, epochs: int) -> list[Epoch]:
+        """Train for some epochs; the losses are means over batches."""
+        settings = self.problem.settings(epochs)
+        optimiser = torch.optim.Adam(model.parameters(), settings.learning_rate)
+        order = Shuffled(len(self.train), settings.seed)
+        torch.manual_seed(settings.seed)  # of dropout
+        return [self._epoch(number, model, optimiser, order) for number in range(1, epochs + 1)]
+
+    def _epoch(
+        self, number: int, model: nn.Module, optimiser: torch.optim.Optimizer, order: Shuffled
+    ) -> Epoch:
+        started, running = time.perf_counter(), 0.0
+        loader = self._loader(self.train, order)
         model.train()
-        for tensors in DataLoader(self.train, size, sampler=sampler):
+        for tensors in loader:
             batch = self.batch(tensors)
             optimiser.zero_grad()
             loss = self.problem.loss(model, {**batch, **self._taught(batch)})
             loss.backward()
             optimiser.step()
             running += loss.item()
-        self._validate(model)
-        return running / (len(self.train) // size), time.perf_counter() - started
+        validation_loss = self._validate(model)
+        seconds = time.perf_counter() - started
+        return Epoch(number, running / len(loader), validation_loss, seconds)
+
+    def _loader(self, windows: TensorDataset, order: Shuffled | None) -> DataLoader:
+        random = torch.Generator()  # which workers would get, and none of dropout's numbers
+        return DataLoader(windows, self.problem.batch_size, sampler=order, generator=random)
 
     @torch.no_grad()
     def _validate(self, model: nn.Module) -> float:
         model.eval()
         running, predict = 0.0, self.problem.row.study.predict(self.problem.row.name)
         criterion = self.experiment.criterion or self.problem.row.study.criterion
-        for tensors in DataLoader(self.validation, self.problem.batch_size):
+        loader = self._loader(self.validation, order=None)
+        for tensors in loader:
             batch = self.batch(tensors)
             running += criterion(predict(model, batch), batch["targets"]).item()
-        return running
+        return running / len(loader)
 
     @torch.no_grad()
     def _taught(self, batch: Batch) -> Batch:

@@ -6,7 +6,7 @@ import importlib
 import multiprocessing
 import time
 from collections.abc import Iterator
-from multiprocessing.queues import Queue
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
@@ -16,6 +16,7 @@ from tools.timing.rows import Problem, Row
 
 CPU_PAIRS = ((1, 2), (2, 1))  # jobs and threads of each: one with both cores, two with one each
 CUDA_PAIRS = ((1, 1), (2, 1), (4, 1), (8, 1))
+LONGEST_WARM_UP_S = 600  # a training that fails must not leave the others waiting for it
 
 
 def measure(
@@ -55,23 +56,19 @@ def _windows_per_s(
     threads: int,
 ) -> float:
     context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(jobs), context.Queue()
     work = (row.script.__name__, row.name, batches, batch_size, epochs, str(device), threads)
-    processes = [
-        context.Process(target=_train, args=(barrier, results, *work)) for _ in range(jobs)
-    ]
-    for process in processes:
-        process.start()
-    spans = [results.get() for _ in processes]
-    for process in processes:
-        process.join()
+    with ProcessPoolExecutor(jobs, context, _meet_at, (context.Barrier(jobs),)) as pool:
+        trainings = [pool.submit(_train, *work) for _ in range(jobs)]
+        spans = [training.result() for training in trainings]
     seconds = max(stop for _, stop in spans) - min(start for start, _ in spans)
     return jobs * epochs * batches * batch_size / seconds
 
 
+def _meet_at(barrier: Barrier) -> None:
+    _train.barrier = barrier  # a pool hands it over only when its processes start
+
+
 def _train(
-    barrier: Barrier,
-    results: Queue,
     script: str,
     row: str,
     batches: int,
@@ -79,14 +76,15 @@ def _train(
     epochs: int,
     device: str,
     threads: int,
-) -> None:
+) -> tuple[float, float]:
+    """Train in a process of its own; return when it began and ended."""
     torch.set_num_threads(threads)
     problem = Problem(
         Row(importlib.import_module(script), row), batches, batch_size, torch.device(device)
     )
     problem.train(problem.model(), epochs=1)
     model = problem.model()
-    barrier.wait()
+    _train.barrier.wait(LONGEST_WARM_UP_S)
     started = time.time()  # the same clock in all processes
     problem.train(model, epochs)
-    results.put((started, time.time()))
+    return started, time.time()
