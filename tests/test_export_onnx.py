@@ -1,172 +1,237 @@
-"""Exported models: what onnxruntime gives, against PyTorch, of every row that can be exported."""
+"""Models as ONNX: the same numbers as in PyTorch, and all that is needed to use the file."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
 
-import Dataset_B_ffn_hf_ffn_bilstm_convnet as script_b
 from common import about, checkpoints
 from common.files import InputError
 from tests.conftest import ROOT
+from tests.files import usual_a
 from tests.narrow import narrow_networks
 from tools import export_onnx
-from tools.exporting import network, runtime
-from tools.trained import Trained, restore
+from tools.command import start
+from tools.exporting import graph, runtime
+from tools.trained import Trained
 
-missing = [name for name in runtime.PACKAGES if importlib.util.find_spec(name) is None]
-needs_onnx = pytest.mark.skipif(
-    bool(missing), reason=f"{missing} not installed: see requirements-export.txt"
-)
-SHORT = 4  # samples of a window: the exporter goes through a recurrent layer step by step
-SHORT_CONVOLVED = 16  # the fewest that four poolings leave something of
-SCRIPTS = [importlib.import_module(path.stem) for path in sorted(ROOT.glob("Dataset_*.py"))]
-ROWS = [pytest.param(script, row, id=row) for script in SCRIPTS for row in script.STUDY.rows]
-FEW = {  # a row of each class of network, and of each number of inputs
-    "Dataset_A_Sensor_Distillation": ["distilled-foot"],
-    "Dataset_A_ffn_hf_ffn_bilstm_convnet": ["ffn_hf-foot_trunk", "lstm-foot", "conv2d-foot_trunk"],
-    "Dataset_A_lmfn_tfn_fusion_models": ["lmfn-foot", "tfn-all_imus_emg"],
-    "Dataset_B_kinetics_fm_models": ["dlr-feet"],
-    "Dataset_B_model_ablation": ["early_gru"],
-}
-QUICK = [p for p in ROWS if p.values[1] in FEW.get(p.values[0].__name__, ())]
+SCRIPTS = [path.stem for path in sorted(ROOT.glob("Dataset_*.py"))]
+ROWS = [
+    (name, experiment.row)
+    for name in SCRIPTS
+    for experiment in importlib.import_module(name).EXPERIMENTS
+]
+QUICK = [  # seconds each; what they lack is in the test of the command, and in all rows
+    ("Dataset_B_model_ablation", "early_gru"),
+    ("Dataset_B_lmfn_tfn_fusion_models", "lmfn-all_imus_video"),
+    ("Dataset_A_lmfn_tfn_fusion_models", "tfn-all_imus_emg"),
+    ("Dataset_A_ffn_hf_ffn_bilstm_convnet", "ffn_hf-all_imus_emg"),
+    ("Dataset_B_ffn_hf_ffn_bilstm_convnet", "lstm-feet_pelvis"),
+    ("Dataset_A_ffn_hf_ffn_bilstm_convnet", "conv2d-foot_trunk"),
+    ("Dataset_B_kinetics_fm_models", "dl-feet_pelvis"),
+]
+LIMIT_BYTES = 2**31  # of a protobuf message, which an ONNX file is
 
 
 @pytest.fixture(autouse=True)
 def narrow() -> Iterator[None]:
-    """Make the Kinetics-FM networks small."""
-    with narrow_networks():
+    """Make the largest networks small; what they do stays."""
+    with narrow_networks(), pytest.MonkeyPatch.context() as patch:
+        for name in SCRIPTS:
+            if network := vars(importlib.import_module(name)).get("BiLSTM"):
+                patch.setitem(network.__init__.__kwdefaults__, "hidden_sizes", (8, 6))
         yield
 
 
-def untrained(script: object, row: str, monkeypatch: pytest.MonkeyPatch) -> Trained:
-    """Return a row's network for short windows, in which every tensor matters."""
-    usual = script.STUDY.experiment(row)
-    described = about.model(script.STUDY, usual)
-    arguments, window = described["arguments"], SHORT
-    if "window" in arguments:
-        window = arguments["window"] = SHORT_CONVOLVED
-    monkeypatch.setattr(script, "STUDY", dataclasses.replace(script.STUDY, window=window))
+@pytest.fixture
+def packages() -> None:
+    """Skip where there are no packages for exporting."""
+    for name in runtime.PACKAGES:
+        pytest.importorskip(name, reason=f"{name} of requirements-export.txt is not installed")
+
+
+def untrained(script: ModuleType, row: str) -> Trained:
+    """Build the model of a row with weights and statistics of which none is 0, 1 or forgotten."""
     torch.manual_seed(0)
-    model = usual.model.func(**arguments).eval().requires_grad_(False)
-    for name, values in model.named_buffers():
-        if name.endswith(("running_mean", "slope", "offset")):
+    experiment = script.STUDY.experiment(row)
+    model = experiment.model().eval().requires_grad_(False)
+    for name, values in model.state_dict().items():
+        if name.endswith("running_var"):
+            values.uniform_(0.5, 2)
+        elif values.is_floating_point() and values.unique().numel() == 1:
             values.normal_()
-        elif name.endswith("running_var"):
-            values.uniform_(0.5, 2.0)
-    return Trained(model, script, row, described)
+    return Trained(model, script, row, about.checkpoint(script.STUDY, experiment, "7", {}))
 
 
-def check_parity(trained: Trained, path: Path) -> None:
-    """Export, and compare on random windows at three numbers of windows."""
-    network.export(trained, path)
-    session = runtime.session(path)
-    assert [i.name for i in session.get_inputs()] == list(trained.sensor_set.modalities)
-    batch = network.random_windows(trained, 64)
-    for count in (1, 2, 64):
-        part = {name: values[:count] for name, values in batch.items()}
-        expected = trained.predict(part)
-        assert expected.std() > 1e-3
-        found = runtime.run(session, runtime.model_inputs(trained, part))
-        assert np.abs(found - expected.numpy()).max() < 1e-4 * max(1, expected.abs().max())
-
-
-@needs_onnx
-@pytest.mark.parametrize(("script", "row"), QUICK)
-def test_onnxruntime_gives_what_pytorch_gives(
-    script: object, row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A wrong gate, a forgotten norm or a baked batch would give other moments on the device."""
-    check_parity(untrained(script, row, monkeypatch), tmp_path / "model.onnx")
-
-
-@needs_onnx
-@pytest.mark.slow
-@pytest.mark.parametrize(("script", "row"), ROWS)
-def test_every_row_can_be_exported(
-    script: object, row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The README says that every row can."""
-    check_parity(untrained(script, row, monkeypatch), tmp_path / "model.onnx")
+def save(trained: Trained, path: Path) -> Path:
+    """Write the model's checkpoint."""
+    checkpoints.save(trained.model.state_dict(), trained.about, path)
+    return path
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    """The checkpoint of a small network, as a run writes it."""
-    study, path = script_b.STUDY, tmp_path / "ffn.safetensors"
-    experiment = study.experiment("ffn-feet")
-    torch.manual_seed(0)
-    described = about.checkpoint(study, experiment, "02", {"protocol": "paper"})
-    checkpoints.save(experiment.model().state_dict(), described, path)
-    return path
+def student(tmp_path: Path) -> tuple[Trained, Path]:
+    """A student of Dataset A, and its checkpoint."""
+    script = importlib.import_module("Dataset_A_Sensor_Distillation")
+    trained = untrained(script, "student-foot_trunk")
+    return trained, save(trained, tmp_path / "student.safetensors")
 
 
-def export(checkpoint: Path, *more: str) -> Path:
-    """Run the command; return where the ONNX file is to be."""
-    path = checkpoint.with_name("model.onnx")
-    export_onnx.main(["--checkpoint", str(checkpoint), "--out", str(path), *more])
-    return path
+def check_parity(name: str, row: str, data: dict[str, Path], folder: Path) -> None:
+    """Compare a row with PyTorch in several batches of random and of recorded windows."""
+    trained = untrained(importlib.import_module(name), row)
+    graph.write(trained, folder / "model.onnx")
+    model = runtime.session(folder / "model.onnx")
+    for windows in (
+        export_onnx.random_windows(trained, 64),
+        export_onnx.measured_windows(trained, data[trained.study.dataset], 64),
+    ):
+        for count in (1, 2, 64):
+            part = {modality: values[:count] for modality, values in windows.items()}
+            assert runtime.difference(trained, model, part) < runtime.TOLERANCE, count
 
 
-@needs_onnx
-def test_the_command_leaves_a_file_that_tells_what_it_is(
-    checkpoint: Path, sample_files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("packages")
+@pytest.mark.parametrize(("name", "row"), QUICK)
+def test_kinds_of_network_give_what_they_give_in_pytorch(
+    name: str, row: str, sample_files: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Who gets the file alone must know which channels to give, in which order and unit."""
+    """A wrong gate or a forgotten statistic would be a wrong force in somebody's application."""
+    check_parity(name, row, sample_files, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("packages")
+@pytest.mark.parametrize(("name", "row"), ROWS)
+def test_every_row_gives_what_it_gives_in_pytorch(
+    name: str, row: str, sample_files: dict[str, Path], example_b: Path, tmp_path: Path
+) -> None:
+    """Of every table, on measured windows where there are some."""
+    check_parity(name, row, {**sample_files, "b": example_b}, tmp_path)
+
+
+@pytest.mark.usefixtures("packages")
+def test_the_file_tells_what_it_reads_and_gives(
+    student: tuple[Trained, Path],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
+    sample_files: dict[str, Path],
+) -> None:
+    """Someone who is handed the file alone must feed it the right channels in the right units."""
     import onnx
 
-    path = export(checkpoint, "--data", str(sample_files["b"]))
-    printed = capsys.readouterr().out
-    assert "random windows: differs from PyTorch by" in printed
-    assert "measured windows: differs from PyTorch by" in printed
-    model = onnx.load(path)
-    onnx.checker.check_model(model)
-    metadata = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
-    assert metadata["about"] == restore(checkpoint).about
-    sensors = ("R_FOOT", "L_FOOT")
-    assert metadata["channels"]["acc"] == [f"Accel{axis}_{s}" for s in sensors for axis in "XYZ"]
-    acc, gyr = model.graph.input
-    assert acc.doc_string.startswith("(batch, samples, channels) in m/s²: AccelX_R_FOOT, ")
-    assert gyr.doc_string.startswith("(batch, samples, channels) in deg/s: GyroX_R_FOOT, ")
-    assert "KAM (%BW·BH)" in model.graph.output[0].doc_string
-    shape = [d.dim_param or d.dim_value for d in acc.type.tensor_type.shape.dim]
-    assert shape == ["batch", 50, 6]
+    trained, checkpoint = student
+    out = tmp_path / "exported" / "student.onnx"
+    data = str(sample_files["a"])
+    assert (
+        export_onnx.main(["--checkpoint", str(checkpoint), "--out", str(out), "--data", data]) == 0
+    )
+    said = capfd.readouterr()
+    assert [line.split(":")[0].strip() for line in said.out.splitlines()] == [
+        "Exporting student-foot_trunk (KineticsMFFMNet) ...",
+        "random windows",
+        "measured windows",
+        "ONNX",
+    ]
+    assert said.err == ""
+    assert not recwarn.list
+    model = runtime.session(out)
+    shapes = {value.name: value.shape for value in (*model.get_inputs(), *model.get_outputs())}
+    assert shapes == {
+        "acc": ["batch", 100, 6],
+        "gyr": ["batch", 100, 6],
+        "targets": ["batch", 100, 7],
+    }
+    told = model.get_modelmeta().custom_metadata_map
+    assert json.loads(told["about"]) == json.loads(json.dumps({"format": 1, **trained.about}))
+    assert json.loads(told["inputs"])["gyr"] == {
+        "unit": "rad/s",
+        "channels": [f"{sensor}_Gyro_{axis}" for sensor in ("foot", "trunk") for axis in "XYZ"],
+    }
+    inner = onnx.load(out).graph
+    assert "m/s²: foot_Accel_X foot_Accel_Y" in inner.input[0].doc_string
+    assert "ankle moment (BW·BH), GRF x (BW)" in inner.output[0].doc_string
+    assert str(ROOT).encode() not in out.read_bytes()  # the exporter notes where the code lies
 
 
-@needs_onnx
-def test_measured_windows_give_the_same(checkpoint: Path, example_b: Path) -> None:
-    """Random numbers are not walking: on measured windows the file must agree as well."""
-    assert export(checkpoint, "--data", str(example_b)).exists()
+def write_at_once(trained: Trained, path: Path) -> None:
+    """Stand in for what writes the graph, which takes seconds."""
+    path.write_text(trained.row)
 
 
-@needs_onnx
-def test_a_file_that_differs_is_not_left(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that was exported wrongly must not end up on a device."""
-    usual = runtime.run
-    monkeypatch.setattr(runtime, "run", lambda *given: usual(*given) + np.float32(2e-4))
-    with pytest.raises(InputError, match="onnxruntime and PyTorch differ by 2.0e-04 on random"):
-        export(checkpoint)
-    assert list(checkpoint.parent.iterdir()) == [checkpoint]
-
-
-def test_missing_packages_are_named(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are not in requirements.txt: the remedy must be said in one line."""
-    monkeypatch.setattr(runtime, "PACKAGES", ("onnx_that_is_not_there",))
-    with pytest.raises(InputError, match=r"onnx_that_is_not_there not .* requirements-export\.txt"):
-        export(checkpoint)
-
-
-def test_a_network_too_large_for_a_file_is_refused(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_differs_is_not_left(
+    student: tuple[Trained, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before minutes of work that end in the exporter's own words."""
-    monkeypatch.setattr(network, "LARGEST_BYTES", 1e6)
-    with pytest.raises(InputError, match="more than an ONNX file can hold"):
-        network.export(restore(checkpoint), checkpoint.with_name("model.onnx"))
+    """Nobody may take it for the model; a file that was there before stays."""
+    out = tmp_path / "model.onnx"
+    out.write_text("the one before")
+    monkeypatch.setattr(runtime, "check_installed", lambda: None)
+    monkeypatch.setattr(graph, "write", write_at_once)
+    monkeypatch.setattr(runtime, "session", lambda path: None)
+    for difference in (1.1e-4, float("nan")):
+        monkeypatch.setattr(runtime, "difference", lambda *_, found=difference: found)
+        with pytest.raises(InputError, match=r"student-foot_trunk: onnxruntime differs .* nothing"):
+            export_onnx.main(["--checkpoint", str(student[1]), "--out", str(out)])
+    assert out.read_text() == "the one before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "student.safetensors"]
+
+
+def test_what_cannot_be_written_or_read_is_named(
+    student: tuple[Trained, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A traceback names neither flag nor remedy, and a comparison on no window would pass."""
+    monkeypatch.setattr(runtime, "check_installed", lambda: None)
+    monkeypatch.setattr(graph, "write", write_at_once)
+    monkeypatch.setattr(export_onnx, "compare", lambda *_: None)
+    out = tmp_path / "model.onnx"
+    out.mkdir()
+    arguments = ["--checkpoint", str(student[1]), "--out", str(out)]
+    with pytest.raises(InputError, match=r"model\.onnx: cannot be written .* another --out"):
+        export_onnx.main(arguments)
+    data = usual_a(tmp_path / "short.h5", rows=60)
+    with pytest.raises(InputError, match=r"short\.h5: no trial as long as a window"):
+        export_onnx.main([*arguments, "--data", str(data)])
+
+
+def test_missing_packages_are_one_line(
+    student: tuple[Trained, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """They are not in requirements.txt, so that most users meet this first."""
+    monkeypatch.setattr(runtime, "find_spec", lambda name: None)
+    arguments = ["--checkpoint", str(student[1]), "--out", str(tmp_path / "model.onnx")]
+    with pytest.raises(SystemExit, match="2"):
+        start(lambda: export_onnx.main(arguments))
+    assert capsys.readouterr().err == (
+        "error: onnx, onnxruntime, onnxscript: not installed; "
+        "python -m pip install -r requirements-export.txt\n"
+    )
+    assert {f"{name}>" for name in runtime.PACKAGES} == {
+        line.partition(">")[0] + ">"
+        for line in (ROOT / "requirements-export.txt").read_text().splitlines()
+        if not line.startswith("#")
+    }
+
+
+def test_a_name_that_is_not_of_onnx_is_refused(student: tuple[Trained, Path]) -> None:
+    """With the flags mixed up the checkpoint itself would be overwritten."""
+    with pytest.raises(InputError, match=r"student\.safetensors: no name of an ONNX file"):
+        export_onnx.main(["--checkpoint", str(student[1]), "--out", str(student[1])])
+
+
+def test_no_row_is_too_large_for_a_file() -> None:
+    """Above 2 GB the weights would have to be in files of their own."""
+    script = importlib.import_module("Dataset_A_kinetics_fm_models")
+    with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
+        patch.setitem(script.KineticsFMNet.__init__.__kwdefaults__, "hidden_sizes", (512, 256))
+        largest = script.STUDY.experiment("dl-all_imus").model()
+    assert sum(p.nbytes for p in largest.parameters()) < LIMIT_BYTES

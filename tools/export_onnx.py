@@ -1,16 +1,16 @@
-"""Turn the checkpoint of a trained model into an ONNX file that runs without PyTorch.
+"""Export a trained model as ONNX, to be run without PyTorch and without this collection.
 
-The file takes one input per modality, `acc`, `gyr` and `emg` or `video`, each (batch, samples,
-channels) float32 in the units of the dataset, of any number of windows, and gives `targets`,
-(batch, samples, targets). What is done to the inputs before the network, as norming and handcrafted
-features, is in it. Its metadata tell what the checkpoint tells (`about`, JSON) and the channels of
-each input in order. Before it is left, it is run by onnxruntime and compared with PyTorch.
+The inputs have the names of the modalities (acc, gyr, emg or video), each (batch, samples,
+channels) with the channels of the model's sensors, raw, as in the dataset's file; the output is
+`targets`, (batch, samples, targets). Any number of windows can be run at once. The file's metadata
+tell the rest: `about` is what the checkpoint tells, `inputs` the unit and the channels of each
+input. The file is run in onnxruntime and compared with PyTorch on random windows, with --data on
+measured ones as well; if they differ by more than 1e-4, nothing is left and it ends with 2.
 
-  python -m tools.export_onnx --checkpoint CHECKPOINT --out student.onnx
-  python -m tools.export_onnx --checkpoint CHECKPOINT --data data/dataset_a.h5 --out student.onnx
+  python -m tools.export_onnx --checkpoint FILE --out model.onnx
+  python -m tools.export_onnx --checkpoint FILE --out model.onnx --data data/dataset_a.h5
 
-A checkpoint is a file of a run's folder, outputs/<script>/<run>/checkpoints/. It takes half a
-minute to two; exit status 2 with one line for what cannot be exported.
+FILE is a checkpoint, outputs/<script>/<run>/checkpoints/<row>-subject_<id>.safetensors of a run.
 """
 
 from __future__ import annotations
@@ -19,67 +19,86 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from common import flags, folds
 from common.files import InputError, written_whole
 from common.training import Batch, batch_of
+from tools.check import layout
 from tools.command import start
-from tools.exporting import network, runtime
+from tools.exporting import graph, runtime
 from tools.trained import Trained, restore
 
-BATCHES = (1, 64)  # windows at once: that of a live estimate, and that of training
+BATCHES = (1, 64)  # windows that are compared at once: one as it is measured, and many
+SIZES = (-1, 2)  # powers of ten between which random windows lie: all units of the inputs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export a checkpoint; return the exit status, 0."""
+    """Export a model; return the exit status, 0."""
     options = _parser().parse_args(argv)
+    if options.out.suffix != ".onnx":
+        raise InputError(f"--out {options.out}: no name of an ONNX file; let it end with .onnx")
     runtime.check_installed()
-    torch.set_num_threads(1)
     trained = restore(options.checkpoint)
-    windows = {"random": network.random_windows(trained, max(BATCHES))}
+    windows = {"random": random_windows(trained, max(BATCHES))}
     if options.data:
-        windows["measured"] = _measured_windows(trained, options.data)
+        windows["measured"] = measured_windows(trained, options.data, max(BATCHES))
     print(f"Exporting {trained.row} ({trained.about['model']}) ...", flush=True)
     try:
         with written_whole(options.out) as part:
-            network.export(trained, part)
+            graph.write(trained, part)
             for kind, batch in windows.items():
-                print(_compare(trained, part, batch, kind))
+                compare(trained, part, kind, batch)
     except OSError as error:
-        raise InputError(
-            f"{options.out}: cannot write there ({error.strerror}); give another --out"
-        ) from error
+        problem = f"{options.out}: cannot be written ({error.strerror})"
+        raise InputError(f"{problem}; free the place or choose another --out") from error
     print(f"ONNX: {options.out}, {options.out.stat().st_size / 1e6:.1f} MB")
     return 0
 
 
-def _measured_windows(trained: Trained, data: Path) -> Batch:
-    """Return windows spread over a file of the model's dataset."""
-    recording = trained.study.read(data)
-    subjects, window = recording.subjects, trained.study.window
-    rows = torch.from_numpy(folds.subject_windows(recording, subjects, window, "strict").rows)
-    chosen = torch.linspace(0, len(rows) - 1, min(len(rows), max(BATCHES))).long()
-    return batch_of(recording.samples, rows[chosen])
+def random_windows(trained: Trained, count: int) -> Batch:
+    """Draw windows of all channels of the dataset, `(count, T, C)` per modality."""
+    draw = torch.Generator().manual_seed(0)
+    low, high = SIZES
+    batch = {}
+    for modality, names in layout.of(trained.study.dataset).channels.items():
+        sizes = 10 ** torch.empty(count, 1, 1).uniform_(low, high, generator=draw)
+        shape = (count, trained.study.window, len(names))
+        batch[modality] = sizes * torch.randn(shape, generator=draw)
+    return batch
 
 
-def _compare(trained: Trained, path: Path, batch: Batch, kind: str) -> str:
-    """Compare the file with PyTorch at several numbers of windows; say how they agree.
+def measured_windows(trained: Trained, path: Path, count: int) -> Batch:
+    """Take at most `count` windows of a file, evenly from all of it.
 
     Raises:
-        InputError: They differ.
+        InputError: It cannot be used.
     """
-    session = runtime.session(path)
-    differences = []
-    for count in BATCHES:
-        part = {name: values[:count] for name, values in batch.items()}
-        differences.append(runtime.difference(trained, session, part))
-    if not max(differences) <= runtime.TOLERANCE:  # NaN neither
+    study = trained.study
+    recording = study.read(path)
+    rows = folds.subject_windows(recording, recording.subjects, study.window, "strict").rows
+    if not len(rows):
+        raise InputError(f"{path}: no trial as long as a window; use a file with longer ones")
+    chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)
+    return batch_of(recording.samples, torch.from_numpy(rows[chosen]))
+
+
+def compare(trained: Trained, path: Path, kind: str, windows: Batch) -> None:
+    """Compare an exported model with PyTorch on a few windows and on many, and say the result.
+
+    Raises:
+        InputError: It differs.
+    """
+    model = runtime.session(path)
+    parts = [{name: w[:count] for name, w in windows.items()} for count in BATCHES]
+    largest = float(np.max([runtime.difference(trained, model, part) for part in parts]))
+    if not largest <= runtime.TOLERANCE:  # NaN neither
         raise InputError(
-            f"{trained.row}: onnxruntime and PyTorch differ by {max(differences):.1e} on {kind} "
-            f"windows, more than {runtime.TOLERANCE:g}; nothing was written: use the checkpoint"
+            f"{trained.row}: onnxruntime differs from PyTorch by {largest:.1e} on {kind} windows, "
+            f"more than {runtime.TOLERANCE:g}; nothing is written; use the checkpoint itself"
         )
-    return f"  {kind} windows: differs from PyTorch by {max(differences):.1e} at most"
+    print(f"  {kind} windows: differs from PyTorch by at most {largest:.1e}", flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,14 +108,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="FILE", help="of the trained model")
-    add("--out", type=Path, required=True, metavar="FILE", help="the ONNX file to write")
-    add(
-        "--data",
-        type=Path,
-        metavar="FILE",
-        help="HDF5 file of the model's dataset, on whose windows it is compared, too",
-    )
+    add("--checkpoint", type=Path, required=True, metavar="FILE", help="the trained model")
+    add("--out", type=Path, required=True, metavar="FILE", help="ONNX file to write, .onnx")
+    add("--data", type=Path, metavar="FILE", help="HDF5 file of the dataset, to compare on as well")
     return parser
 
 

@@ -58,8 +58,8 @@ class Layout(NamedTuple):
 
 
 def of(dataset: str) -> Layout:
-    """Return the layout of dataset `a` or `b`."""
-    return _layout_a() if dataset == "a" else _layout_b()
+    """Return the layout of Dataset `a` or `b`."""
+    return {"a": _layout_a, "b": _layout_b}[dataset]()
 
 
 def _layout_a() -> Layout:
@@ -136,9 +136,9 @@ def opened(path: Path) -> tuple[Layout, Callable[[], Iterator[list[Part]]], bool
         if "All_subjects" in file:
             tables = list(_tables_a(path, file))
             has_trials = all("trial_starts" in table.attrs for _, _, table in tables)
-            return _layout_a(), lambda: _read_a(path), has_trials
+            return of("a"), lambda: _read_a(path), has_trials
         if any(key.startswith("subject_") for key in file):
-            return _layout_b(), lambda: _read_b(path), True
+            return of("b"), lambda: _read_b(path), True
     raise InputError(f"{path}: neither All_subjects (Dataset A) nor subject_01 ... (B) in it")
 
 

@@ -1,8 +1,8 @@
-"""Run an exported model by onnxruntime."""
+"""An exported model in onnxruntime, and how far it is from PyTorch."""
 
 from __future__ import annotations
 
-import importlib.util
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,51 +15,52 @@ from tools.trained import Trained
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-TOLERANCE = 1e-4  # of PyTorch's output; relative where that is above 1
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+TOLERANCE = 1e-4  # of `difference`
 
 
 def check_installed() -> None:
-    """Check that what an export needs is there.
+    """Check that the packages for exporting are there.
 
     Raises:
-        InputError: It is not.
+        InputError: They are not.
     """
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise InputError(
-            f"{', '.join(missing)} not installed; do: python -m pip install -r "
-            "requirements-export.txt"
+            f"{', '.join(missing)}: not installed; python -m pip install -r requirements-export.txt"
         )
 
 
 def session(path: Path, threads: int = 1) -> InferenceSession:
-    """Open an ONNX file for the CPU."""
-    import onnxruntime  # here, since it is installed for exports only
+    """Open an exported model for the CPU."""
+    import onnxruntime  # here, since training and its users do without it
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def run(opened: InferenceSession, windows: dict[str, np.ndarray]) -> np.ndarray:
-    """Estimate `(B, T, K)` from one `(B, T, C)` float32 array per modality."""
-    return opened.run(["targets"], windows)[0]
+def run(model: InferenceSession, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """Estimate `(B, T, K)` from one float32 `(B, T, C)` per modality."""
+    return model.run(None, inputs)[0]
 
 
-def model_inputs(trained: Trained, batch: Batch) -> dict[str, np.ndarray]:
-    """Pick the inputs of an exported model out of a batch of all channels of the dataset."""
-    windows = trained.script.inputs(batch, trained.sensor_set)
-    modalities = trained.sensor_set.modalities
-    return {name: w.numpy() for name, w in zip(modalities, windows, strict=True)}
+def inputs(trained: Trained, batch: Batch) -> dict[str, np.ndarray]:
+    """Pick the inputs of an exported model out of windows of all channels of the dataset."""
+    picked = trained.script.inputs(batch, trained.sensor_set)
+    names = trained.sensor_set.modalities
+    return {name: values.numpy() for name, values in zip(names, picked, strict=True)}
 
 
-def difference(trained: Trained, opened: InferenceSession, batch: Batch) -> float:
-    """Return the largest difference from PyTorch, over the larger of 1 and PyTorch's output.
+def difference(trained: Trained, model: InferenceSession, batch: Batch) -> float:
+    """Return the largest difference from PyTorch on a batch of windows.
 
-    The network for correlation has an arbitrary scale, at which 1e-4 may be below rounding.
+    It is absolute where the targets of a window are below 1, and else a share of the largest value
+    of the target in the window: float32 has seven digits, and networks trained for correlation
+    have outputs of any size.
     """
     expected = trained.predict(batch).numpy()
-    error = np.abs(run(opened, model_inputs(trained, batch)) - expected)
-    return float((error / np.maximum(1, np.abs(expected))).max())
+    error = np.abs(run(model, inputs(trained, batch)) - expected)
+    largest = np.abs(expected).max(axis=1, keepdims=True)  # (B, 1, K)
+    return float((error / np.maximum(largest, 1)).max())

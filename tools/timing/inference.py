@@ -15,7 +15,8 @@ from torch import nn
 from common import training
 from common.files import InputError
 from common.training import Batch
-from tools.exporting import network, runtime
+from tools.export_onnx import random_windows
+from tools.exporting import graph, runtime
 from tools.timing import multiply_adds
 from tools.timing.rows import Row
 from tools.trained import Trained
@@ -34,8 +35,8 @@ def measure(row: Row, *, hop_s: float, threads: int, device: torch.device, onnx:
     """
     torch.manual_seed(0)
     model = row.experiment.model().eval().requires_grad_(False)
-    trained = Trained(model, row.script, row.name, {"row": row.name})
-    windows = network.random_windows(trained, max(BATCHES))
+    trained = Trained(model, row.script, row.name, {})
+    windows = random_windows(trained, max(BATCHES))
     on_cpu = {count: _first(windows, count) for count in BATCHES}
     window_s = row.study.window / row.study.rate_hz
     found: dict[str, Any] = {
@@ -99,13 +100,13 @@ def _onnx(trained: Trained, batches: dict[int, Batch], threads: int) -> dict[str
         runtime.check_installed()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            network.export(trained, path)
+            graph.write(trained, path)
             session = runtime.session(path, threads)
             found: dict[str, Any] = {"onnx_bytes": path.stat().st_size}
     except InputError as error:
         return {"onnx": f"not measured: {error}"}
     for count, batch in batches.items():
-        inputs = runtime.model_inputs(trained, batch)
+        inputs = runtime.inputs(trained, batch)
         times_ms = _times_ms(lambda inputs=inputs: runtime.run(session, inputs))
         found |= _latency(times_ms, count, f"onnx_batch_{count}")
     return found

@@ -55,7 +55,7 @@ def measure(row: Row, *, epochs: int, seeds: int, device: torch.device) -> Itera
 def _train(
     row: Row, recording: object, fold: folds.Fold, epochs: int, seed: int, ways: tuple[str, ...]
 ) -> tuple[float, float, float]:
-    """Return seconds of an epoch but the first, NRMSE in %, and the best validation loss."""
+    """Return seconds of an epoch (not the first of several), NRMSE in %, best validation loss."""
     study, experiment = row.study, row.experiment
     torch.manual_seed(seed)
     model, predict = experiment.model(), study.predict(row.name)
@@ -78,6 +78,6 @@ def _train(
     truth = samples["targets"][fold.test.to(predicted.device)][scored].cpu().numpy()
     names = [target.name for target in study.targets]
     scores = metrics.score(truth, predicted[scored].cpu().numpy(), names)
-    seconds = float(np.median([epoch.seconds for epoch in history[1:]]))
+    seconds = float(np.median([epoch.seconds for epoch in history[1:] or history]))
     best = min(epoch.validation_loss for epoch in history)
     return seconds, float(np.mean(scores["nrmse_percent"])), best

@@ -61,7 +61,7 @@ def _inference(found: Sequence[Found]) -> str:
             f"`{f['row']}`",
             f["device"],
             f"{f['parameters']:,}",
-            f"{f['multiply_adds'] / 1e6:,.0f}",
+            f"{f['multiply_adds'] / 1e6:,.1f}",
             f"{f['batch_1_ms']:.2f} ({f['batch_1_p95_ms']:.2f})",
             _number(f, "onnx_batch_1_ms"),
             f"{f['batch_64_ms'] / 64:.2f}",
@@ -69,14 +69,14 @@ def _inference(found: Sequence[Found]) -> str:
             f"{f['batch_64_windows_per_s']:,.0f}",
             f"{f['window_ms']:.0f} + {f['hop_ms']:.0f} + {f['batch_1_ms']:.0f}",
             f"{f['prediction_bytes'] / 1e6:,.0f}",
-            f"{f['training_bytes'] / 1e6:,.0f}" if f["training_bytes"] else "",
+            f"{f['training_bytes'] / 1e6:,.0f}" if f["training_bytes"] is not None else "",
         ]
         for f in found
     ]
     header = [
         *("", "row", "device", "parameters", "10⁶ multiply-adds", "1 window: ms (95th)", "ONNX"),
         *("in 64: ms per window", "ONNX", "windows/s", "delay: window + hop + compute (ms)"),
-        *("MB to predict 64", "MB to train 64"),
+        *("MB to predict a batch", "MB to train on one"),
     ]
     return _table(f"Inference, {found[0]['threads']} CPU thread(s)", header, lines)
 
