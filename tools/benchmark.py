@@ -7,7 +7,7 @@ kind; the others of an earlier call, interrupted or of other parts, stay:
 
   DIR/benchmark.json    everything that was measured
   DIR/benchmark.md      the tables that are printed
-  DIR/latency.png       time to compute one window, by size of the network
+  DIR/latency.png       time to compute one window, row by row
 
   python -m tools.benchmark
   python -m tools.benchmark --parts training inference --rows 'student-*' --repeats 5

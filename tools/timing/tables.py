@@ -148,23 +148,24 @@ _TABLES = {
 
 
 def latency_figure(found: Sequence[Found]) -> Figure:
-    """Draw the latency of one window against parameters, PyTorch and ONNX, CPU and GPU."""
+    """Draw the time to compute one window, a line per row; PyTorch and ONNX, CPU and GPU."""
+    names = list(dict.fromkeys(_name(f) for f in found))
     with plots.style():
-        figure = Figure(figsize=(7, 4.5))
+        figure = Figure(figsize=(7.5, 0.22 * len(names) + 1.6), layout="constrained")
         axes = figure.subplots()
-        series = {"PyTorch": "batch_1_ms", "ONNX Runtime": "onnx_batch_1_ms"}
-        for name, key in series.items():
+        series = {"PyTorch": ("batch_1_ms", "o"), "ONNX Runtime": ("onnx_batch_1_ms", "^")}
+        for name, (key, marker) in series.items():
             chosen = [f for f in found if key in f]
             for device in dict.fromkeys(f["device"] for f in chosen):
                 points = [f for f in chosen if f["device"] == device]
-                x, y = ([f[k] for f in points] for k in ("parameters", key))
-                axes.plot(x, y, "o" if name == "PyTorch" else "^", label=f"{name}, {device}")
-        for f in found:
-            if f["device"] == found[0]["device"]:
-                label = f["row"].split("-")[0]
-                place = (f["parameters"], f["batch_1_ms"])
-                axes.annotate(label, place, (4, 4), textcoords="offset points", fontsize=7)
-        axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="ms for one window")
-        axes.set_title("Time to compute one window of 0.5 s", fontsize=10)
-        axes.legend()
+                rows = [names.index(_name(f)) for f in points]
+                axes.plot([f[key] for f in points], rows, marker, label=f"{name}, {device}")
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set(xscale="log", xlabel="ms to compute one window of 0.5 s")
+        figure.legend(loc="outside upper center", ncols=4)
     return figure
+
+
+def _name(found: Found) -> str:
+    return f"{found['row']} ({found['dataset']}, {found['parameters'] / 1e6:.2g} M)"
