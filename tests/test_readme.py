@@ -11,13 +11,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
+import numpy as np
+import pandas as pd
 import pytest
 
+import Dataset_A_lmfn_tfn_fusion_models as fusion_a
 from common import flags, study
+from tests import predicting
 from tests.conftest import ROOT
 from tests.made_runs import write_run
 from tests.narrow import narrow_networks
-from tools import report
+from tools import export_onnx, report
 
 README = (ROOT / "README.md").read_text()
 
@@ -33,8 +38,16 @@ SCRIPT_COMMANDS = [
     line for line in COMMANDS if line.startswith("python Dataset_") and line not in FULL_COMMANDS
 ]
 REPORT_COMMANDS = [line for line in COMMANDS if line.startswith("python -m tools.report")]
+TOOLS = ("predict", "export_onnx", "benchmark")
+TOOL_COMMANDS = [
+    line for line in COMMANDS if line.startswith(tuple(f"python -m tools.{tool}" for tool in TOOLS))
+]
+EXPORT_SET_UP = "python -m pip install -r requirements-export.txt"
 SET_UP = "python -m pip install -r requirements.txt && "
-RUN_ELSEWHERE = [*SCRIPT_COMMANDS, *FULL_COMMANDS, *REPORT_COMMANDS]
+RUN_ELSEWHERE = [
+    *(*SCRIPT_COMMANDS, *FULL_COMMANDS, *REPORT_COMMANDS, *TOOL_COMMANDS),
+    EXPORT_SET_UP,
+]
 OTHERS = [line for line in COMMANDS if line not in RUN_ELSEWHERE and SET_UP not in line]
 
 
@@ -45,6 +58,8 @@ def test_set_up_commands_are_those_of_ci() -> None:
     assert len(set_up) == 2
     for line in set_up:
         assert f"\n{line} || exit 1\n" in ci  # `set -e` does not see what stands before &&
+    assert EXPORT_SET_UP in COMMANDS
+    assert f"\n{EXPORT_SET_UP}\n" in ci
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +153,34 @@ def test_report_commands_run(
         assert (tmp_path / "outputs" / "report" / "report.md").exists()
 
 
+@pytest.mark.parametrize("command", TOOL_COMMANDS)
+def test_tool_commands_run(
+    command: str, sample_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a small network with random weights; the benchmark on one row."""
+    _, _, module, *arguments = shlex.split(command)
+    monkeypatch.chdir(tmp_path)
+    if module == "tools.export_onnx":
+        pytest.importorskip("onnxruntime", reason="requirements-export.txt is not installed")
+    if module == "tools.benchmark":
+        small = ["--batches", "1", "--repeats", "1", "--batch-size", "2", "--device", "cpu"]
+        small = [*small, "--datasets", "a", "--rows", "ffn_hf-foot", "--parts", "training"]
+        assert importlib.import_module(module).main([*arguments, *small]) == 0
+        assert "`ffn_hf-foot`" in Path("outputs/benchmark/benchmark.md").read_text()
+        return
+    predicting.random_model(fusion_a, "lmfn-foot", tmp_path).rename("student.safetensors")
+    Path("data").mkdir()
+    shutil.copy(sample_files["a"], "data/dataset_a.h5")
+    names = [f"foot_{kind}_{axis}" for kind in ("Accel", "Gyro") for axis in "XYZ"]
+    with h5py.File("data/dataset_a.h5") as file:
+        walk = file["All_subjects/Subject_7/Treadmill"][:, :6]
+    walk = pd.DataFrame(walk, columns=names)
+    walk.insert(0, "time", np.arange(len(walk)) / 200)
+    walk.to_csv("walk.csv", index=False)
+    assert importlib.import_module(module).main(arguments) == 0
+    assert Path(arguments[arguments.index("--out") + 1]).exists()
+
+
 @pytest.mark.parametrize("command", OTHERS)
 def test_other_commands_run(
     command: str, raw: Path, sample_files: dict[str, Path], tmp_path: Path
@@ -156,12 +199,22 @@ def test_other_commands_run(
     subprocess.run([sys.executable, *arguments[1:]], cwd=copy, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("snippet", blocks("python"))
-def test_snippets_run(snippet: str) -> None:
-    """The snippet that shows how to use a model."""
+@pytest.mark.parametrize(
+    ("snippet", "windows"), list(zip(blocks("python"), (64, 1), strict=True)), ids=["torch", "onnx"]
+)
+def test_snippets_run(
+    snippet: str, windows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snippets that show how to use a model, in PyTorch and as ONNX."""
+    if "onnxruntime" in snippet:
+        pytest.importorskip("onnxruntime", reason="requirements-export.txt is not installed")
+        checkpoint = predicting.random_model(fusion_a, "lmfn-foot", tmp_path)
+        out = str(tmp_path / "student.onnx")
+        export_onnx.main(["--checkpoint", str(checkpoint), "--out", out])
+        monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     exec(snippet, namespace)
-    assert tuple(namespace["moments_and_forces"].shape) == (64, 100, 7)
+    assert tuple(namespace["moments_and_forces"].shape) == (windows, 100, 7)
 
 
 def test_every_flag_is_in_the_readme() -> None:
