@@ -1,11 +1,12 @@
 """Export a trained model as ONNX, to be run without PyTorch and without this collection.
 
 The inputs have the names of the modalities (acc, gyr, emg or video), each (batch, samples,
-channels) with the channels of the model's sensors, raw, as in the dataset's file; the output is
-`targets`, (batch, samples, targets). Any number of windows can be run at once. The file's metadata
-tell the rest: `about` is what the checkpoint tells, `inputs` the unit and the channels of each
-input. The file is run in onnxruntime and compared with PyTorch on random windows, with --data on
-measured ones as well; if they differ by more than 1e-4, nothing is left and it ends with 2.
+channels) with the channels of the model's sensors, not scaled, as `prepare` in the script makes
+them of the data; the output is `targets`, (batch, samples, targets). Any number of windows can be
+run at once. The file's metadata tell the rest: `about` is what the checkpoint tells, `inputs` the
+unit and the channels of each input. The file is run in onnxruntime and compared with PyTorch on
+random windows, with --data on measured ones as well; if they differ by more than 1e-4, nothing is
+left and it ends with 2.
 
   python -m tools.export_onnx --checkpoint FILE --out model.onnx
   python -m tools.export_onnx --checkpoint FILE --out model.onnx --data data/dataset_a.h5

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,9 @@ from torch import Tensor, nn
 from tools.check import layout
 from tools.exporting.recurrent import RecurrentNode
 from tools.trained import Trained
+
+if TYPE_CHECKING:
+    import onnx_ir
 
 OUTPUT = "targets"
 LARGEST_BATCH = 2**16  # windows; the exporter wants a bound, the graph takes more all the same
@@ -72,33 +77,45 @@ def write(trained: Trained, path: Path) -> None:
         OSError: It cannot be written.
     """
     inputs = channels(trained)
-    samples = trained.study.window
+    program = _traced(trained, inputs)
+    _describe(program.model, trained, inputs)
+    program.save(path, external_data=False)
+
+
+def _traced(trained: Trained, inputs: Mapping[str, list[str]]) -> torch.onnx.ONNXProgram:
     # Two windows: a batch of one would be taken for a constant.
-    windows = tuple(torch.zeros(2, samples, len(names)) for names in inputs.values())
+    windows = tuple(torch.zeros(2, trained.study.window, len(names)) for names in inputs.values())
     batch = tuple({0: torch.export.Dim("batch", max=LARGEST_BATCH)} for _ in windows)
     with _quiet():
-        # Traced here, since the exporter, where it fails to, makes the batch a constant.
-        program = torch.onnx.export(
-            torch.export.export(FromModalities(trained).eval(), windows, dynamic_shapes=(batch,)),
+        # In two steps: the exporter, where it cannot trace a batch of any size, takes it for one
+        # of two windows and says nothing.
+        traced = torch.export.export(
+            FromModalities(trained).eval(), windows, dynamic_shapes=(batch,)
+        )
+        return torch.onnx.export(
+            traced,
             input_names=list(inputs),
             output_names=[OUTPUT],
             dynamic_shapes=(batch,),
             dynamo=True,
             verbose=False,
         )
-    model, units = program.model, layout.of(trained.study.dataset).units
+
+
+def _describe(model: onnx_ir.Model, trained: Trained, inputs: Mapping[str, list[str]]) -> None:
+    """Note what the model reads and gives, beside the inputs and outputs and in the metadata."""
+    units, samples = layout.of(trained.study.dataset).units, trained.study.window
     for node in model.graph:
         node.metadata_props.clear()  # the exporter's, with paths of this machine
     for value, (modality, names) in zip(model.graph.inputs, inputs.items(), strict=True):
-        value.doc_string = f"(batch, {samples}, {len(names)}) in {units[modality]}: " + " ".join(
-            names
-        )
+        shape = f"(batch, {samples}, {len(names)})"
+        value.doc_string = f"{shape} in {units[modality]}: {', '.join(names)}"
     targets = [f"{target.name} ({target.unit})" for target in trained.study.targets]
-    model.graph.outputs[0].doc_string = f"(batch, {samples}, {len(targets)}): " + ", ".join(targets)
-    told = {modality: {"unit": units[modality], "channels": c} for modality, c in inputs.items()}
+    shape = f"(batch, {samples}, {len(targets)})"
+    model.graph.outputs[0].doc_string = f"{shape}: {', '.join(targets)}"
+    told = {name: {"unit": units[name], "channels": names} for name, names in inputs.items()}
     model.metadata_props["about"] = json.dumps(trained.about, ensure_ascii=False)
     model.metadata_props["inputs"] = json.dumps(told, ensure_ascii=False)
-    program.save(path, external_data=False)
 
 
 @contextmanager
@@ -107,7 +124,7 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
