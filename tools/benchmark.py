@@ -38,7 +38,7 @@ from tools.timing.rows import Row, choose
 
 PARTS = ("training", "inference", "reading", "options", "jobs")
 SETTINGS = ("threads", "batch_size", "batches", "repeats", "epochs", "hop")
-KIND = ("dataset", "row", "device", "way", "jobs", "threads", "rows")  # of a result
+KIND = ("dataset", "row", "device", "way", "jobs", "threads", "rows", "stored")  # of a result
 Task = Callable[[], Iterator[dict[str, Any]]]
 
 
@@ -198,7 +198,7 @@ def _parser() -> flags.Parser:
     add("--threads", type=count, default=1, metavar="N",
         help="CPU threads, but for the part jobs (default: 1, as the scripts)")  # fmt: skip
     add("--batch-size", type=count, default=64, metavar="N", help="windows (default: 64)")
-    add("--batches", type=count, default=3, metavar="N", help="of an epoch (default: 3)")
+    add("--batches", type=count, default=2, metavar="N", help="of an epoch (default: 2)")
     add("--repeats", type=count, default=3, metavar="N",
         help="of each time, and seeds of the part options (default: 3)")  # fmt: skip
     add("--epochs", type=count, default=4, metavar="N",

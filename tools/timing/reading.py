@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from tools.check import layout
 from tools.timing import memory, published
 
 SUBJECTS = ("01", "02")  # two are the fewest that a script reads
-ROWS_A = (20_000, 400_000)  # appending row by row takes minutes beyond the first
+ROWS_A = (20_000, 640_000)  # two subjects of the real size; appending takes minutes beyond 20,000
+TYPES_A = ("float32", "float64")  # as tools.prepare_dataset_a writes, and as the paper's file is
 STEPS_B = (500, 1000, 2000)  # of each subject
 SCRIPTS = {"a": script_a, "b": script_b}
 READERS = {"a": published.read_a, "b": published.read_b}
@@ -32,10 +34,11 @@ BODY_B = ("body weight", "body height")
 
 def measure(dataset: str, repeats: int) -> Iterator[dict[str, Any]]:
     """Measure files of several sizes, made of a synthetic sample that is repeated."""
-    for size in ROWS_A if dataset == "a" else STEPS_B:
-        with _file(dataset, size) as path:
+    kinds = product(ROWS_A, TYPES_A) if dataset == "a" else product(STEPS_B, TYPES_A[:1])
+    for size, stored in kinds:
+        with _file(dataset, size, stored) as path:
             appends = dataset == "b" or size == ROWS_A[0]
-            yield _measure_file(dataset, path, repeats, appends)
+            yield {"stored": stored, **_measure_file(dataset, path, repeats, appends)}
 
 
 def _measure_file(dataset: str, path: Path, repeats: int, appends: bool) -> dict[str, Any]:
@@ -107,8 +110,8 @@ def _seconds(read: Callable[[], object]) -> float:
 
 
 @contextmanager
-def _file(dataset: str, size: int) -> Iterator[Path]:
-    """Give a file of `size` rows (A) or of `size` steps per subject (B)."""
+def _file(dataset: str, size: int, stored: str) -> Iterator[Path]:
+    """Give a file of `size` rows (A) or of `size` steps per subject (B), stored as a type."""
     with tempfile.TemporaryDirectory() as folder:
         sample, path = Path(folder) / "sample.h5", Path(folder) / f"{dataset}_{size}.h5"
         write_sample(sample, dataset, subjects=2, minutes=0.2, seed=0)
@@ -119,5 +122,5 @@ def _file(dataset: str, size: int) -> Iterator[Path]:
             for place in places:
                 values = source[place][()]
                 repeated = -(-each // len(values))
-                file[place] = np.concatenate([values] * repeated)[:each]
+                file[place] = np.concatenate([values] * repeated)[:each].astype(stored)
         yield path

@@ -89,6 +89,7 @@ def _reading(found: Sequence[Found]) -> str:
     lines = [
         [
             f["dataset"],
+            f["stored"],
             f"{f['rows']:,}",
             f"{f['rows_per_s'] / 1e6:.2f}",
             f"{f['over_h5py']:.2f}",
@@ -100,7 +101,14 @@ def _reading(found: Sequence[Found]) -> str:
         for f in found
     ]
     header = [
-        *("", "rows", "10⁶ rows/s", "time over h5py's alone", "appending's time over ours"),
+        *(
+            "",
+            "stored as",
+            "rows",
+            "10⁶ rows/s",
+            "time over h5py's alone",
+            "appending's time over ours",
+        ),
         *("MB kept", "MB peak", "MB peak, appending one dataset"),
     ]
     return _table("Reading a file", header, lines)
