@@ -137,7 +137,6 @@ def _inference(row: Row, device: torch.device, chosen: argparse.Namespace) -> di
         hop_s=hop / study.rate_hz,
         threads=chosen.threads,
         device=device,
-        onnx=chosen.onnx,
     )
     where = (row.script.__name__, row.name, chosen.batch_size, str(device))
     found["prediction_bytes"] = memory.of_prediction(*where)
@@ -205,8 +204,6 @@ def _parser() -> flags.Parser:
         help="of a training in the parts options and jobs (default: 4)")  # fmt: skip
     add("--hop", type=count, metavar="SAMPLES",
         help="from one live estimate to the next (default: half a window)")  # fmt: skip
-    add("--onnx", action="store_true",
-        help="export the networks, too, a minute each, and measure onnxruntime")  # fmt: skip
     add("--out", type=Path, default=Path("outputs/benchmark"), metavar="DIR",
         help="folder of the results (default: outputs/benchmark)")  # fmt: skip
     return parser

@@ -26,12 +26,12 @@ LEAST_RUNS = 10
 SECONDS = 2.0  # of each measurement, at least LEAST_RUNS
 
 
-def measure(row: Row, *, hop_s: float, threads: int, device: torch.device, onnx: bool) -> dict:
+def measure(row: Row, *, hop_s: float, threads: int, device: torch.device) -> dict[str, Any]:
     """Measure the untrained network of a row, which takes as long as a trained one.
 
     Args:
         row: The row. hop_s: From one live estimate to the next. threads: Of the CPU.
-        device: That predicts. onnx: Whether to export it, for onnxruntime on the CPU.
+        device: That predicts; onnxruntime beside it on the CPU, where it is installed.
     """
     torch.manual_seed(0)
     model = row.experiment.model().eval().requires_grad_(False)
@@ -53,7 +53,7 @@ def measure(row: Row, *, hop_s: float, threads: int, device: torch.device, onnx:
         found |= _latency(times_ms, count, f"batch_{count}")
     found["window_ms"], found["hop_ms"] = 1e3 * window_s, 1e3 * hop_s
     found["delay_ms"] = found["window_ms"] + found["hop_ms"] + found["batch_1_ms"]
-    if onnx and device.type == "cpu":
+    if device.type == "cpu":
         found |= _onnx(trained, on_cpu, threads)
     return found
 
