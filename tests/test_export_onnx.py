@@ -169,7 +169,7 @@ def test_the_file_tells_what_it_reads_and_gives(
         "channels": [f"{sensor}_Gyro_{axis}" for sensor in ("foot", "trunk") for axis in "XYZ"],
     }
     inner = onnx.load(out).graph
-    assert "m/s²: foot_Accel_X foot_Accel_Y" in inner.input[0].doc_string
+    assert "m/s²: foot_Accel_X, foot_Accel_Y" in inner.input[0].doc_string
     assert "ankle moment (BW·BH), GRF x (BW)" in inner.output[0].doc_string
     assert str(ROOT).encode() not in out.read_bytes()  # the exporter notes where the code lies
 
