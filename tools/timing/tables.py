@@ -49,8 +49,8 @@ def _training(found: Sequence[Found]) -> str:
         for f in found
     ]
     header = ["", "row", "device", "published loop (s)", "ours (s)", "once per fold (s)", "ratio"]
-    count, repeats = found[0]["batches"], found[0]["repeats"]
-    title = f"Training: an epoch of {count} batches and one of validation, median of {repeats}"
+    count, repeats = found[0]["batches"], max(f["repeats"] for f in found)
+    title = f"Training: epochs of {count} batches and one of validation, {repeats} repeats at most"
     return _table(title, header, lines)
 
 
