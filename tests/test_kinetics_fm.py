@@ -420,6 +420,7 @@ if {save}:
 """
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_written_without_a_second_copy(tmp_path: Path) -> None:
     """A network of a gigabyte may fill the memory there is: saving it must not end the run."""
     size_gb = 0.3

@@ -41,7 +41,10 @@ QUICK = ["--epochs", "1", "--device", "cpu", "--jobs", "1"]
 
 def rows_of(script: ModuleType) -> list[str]:
     """Choose the rows to run: all of them only where that is quick."""
-    if script in DISTILLATION or script in FUSION:
+    if script in DISTILLATION:  # the teacher, and the students with the fewest and the most IMUs
+        rows = script.STUDY.rows
+        return [*rows[:3], *rows[-2:]]
+    if script in FUSION:
         return script.STUDY.rows
     if script in ABLATION:
         rows = ["early_lstm", "concat_gru", "mffm_gated", "maf_mwff_gate_lstm"]
@@ -340,7 +343,7 @@ def test_the_sample_stands_in_and_says_so(
 )
 def test_example_file_runs_both_folds(script: ModuleType, example_b: Path, tmp_path: Path) -> None:
     """The measured example of Dataset B goes through the rows, each subject held out once."""
-    rows = rows_of(script)[:5]
+    rows = rows_of(script)[:3]
     flags = ["--data", str(example_b), "--test-subjects", "all", "--output-dir", str(tmp_path)]
     result = script.main([*flags, *QUICK, "--rows", *rows])
     assert set(result["test_subject"]) == {"01", "02"}
