@@ -47,11 +47,13 @@ LIMIT_BYTES = 2**31  # of a protobuf message, which an ONNX file is
 
 @pytest.fixture(autouse=True)
 def narrow() -> Iterator[None]:
-    """Make the largest networks small; what they do stays."""
+    """Make networks small; what they do stays."""
     with narrow_networks(), pytest.MonkeyPatch.context() as patch:
-        for name in SCRIPTS:
-            if network := vars(importlib.import_module(name)).get("BiLSTM"):
-                patch.setitem(network.__init__.__kwdefaults__, "hidden_sizes", (8, 6))
+        for script in map(importlib.import_module, SCRIPTS):
+            for network in ("BiLSTM", "KineticsMFFMNet", "AblationNet"):
+                if hasattr(script, network):
+                    defaults = getattr(script, network).__init__.__kwdefaults__
+                    patch.setitem(defaults, "hidden_sizes", (8, 6))
         yield
 
 
