@@ -12,8 +12,8 @@ kind; the others of an earlier call, interrupted or of other parts, stay:
   python -m tools.benchmark
   python -m tools.benchmark --parts training inference --rows 'student-*' --repeats 5
 
-With its defaults it takes about twenty minutes on two CPU cores. The CPU is measured always, CUDA
-where there is a device. Nothing else should run beside it.
+With its defaults it takes about an hour on two CPU cores. The CPU is measured always, CUDA where
+there is a device. Nothing else should run beside it.
 """
 
 from __future__ import annotations
