@@ -176,4 +176,4 @@ def latency_figure(found: Sequence[Found]) -> Figure:
 
 
 def _name(found: Found) -> str:
-    return f"{found['row']} ({found['dataset']}, {found['parameters'] / 1e6:.2g} M)"
+    return f"{found['row']} ({found['dataset']}, {found['parameters'] / 1e6:,.1f} M)"
