@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from common import hdf5
+from common.columns import *  # noqa: F403  (moves here)
 from common.columns import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
 from common.files import InputError
 from common.hdf5 import Columns

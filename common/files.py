@@ -1,32 +1,43 @@
-"""What every part that reads or writes files shares: errors a user can mend, and whole files."""
+"""Files that appear whole or not at all, checkpoints, and the error for input that cannot be used."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+CHECKPOINT_SUFFIX = ".safetensors"
+CHECKPOINT_FORMAT = 1  # version of the description in a checkpoint
 
 
 class InputError(ValueError):
-    """Flags or files that cannot be used; the message names the place and the remedy."""
+    """A flag or a file cannot be used; the message names the place and the remedy."""
 
 
-def brief(said: object, most: int = 200) -> str:
-    """Return what a file or a library says as one printable line of at most `most` characters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(said)).split())
-    return line if len(line) <= most else f"{line[: most - 4]} ..."
+def shorten(text: object, limit: int = 200) -> str:
+    """Return `text` as one printable line of at most `limit` characters."""
+    printable = "".join(c if c.isprintable() else " " for c in str(text))
+    line = " ".join(printable.split())
+    return line if len(line) <= limit else f"{line[: limit - 4]} ..."
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; at the end it takes the place of `path`."""
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` once it has been written.
+
+    Missing folders are created. After an error nothing is left, and an older file stays as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
@@ -35,27 +46,107 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield part
         mask = os.umask(0)
         os.umask(mask)
-        part.chmod(0o666 & ~mask)  # as any other new file; mkstemp's is for its owner only
+        part.chmod(0o666 & ~mask)  # mkstemp gives access to the owner only
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def save_tensors(values: Mapping[str, Any], path: Path) -> None:
-    """Write tensors and plain numbers, whole or not at all, tensor by tensor: no second copy.
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write tensors and plain numbers with `torch.save`, without a second copy in memory.
 
     Raises:
-        OSError: They cannot be written; PyTorch's own error does not tell of a full disk.
+        OSError: The file cannot be written.
     """
-    with written_whole(path) as part:
+    with write_atomically(path) as part:
         try:
-            torch.save(dict(values), part)
+            torch.save(dict(state), part)
         except RuntimeError as error:
-            raise as_disk_error(path, part) from error
+            raise _disk_error(path, part) from error
 
 
-def as_disk_error(path: Path, part: Path) -> OSError:
-    """Return the error to raise where a library failed to write `part` and did not tell why."""
+class Checkpoint(NamedTuple):
+    """A trained network in a file: tensors and JSON, no code.
+
+    Attributes:
+        tensors: the state dict of the network.
+        description: the network's class and arguments, its inputs and targets, and its training.
+    """
+
+    tensors: dict[str, Tensor]
+    description: dict[str, Any]
+
+
+def save_checkpoint(
+    path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint (safetensors) without a second copy of its tensors in memory.
+
+    Args:
+        path: the file to write.
+        tensors: the state dict of the network.
+        description: anything JSON can hold; stored under the key `about` of the file's metadata.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    text = json.dumps({"format": CHECKPOINT_FORMAT, **description}, ensure_ascii=False)
+    on_cpu = {name: values.detach().cpu().contiguous() for name, values in tensors.items()}
+    with write_atomically(path) as part:
+        try:
+            save_file(on_cpu, part, metadata={"about": text})
+        except SafetensorError as error:
+            raise _disk_error(path, part) from error
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint. Nothing in the file is ever executed.
+
+    Raises:
+        InputError: The file is missing, damaged or not a checkpoint of this collection.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the path of one checkpoint in it")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: no such file; checkpoints are in the folder checkpoints/ of a run"
+        ) from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: damaged, or not a checkpoint ({shorten(error)}); copy it again"
+        ) from error
+    try:
+        description = json.loads(metadata["about"])
+        version = description["format"]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: does not say which network it holds; use a checkpoint of this collection"
+        ) from error
+    if version != CHECKPOINT_FORMAT:
+        raise InputError(
+            f"{path}: checkpoint format {shorten(version, 20)}, but this version reads format "
+            f"{CHECKPOINT_FORMAT}; use the version of this collection that wrote it"
+        )
+    return Checkpoint(tensors, description)
+
+
+def _disk_error(path: Path, part: Path) -> OSError:
+    """Return the error to raise where a library could not write `part` and does not say why."""
     is_full = shutil.disk_usage(path.parent).free < part.stat().st_size + 2**20
     number = errno.ENOSPC if is_full else errno.EIO
     return OSError(number, os.strerror(number), str(path))
+
+
+# Old names, until the redesign is complete.
+written_whole = write_atomically
+brief = shorten
+as_disk_error = _disk_error
+
+
+def save_tensors(values: Mapping[str, Any], path: Path) -> None:
+    """Old name."""
+    save_state(path, values)
