@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+from common import training
 from common.files import InputError
+from common.runs import FailedTasksError, Script, default_data_file, find_run, last_flags
+from common.windows import PROTOCOLS
+
+NOT_RESTORED = ("output_dir", "resume", "jobs", "scheduler")  # by --resume: they change no number
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -53,17 +59,184 @@ def positive_float(text: str) -> float:
     return value
 
 
+def script_parser(script: Script) -> ArgumentParser:
+    """Return the parser of a script; the script adds flags of its own."""
+    rows = [row.name for row in script.ROWS]
+    parser = ArgumentParser(
+        description=script.__doc__, epilog="\n  ".join(["rows of the table:", *rows])
+    )
+    add = parser.add_argument
+    add(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help=f"HDF5 file (default: {default_data_file(script)} if it exists, else synthetic data)",
+    )
+    add("--sample", action="store_true", help="use synthetic data, written anew")
+    add(
+        "--test-subjects",
+        nargs="+",
+        metavar="ID",
+        help="subjects to hold out, one fold each, or `all` (default: last subject of the file)",
+    )
+    add(
+        "--rows",
+        nargs="+",
+        metavar="NAME",
+        help="rows of the table to run, from the list below, or `all` (default: all; on synthetic "
+        "data some scripts run fewer and say so)",
+    )
+    add(
+        "--protocol",
+        choices=PROTOCOLS,
+        default="paper",
+        help="paper: windows cut from one stream, 20 %% of them for validation; strict: windows "
+        "within a trial or step, 20 %% of the training subjects for validation (default: paper)",
+    )
+    add(
+        "--epochs",
+        type=positive_int,
+        metavar="N",
+        help=f"maximum number of epochs (default: {script.EPOCHS}; fewer on synthetic data)",
+    )
+    add(
+        "--patience",
+        type=positive_int,
+        default=10,
+        metavar="N",
+        help="stop after N epochs without a lower validation loss (default: 10)",
+    )
+    add(
+        "--batch-size",
+        type=positive_int,
+        default=64,
+        metavar="N",
+        help="windows per batch (default: 64)",
+    )
+    add(
+        "--learning-rate",
+        type=positive_float,
+        default=script.LEARNING_RATE,
+        metavar="X",
+        help=f"learning rate of Adam (default: {script.LEARNING_RATE:g})",
+    )
+    add(
+        "--seed",
+        type=whole_number,
+        default=42,
+        metavar="N",
+        help="random seed, set again for every row and fold (default: 42)",
+    )
+    add(
+        "--device",
+        default="auto",
+        help="auto (CUDA if available, else the CPU), cuda, cuda:N or cpu (default: auto)",
+    )
+    add(
+        "--output-dir",
+        type=Path,
+        default=Path("outputs"),
+        metavar="DIR",
+        help="results are written to DIR/<script>/<run>/ (default: outputs)",
+    )
+    add(
+        "--run-name",
+        metavar="NAME",
+        help="name of the run; an existing run with the same settings is resumed (default: date "
+        "and time)",
+    )
+    add(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="RUN",
+        help="resume a run of this script (default: the newest) with its flags: finished rows are "
+        "kept, unfinished trainings continue from their last saved epoch",
+    )
+    add(
+        "--save-every",
+        type=positive_float,
+        default=180.0,
+        metavar="SECONDS",
+        help="save unfinished trainings at the end of an epoch, at most every SECONDS "
+        "(default: 180)",
+    )
+    add(
+        "--jobs",
+        type=positive_int,
+        metavar="N",
+        help="trainings at the same time, on several GPUs N on each (default: one on a GPU; on the "
+        "CPU as many as cores and memory allow)",
+    )
+    add(
+        "--threads",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="CPU threads per training; their number affects rounding (default: 1)",
+    )
+    add(
+        "--faster",
+        nargs="+",
+        default=[],
+        choices=tuple(training.FASTER),
+        metavar="WAY",
+        help="train faster, with slightly different results: "
+        + "; ".join(f"{way}: {text}" for way, text in training.FASTER.items())
+        + " (default: none)",
+    )
+    add(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="address of a Dask scheduler whose workers run the trainings; data and output must be "
+        "on a path that they share (default: processes on this machine)",
+    )
+    return parser
+
+
+def add_weight(parser: ArgumentParser, flag: str, default: float, term: str) -> None:
+    """Add the flag of a weight in the loss, a finite number of at least 0."""
+    text = f"weight of {term} in the loss (default: {default:g})"
+    parser.add_argument(flag, type=finite_number, default=default, metavar="X", help=text)
+
+
+def parse(
+    script: Script, parser: ArgumentParser, argv: Sequence[str] | None
+) -> argparse.Namespace:
+    """Parse the flags; with `--resume`, those of the run are the defaults.
+
+    Raises:
+        InputError: There is no run to resume, or it is damaged.
+    """
+    args = parser.parse_args(argv)
+    if args.resume is None:
+        return args
+    folder = find_run(args.output_dir, script, args.resume or args.run_name or "")
+    flags = {name: value for name, value in last_flags(folder).items() if name in vars(args)}
+    flags["data"] = flags.get("data") and Path(flags["data"])
+    parser.set_defaults(**{name: flags[name] for name in flags if name not in NOT_RESTORED})
+    args = parser.parse_args(argv)
+    args.run_name = folder.name
+    return args
+
+
 def run_main(main: Callable[[], Any]) -> NoReturn:
     """Run `main` and exit with the status that it returns; anything but an int counts as 0.
 
     Errors that the user can mend end with one line on standard error and status 2.
     """
     try:
-        status = main()
+        result = main()
+        status = result if isinstance(result, int) else 0
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        status = 130
-    sys.exit(status if isinstance(status, int) else 0)
+        status = _complain(error, 2)
+    except FailedTasksError as error:
+        status = _complain(error, 1)
+    except KeyboardInterrupt as interruption:
+        status = _complain(": ".join(["interrupted", *map(str, interruption.args)]), 130)
+    sys.exit(status)
+
+
+def _complain(problem: object, status: int) -> int:
+    print(f"error: {problem}", file=sys.stderr)
+    return status

@@ -1,10 +1,16 @@
-"""Read an HDF5 file of either dataset, subject by subject, into one tensor per modality."""
+"""Read an HDF5 file of Dataset A or B: columns by name, checks, and one tensor per modality."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,31 +19,90 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import hdf5
-from common.columns import *  # noqa: F403  (moves here)
-from common.columns import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
 from common.files import InputError
-from common.hdf5 import Columns
 
-Prepare = Callable[[Columns], dict[str, np.ndarray]]
-"""Turns the columns of some rows into `(rows, C)` per modality, and `"targets"`: `(rows, K)`."""
+# The 129 columns of Dataset A, in the order of the file -------------------------------------------
 
-ALL = slice(None)
+DATASET_A_ACTIVITIES = ("Treadmill", "Levelground", "Ramp", "Stair")
+IMU_SENSORS = ("foot", "shank", "thigh", "trunk")  # right side
+MUSCLES = (
+    *("gastrocmed", "tibialisanterior", "soleus", "vastusmedialis", "vastuslateralis"),
+    *("rectusfemoris", "bicepsfemoris", "semitendinosus", "gracilis", "gluteusmedius"),
+    "rightexternaloblique",
+)
+GONIOMETERS = ("ankle_sagittal", "ankle_frontal", "knee_sagittal", "hip_sagittal", "hip_frontal")
+
+PELVIS = tuple(f"pelvis_{name}" for name in ("tilt", "list", "rotation", "tx", "ty", "tz"))
+HIP = ("hip_flexion", "hip_adduction", "hip_rotation")
+BELOW_HIP = ("knee_angle", "ankle_angle", "subtalar_angle", "mtp_angle")
+LUMBAR = ("lumbar_extension", "lumbar_bending", "lumbar_rotation")
+COORDINATES = (  # joint angles, in OpenSim's order
+    *PELVIS,
+    *(f"{name}_{side}" for side in "rl" for name in HIP + BELOW_HIP),
+    *LUMBAR,
+)
+TREE_COORDINATES = (  # the same coordinates in the order of OpenSim's inverse dynamics
+    *PELVIS,
+    *(f"{name}_{side}" for side in "rl" for name in HIP),
+    *LUMBAR,
+    *(f"{name}_{side}" for name in BELOW_HIP for side in "rl"),
+)
+
+
+def load_name(coordinate: str) -> str:
+    """Return OpenSim's name of the generalized force of a coordinate."""
+    is_translation = coordinate in PELVIS[3:]
+    return f"{coordinate}_{'force' if is_translation else 'moment'}"
+
+
+DATASET_A_COLUMNS = (
+    *(f"{sensor}_{kind}_{axis}" for sensor in IMU_SENSORS for kind in ("Accel", "Gyro")
+      for axis in "XYZ"),
+    *COORDINATES,
+    *map(load_name, TREE_COORDINATES),
+    *(f"right_v{axis}" for axis in "xyz"),
+    *(f"right_moment_{axis}" for axis in "xyz"),
+    *(f"right_p{axis}" for axis in "xyz"),
+    *GONIOMETERS,
+    *(f"{muscle}_raw" for muscle in MUSCLES),
+    *MUSCLES,
+    *(f"{coordinate}_power" for coordinate in TREE_COORDINATES),
+)  # fmt: skip
+
+# Recordings ---------------------------------------------------------------------------------------
+
+BLOCK_BYTES = 4 * 2**20  # read at once: larger blocks leave the processor's cache
+
+
+class SensorSet(NamedTuple):
+    """The IMUs of a sensor set and the modalities that a network reads from it."""
+
+    sensors: tuple[str, ...]
+    modalities: tuple[str, ...] = ("acc", "gyr")
+
+
+class Target(NamedTuple):
+    """A quantity to estimate: its name and unit in tables and figures."""
+
+    name: str
+    unit: str
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Every usable row (one sample in time) of a file, subject after subject in numeric order.
+    """All usable samples of a file, subject after subject in numeric order.
 
     Attributes:
-        path: The file it was read from.
-        samples: Modality, or `"targets"`, to `(rows, C)` float32.
-        subjects: Ids in numeric order. activities: Names; `[""]` where the file has none.
-        subject: `(rows,)` index into `subjects`. activity: `(rows,)` index into `activities`.
-        stretch: `(rows,)` number of the row's stretch: rows that follow one another in one trial
-            or step, with no dropped row between them.
-        dropped: Place in the file to the number of its rows dropped for NaN.
-        has_trials: Whether the file tells where its trials (A) or steps (B) start.
+        path: the file.
+        samples: modality, or `"targets"`, -> `(samples, C)` float32.
+        subjects: subject ids in numeric order.
+        activities: names of the activities; `[""]` if the file has none.
+        subject: `(samples,)` index into `subjects`.
+        activity: `(samples,)` index into `activities`.
+        stretch: `(samples,)` number of the stretch. A stretch consists of consecutive samples of
+            one trial or step, with no dropped sample between them.
+        dropped: HDF5 dataset -> number of its samples that were dropped because of NaN.
+        has_trials: whether the file says where its trials (A) or steps (B) start.
     """
 
     path: Path
@@ -55,226 +120,420 @@ class Recording:
         moved = {name: values.to(device) for name, values in self.samples.items()}
         return replace(self, samples=moved)
 
+    def digest(self) -> str:
+        """Return a hash of everything that was read, to recognize the same data later."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name in sorted(self.samples):
+            digest.update(np.ascontiguousarray(self.samples[name].cpu().numpy()).data)
+        for labels in (self.subject, self.activity, self.stretch):
+            digest.update(np.ascontiguousarray(labels).data)
+        return digest.hexdigest()
+
+
+@dataclass
+class Columns:
+    """Samples of one HDF5 dataset, looked up by column name.
+
+    `columns["a"]` is `(samples, 1)`, `columns[["a", "b"]]` is `(samples, 2)`.
+
+    Attributes:
+        path: the file.
+        place: name of the HDF5 dataset.
+        positions: column name -> position.
+        values: `(samples, width)` as stored.
+        fill_missing: whether a missing column is read as NaN instead of being an error.
+        nan_counts: column name -> number of NaN, for the columns that were looked up.
+    """
+
+    path: Path
+    place: str
+    positions: dict[str, int]
+    values: np.ndarray
+    fill_missing: bool = False
+    nan_counts: dict[str, int] = field(default_factory=dict)
+
+    def __getitem__(self, key: str | Sequence[str]) -> np.ndarray:
+        """Return the named columns as float32.
+
+        Raises:
+            InputError: A column is missing or has infinite values.
+        """
+        names = [key] if isinstance(key, str) else list(key)
+        missing = [name for name in names if name not in self.positions]
+        if missing and not self.fill_missing:
+            raise InputError(
+                f"{self.path}: {self.place}: no column {', '.join(missing)}; "
+                "the attribute `columns` must name every column that the script reads"
+            )
+        selected = self.values.take([self.positions.get(name, 0) for name in names], axis=1)
+        with np.errstate(over="ignore"):  # overflows to infinity, which is refused below
+            selected = selected.astype(np.float32, copy=False)
+        if missing:
+            selected[:, [name in missing for name in names]] = np.nan
+        self.nan_counts.update(dict.fromkeys(names, 0))
+        if not np.isfinite(selected).all():
+            self._check_finite(names, selected)
+        return selected
+
+    def _check_finite(self, names: list[str], selected: np.ndarray) -> None:
+        """Refuse infinite values and count NaN."""
+        infinite = np.isinf(selected)
+        if infinite.any():
+            sums = infinite.sum(axis=0)
+            counts = [f"{n} in {name}" for name, n in zip(names, sums, strict=True) if n]
+            raise InputError(
+                f"{self.path}: {self.place}: infinite values: {', '.join(counts)}; replace them "
+                "with the measured values, or with NaN to have these samples dropped"
+            )
+        counts = np.isnan(selected, order="F").sum(axis=0)  # "F": sums along contiguous memory
+        self.nan_counts.update(zip(names, counts.tolist(), strict=True))
+
+
+Prepare = Callable[[Columns], dict[str, np.ndarray]]
+"""Converts columns to `(samples, C)` per modality and `"targets"` `(samples, K)`."""
+
 
 class Block(NamedTuple):
-    """Rows of one HDF5 dataset and, of each, the `(rows,)` trial or step, as numbered in it."""
+    """Samples of one table.
 
-    subject: str
-    activity: str
+    Attributes:
+        columns: the samples, by column name.
+        trial: `(samples,)` number of the trial (A) or step (B) within the table.
+    """
+
     columns: Columns
     trial: np.ndarray
 
 
-def read_dataset_a(path: Path, prepare: Prepare) -> Recording:
-    """Read `/All_subjects/Subject_<id>/<activity>`, each `(rows, 129)`, at 200 Hz.
+class Table(NamedTuple):
+    """An HDF5 dataset with samples of one subject.
 
-    The file's attribute `columns` names its columns; a file without it must hold the columns of
-    `DATASET_A_COLUMNS`, in that order. The attribute `trial_starts` of an activity, its row
-    numbers, is used where it exists.
+    Attributes:
+        path: the file.
+        subject: subject id.
+        activity: name of the activity; empty in Dataset B.
+        dataset: `(samples, columns)` in Dataset A, `(steps, samples, columns)` in Dataset B.
+        positions: column name -> position.
+    """
+
+    path: Path
+    subject: str
+    activity: str
+    dataset: h5py.Dataset
+    positions: dict[str, int]
+
+    def read(self, part: slice = slice(None)) -> Block:
+        """Read the table, or a part of its first axis; the padding of Dataset B is left out.
+
+        Raises:
+            InputError: The table is damaged or its attribute `trial_starts` cannot be used.
+        """
+        try:
+            values = self.dataset[part]
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"{self.path}: {self.dataset.name}: damaged ({error}); copy the file again"
+            ) from error
+        if values.ndim == 2:
+            trial = _trials(self.path, self.dataset, part)
+        else:
+            is_valid = samples_before_padding(values)
+            steps = np.arange(*part.indices(len(self.dataset)))
+            trial = np.repeat(steps, np.count_nonzero(is_valid, axis=1))
+            values = values[is_valid]
+        return Block(Columns(self.path, self.dataset.name, self.positions, values), trial)
+
+    def blocks(self) -> Iterator[Block]:
+        """Read the table in blocks of a few MB made of whole chunks, so each is unpacked once."""
+        chunk = self.dataset.chunks[0] if self.dataset.chunks else 1
+        chunk_bytes = chunk * self.dataset.dtype.itemsize * math.prod(self.dataset.shape[1:])
+        size = chunk * max(1, BLOCK_BYTES // max(1, chunk_bytes))
+        for start in range(0, max(1, len(self.dataset)), size):  # one empty block if it is empty
+            yield self.read(slice(start, start + size))
+
+
+def read_dataset_a(path: Path, prepare: Prepare) -> Recording:
+    """Read Dataset A: `/All_subjects/Subject_<id>/<activity>`, each `(samples, 129)`, at 200 Hz.
+
+    The attribute `columns` of the file names its columns; without it they must be those of
+    `DATASET_A_COLUMNS`, in that order. The attribute `trial_starts` of an activity (sample numbers)
+    is used if it exists.
 
     Raises:
-        InputError: The file is not like that; the message names the place and the remedy.
+        InputError: The file does not have this layout; the message names the place and the remedy.
     """
-    with hdf5.opened(path) as file:
-        root = hdf5.member(path, file, "All_subjects")
-        names = hdf5.column_names(path, file) or DATASET_A_COLUMNS
-        tables = [
-            (subject, activity, hdf5.member(path, hdf5.member(path, root, key), activity))
-            for subject, key in hdf5.subject_keys(path, root, "Subject_").items()
-            for activity in DATASET_A_ACTIVITIES
-        ]
-        for _, _, table in tables:
-            hdf5.check_table(path, table, axes=2, width=len(names))
-        has_trials = all("trial_starts" in table.attrs for _, _, table in tables)
-
-        positions = {name: i for i, name in enumerate(names)}
-        rows = _Rows(sum(len(table) for _, _, table in tables))
-        for subject, activity, table in tables:
-            rows.add(table, partial(block_a, path, subject, activity, table, positions), prepare)
-        return rows.recording(path, has_trials)
+    with open_hdf5(path) as file:
+        tables = dataset_a_tables(path, file)
+        has_trials = all("trial_starts" in table.dataset.attrs for table in tables)
+        return _read(path, tables, prepare, has_trials)
 
 
 def read_dataset_b(path: Path, prepare: Prepare) -> Recording:
-    """Read `/subject_<id>`, each `(steps, 152, 256)`, at 100 Hz, named by the attribute `columns`.
+    """Read Dataset B: `/subject_<id>`, each `(steps, 152, 256)`, at 100 Hz.
 
-    A step ends at the first row after which all columns are zero to the end; a step that fills all
-    of its rows is kept whole.
+    The attribute `columns` of the file names the columns. A step ends at the first sample after
+    which all columns are zero to the end; a step that fills all of its samples is kept whole.
 
     Raises:
-        InputError: The file is not like that; the message names the place and the remedy.
+        InputError: The file does not have this layout; the message names the place and the remedy.
     """
-    with hdf5.opened(path) as file:
-        names = hdf5.column_names(path, file)
-        if names is None:
-            raise InputError(f"{path}: no attribute `columns` (a JSON list of names); add it")
-        keys = hdf5.subject_keys(path, file, "subject_")
-        tables = {subject: hdf5.member(path, file, key) for subject, key in keys.items()}
-        for table in tables.values():
-            hdf5.check_table(path, table, axes=3, width=len(names))
-
-        positions = {name: i for i, name in enumerate(names)}
-        rows = _Rows(sum(table.shape[0] * table.shape[1] for table in tables.values()))
-        for subject, table in tables.items():
-            rows.add(table, partial(block_b, path, subject, table, positions), prepare)
-        return rows.recording(path, has_trials=True)
+    with open_hdf5(path) as file:
+        return _read(path, dataset_b_tables(path, file), prepare, has_trials=True)
 
 
-def rows_before_padding(steps: np.ndarray) -> np.ndarray:
-    """Return the `(steps, rows)` mask of the rows up to the last one that is not all zero.
+def dataset_a_tables(path: Path, file: h5py.File) -> list[Table]:
+    """Return the activities of all subjects, in numeric order of the subjects.
+
+    Raises:
+        InputError: The file does not have the layout of Dataset A.
+    """
+    root = _member(path, file, "All_subjects")
+    names = _column_names(path, file) or DATASET_A_COLUMNS
+    positions = {name: i for i, name in enumerate(names)}
+    return [
+        _table(path, subject, activity, _member(path, _member(path, root, key), activity), positions)
+        for subject, key in _subject_keys(path, root, "Subject_").items()
+        for activity in DATASET_A_ACTIVITIES
+    ]
+
+
+def dataset_b_tables(path: Path, file: h5py.File) -> list[Table]:
+    """Return the steps of all subjects, in numeric order of the subjects.
+
+    Raises:
+        InputError: The file does not have the layout of Dataset B.
+    """
+    names = _column_names(path, file)
+    if names is None:
+        raise InputError(f"{path}: no attribute `columns` (a JSON list of names); add it")
+    positions = {name: i for i, name in enumerate(names)}
+    return [
+        _table(path, subject, "", _member(path, file, key), positions)
+        for subject, key in _subject_keys(path, file, "subject_").items()
+    ]
+
+
+def samples_before_padding(steps: np.ndarray) -> np.ndarray:
+    """Return the mask `(steps, samples)` of the samples up to the last one that is not all zero.
 
     Args:
-        steps: `(steps, rows, columns)`; NaN is not zero.
+        steps: `(steps, samples, columns)`; NaN does not count as zero.
     """
     filled = (steps != 0).any(axis=-1)
     return np.flip(np.logical_or.accumulate(np.flip(filled, axis=1), axis=1), axis=1)
 
 
-def block_a(
-    path: Path,
-    subject: str,
-    activity: str,
-    table: h5py.Dataset,
-    positions: dict[str, int],
-    rows: slice = ALL,
-) -> Block:
-    """Read one activity of Dataset A, or some of its rows.
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open `path` for reading.
 
     Raises:
-        InputError: It is damaged, or its `trial_starts` are no rising row numbers.
+        InputError: The file does not exist, is not an HDF5 file or is truncated.
     """
-    columns = Columns(path, table.name, positions, hdf5.read_table(path, table, rows))
-    return Block(subject, activity, columns, _trials(path, table, rows))
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give --data the path of an HDF5 file, or --sample")
+    try:
+        file = h5py.File(path)
+    except PermissionError as error:
+        raise InputError(f"{path}: no permission to read it; change its access rights") from error
+    except OSError as error:
+        problem = "truncated" if "truncated" in str(error) else "not an HDF5 file"
+        raise InputError(f"{path}: {problem}; download or copy the file again") from error
+    with file:
+        yield file
 
 
-def block_b(
-    path: Path, subject: str, table: h5py.Dataset, positions: dict[str, int], steps: slice = ALL
-) -> Block:
-    """Read one subject of Dataset B, or some of its steps, without their padding.
+def _column_names(path: Path, file: h5py.File) -> list[str] | None:
+    """Return the file's attribute `columns` (a JSON list of names), None if it has none."""
+    if "columns" not in file.attrs:
+        return None
+    try:
+        names = [str(name) for name in json.loads(file.attrs["columns"])]
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: the attribute `columns` is not a JSON list of names; write it as one"
+        ) from error
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise InputError(f"{path}: the attribute `columns` names {repeated[0]} twice; rename one")
+    return names
 
-    Raises:
-        InputError: It is damaged.
-    """
-    values = hdf5.read_table(path, table, steps)
-    valid = rows_before_padding(values)
-    numbers = np.arange(*steps.indices(len(table)))
-    trial = np.repeat(numbers, np.count_nonzero(valid, axis=1))
-    return Block(subject, "", Columns(path, table.name, positions, values[valid]), trial)
+
+def _subject_keys(path: Path, group: h5py.Group, prefix: str) -> dict[str, str]:
+    """Return id -> key for every member named `<prefix><id>`, in numeric order."""
+    if not isinstance(group, h5py.Group):
+        raise InputError(f"{path}: {group.name}: a dataset; it must be a group of subjects")
+    matches = [re.fullmatch(rf"{prefix}(\d+)", key) for key in group]
+    found = sorted((match for match in matches if match), key=lambda match: int(match[1]))
+    if not found:
+        raise InputError(
+            f"{path}: {group.name}: no subject; subjects must be named {prefix} and a number"
+        )
+    for first, second in pairwise(found):
+        if int(first[1]) == int(second[1]):
+            raise InputError(
+                f"{path}: {first[0]} and {second[0]} have the same number; rename one of them"
+            )
+    return {match[1]: match[0] for match in found}
 
 
-def _trials(path: Path, table: h5py.Dataset, rows: slice) -> np.ndarray:
-    starts = np.asarray(table.attrs.get("trial_starts", [0]))
+def _member(path: Path, group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
+    """Return `group[name]`."""
+    if isinstance(group, h5py.Group):
+        found = group.get(name)  # None also for a broken link
+        if found is not None:
+            return found
+    raise InputError(
+        f"{path}: {group.name}: {name} is missing; see the README for the layout of the file"
+    )
+
+
+def _table(
+    path: Path, subject: str, activity: str, dataset: h5py.Dataset, positions: dict[str, int]
+) -> Table:
+    """Return a table after checking its type and shape."""
+    axes, width = (2 if activity else 3), len(positions)
+    if not isinstance(dataset, h5py.Dataset):
+        raise InputError(f"{path}: {dataset.name}: a group; it must be a dataset of samples")
+    if dataset.dtype.kind not in "fiu":
+        raise InputError(f"{path}: {dataset.name}: {dataset.dtype} values; store it as float32")
+    if dataset.ndim != axes or dataset.shape[-1] != width:
+        raise InputError(
+            f"{path}: {dataset.name}: shape {dataset.shape}; it must have {axes} axes, "
+            f"the last one of {width} columns"
+        )
+    return Table(path, subject, activity, dataset, positions)
+
+
+def _trials(path: Path, dataset: h5py.Dataset, part: slice) -> np.ndarray:
+    """Return the number of the trial of every sample of `part`."""
+    starts = np.asarray(dataset.attrs.get("trial_starts", [0]))
     is_numbers = starts.ndim == 1 and starts.dtype.kind in "iu"
-    starts = starts.astype(int) if is_numbers else starts  # unsigned ones would never fall
+    starts = starts.astype(int) if is_numbers else starts  # unsigned numbers would never decrease
     if not is_numbers or (np.diff(starts) <= 0).any():
         raise InputError(
-            f"{path}: {table.name}: the attribute `trial_starts` must be rising row numbers"
+            f"{path}: {dataset.name}: the attribute `trial_starts` must be increasing sample "
+            "numbers"
         )
-    first, stop, _ = rows.indices(len(table))
+    first, stop, _ = part.indices(len(dataset))
     lengths = np.diff(np.clip(starts, first, stop), prepend=first, append=stop)
     return np.repeat(np.arange(len(lengths)), lengths)
 
 
-class _Rows:
-    """Arrays filled from the front; memory that is never filled is never touched."""
+# From tables to a recording -----------------------------------------------------------------------
 
-    def __init__(self, most_rows: int) -> None:
-        self.most_rows = most_rows
+
+def _read(path: Path, tables: list[Table], prepare: Prepare, has_trials: bool) -> Recording:
+    """Read the usable samples of all tables.
+
+    Raises:
+        InputError: A column of a subject is all NaN, or the file has one subject only.
+    """
+    size = sum(math.prod(table.dataset.shape[:-1]) for table in tables)
+    buffer = _Buffer(size)
+    for table in tables:
+        buffer.add(table, prepare)
+    for (subject, column), count in buffer.value_counts.items():
+        if count == 0 and buffer.sample_counts[subject]:
+            raise InputError(
+                f"{path}: subject {subject}: nothing but NaN in {column}; "
+                "supply the column or leave the subject out of the file"
+            )
+    if len(buffer.subjects) < 2:
+        raise InputError(
+            f"{path}: one subject; add another one, to train on one and test on the other"
+        )
+    samples, labels = buffer.trimmed()
+    return Recording(
+        path=path,
+        samples={name: torch.from_numpy(array) for name, array in samples.items()},
+        subjects=buffer.subjects,
+        activities=buffer.activities,
+        **labels,
+        dropped=buffer.dropped,
+        has_trials=has_trials,
+    )
+
+
+class _Buffer:
+    """Arrays for all samples of a file, filled from the front.
+
+    They are allocated once, for the largest possible number of samples; the operating system
+    provides memory for a page only when it is written to.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
         self.filled = 0
         self.stretches = 0
         self.samples: dict[str, np.ndarray] = {}
         self.labels = {
-            name: np.empty(most_rows, np.int32) for name in ("subject", "activity", "stretch")
+            name: np.empty(size, np.int32) for name in ("subject", "activity", "stretch")
         }
         self.subjects: list[str] = []
         self.activities: list[str] = []
         self.dropped: dict[str, int] = {}
-        self.row_counts: dict[str, int] = {}  # subject -> rows read
-        self.value_counts: dict[tuple[str, str], int] = {}  # (subject, column) -> not NaN
+        self.sample_counts: Counter[str] = Counter()  # by subject, with the dropped ones
+        self.value_counts: Counter[tuple[str, str]] = Counter()  # not NaN, by subject and column
 
-    def add(self, table: h5py.Dataset, read: Callable[[slice], Block], prepare: Prepare) -> None:
-        """Append, block by block, the rows of `table` without NaN in any of the prepared arrays."""
+    def add(self, table: Table, prepare: Prepare) -> None:
+        """Append, block by block, the samples without NaN in any of the prepared arrays."""
         start = self.filled
         try:
-            parts = [self._fill(read(block), prepare) for block in hdf5.blocks(table)]
+            parts = [self._append(table, block, prepare) for block in table.blocks()]
         except InputError:
-            self._fill(read(ALL), prepare)  # refuses it too, and counts in all of the table
+            self._append(table, table.read(), prepare)  # raises again, counting the whole table
             raise
-        kept, trial = map(np.concatenate, zip(*parts, strict=True))
-        self.labels["stretch"][start : self.filled] = self._stretches(kept, trial)
+        is_kept, trial = map(np.concatenate, zip(*parts, strict=True))
+        kept = np.flatnonzero(is_kept)
+        if len(kept):
+            starts = (np.diff(kept) != 1) | (np.diff(trial[kept]) != 0)
+            stretch = self.stretches + np.append(0, np.cumsum(starts, dtype=np.int32))
+            self.labels["stretch"][start : self.filled] = stretch
+            self.stretches = int(stretch[-1]) + 1
 
-    def _fill(self, block: Block, prepare: Prepare) -> tuple[np.ndarray, np.ndarray]:
-        """Append the usable rows of a block; return, of each row, if it is one, and its trial."""
+    def _append(
+        self, table: Table, block: Block, prepare: Prepare
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Append a block; return `(samples,)` whether each was kept, and its trial."""
         with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 is NaN, x/0 is refused here
             prepared = prepare(block.columns)
-        kept = np.ones(len(block.trial), bool)
+        is_kept = np.ones(len(block.trial), bool)
         for name, array in prepared.items():
             if not np.isfinite(array).all():
-                _refuse_infinite(block, name, array)
-                kept &= ~np.isnan(array, order="F").any(axis=1)
-        count = np.count_nonzero(kept)
+                _refuse_infinite(block.columns, name, array)
+                is_kept &= ~np.isnan(array, order="F").any(axis=1)
+        count = np.count_nonzero(is_kept)
         place = slice(self.filled, self.filled + count)
         for name, array in prepared.items():
             if name not in self.samples:
-                self.samples[name] = np.empty((self.most_rows, array.shape[1]), np.float32)
-            usable = array if count == len(kept) else array.compress(kept, axis=0)
+                self.samples[name] = np.empty((self.size, array.shape[1]), np.float32)
+            usable = array if count == len(is_kept) else array.compress(is_kept, axis=0)
             self.samples[name][place] = usable
-        self.labels["subject"][place] = _index(self.subjects, block.subject)
-        self.labels["activity"][place] = _index(self.activities, block.activity)
+        self.labels["subject"][place] = _index(self.subjects, table.subject)
+        self.labels["activity"][place] = _index(self.activities, table.activity)
         self.filled = place.stop
-        self._count(block, len(kept), len(kept) - count)
-        return kept, block.trial
-
-    def _count(self, block: Block, rows: int, dropped: int) -> None:
-        if dropped:
-            place = block.columns.place
-            self.dropped[place] = self.dropped.get(place, 0) + dropped
-        self.row_counts[block.subject] = self.row_counts.get(block.subject, 0) + rows
+        if count < len(is_kept):
+            name = block.columns.place
+            self.dropped[name] = self.dropped.get(name, 0) + len(is_kept) - count
+        self.sample_counts[table.subject] += len(is_kept)
         for column, nan_count in block.columns.nan_counts.items():
-            key = (block.subject, column)
-            self.value_counts[key] = self.value_counts.get(key, 0) + rows - nan_count
+            self.value_counts[table.subject, column] += len(is_kept) - nan_count
+        return is_kept, block.trial
 
-    def _stretches(self, kept: np.ndarray, trial: np.ndarray) -> np.ndarray:
-        rows = np.flatnonzero(kept)
-        if not len(rows):
-            return rows
-        starts = (np.diff(rows) != 1) | (np.diff(trial[rows]) != 0)
-        numbers = self.stretches + np.append(0, np.cumsum(starts, dtype=np.int32))
-        self.stretches = int(numbers[-1]) + 1
-        return numbers
-
-    def recording(self, path: Path, has_trials: bool) -> Recording:
-        """Cut the arrays, without a copy, to the rows in use.
-
-        Raises:
-            InputError: A subject has a column of nothing but NaN, or there is one subject only.
-        """
-        for (subject, column), count in self.value_counts.items():
-            if count == 0 and self.row_counts[subject]:
-                raise InputError(
-                    f"{path}: subject {subject}: nothing but NaN in {column}; "
-                    "supply the column or leave the subject out of the file"
-                )
-        if len(self.subjects) < 2:
-            raise InputError(f"{path}: one subject; add another, to train on one and test on one")
+    def trimmed(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Return samples and labels, cut to the filled length without a copy."""
         for array in (*self.samples.values(), *self.labels.values()):
             array.resize((self.filled, *array.shape[1:]), refcheck=False)
-        return Recording(
-            path=path,
-            samples={name: torch.from_numpy(array) for name, array in self.samples.items()},
-            subjects=self.subjects,
-            activities=self.activities,
-            **self.labels,
-            dropped=self.dropped,
-            has_trials=has_trials,
-        )
+        return self.samples, self.labels
 
 
-def _refuse_infinite(block: Block, name: str, array: np.ndarray) -> None:
+def _refuse_infinite(columns: Columns, name: str, array: np.ndarray) -> None:
     infinite = int(np.isinf(array).any(axis=1).sum())
     if infinite:
         raise InputError(
-            f"{block.columns.path}: {block.columns.place}: {name} divided by 0 in "
-            f"{infinite} rows; supply body weight and height"
+            f"{columns.path}: {columns.place}: {name} divided by 0 in {infinite} samples; "
+            "supply body weight and height"
         )
 
 

@@ -141,12 +141,3 @@ def _disk_error(path: Path, part: Path) -> OSError:
     return OSError(number, os.strerror(number), str(path))
 
 
-# Old names, until the redesign is complete.
-written_whole = write_atomically
-brief = shorten
-as_disk_error = _disk_error
-
-
-def save_tensors(values: Mapping[str, Any], path: Path) -> None:
-    """Old name."""
-    save_state(path, values)

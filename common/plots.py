@@ -1,103 +1,100 @@
-"""Figures of a run: measured against predicted, and the charts of NRMSE that suit its script.
+"""Figures of a run: measured and predicted targets over time, and charts of NRMSE.
 
-Rows are of a kind, the part of their name before the first hyphen: in distillation runs teacher,
-student and distilled, else the model. A kind has one colour in all figures of a script.
+The *kind* of a row is its name up to the first hyphen: teacher, student and distilled in the
+sensor-distillation scripts, the model in the others. A kind has the same color in all figures of a
+script. The charts draw `lines`: the metrics over all activities with the columns `kind`, `imus`
+(number of IMUs) and `third` (third modality, empty for none).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from common import charts
-from common.experiments import Study
-from common.runs import Run
+if TYPE_CHECKING:
+    from common.runs import Run
 
 TRACE_SECONDS = 4.0
-FULL_NETWORK = "mffm_gated"  # the ablation's row with every block
+FULL_NETWORK = "mffm_gated"  # the row of the ablation with every block
 ABLATION_TRACES = ("early_lstm", "concat_lstm", FULL_NETWORK)
 
-
-def distillation_figures(
-    study: Study, results: Run, rows: Sequence[str], test_subjects: Sequence[str]
-) -> None:
-    """Write the figures of a sensor-distillation run into its folder `figures/`."""
-    lines = _describe(study, results.metrics, rows, test_subjects)
-    with style():
-        _save_traces(study, results, rows, test_subjects, charts.KINDS)
-        results.save_figure("nrmse_per_target", charts.nrmse_per_target(lines))
-        if (lines["kind"] != "teacher").any():
-            results.save_figure("nrmse_against_imus", charts.nrmse_against_imus(lines))
+COLORS = {"teacher": "#7f7f7f", "student": "#d1682b", "distilled": "#2a6fb0"}
+LABELS = {
+    "teacher": "teacher, all sensors",
+    "student": "student, IMUs only",
+    "distilled": "distilled student, IMUs only",
+}
 
 
-def comparison_figures(
-    study: Study, results: Run, rows: Sequence[str], test_subjects: Sequence[str]
-) -> None:
-    """Write the figures of a run that compares models into its folder `figures/`.
-
-    Networks that are parts of another row stand in the heat map alone: the scale of one trained
-    for correlation is arbitrary.
-    """
-    lines = _describe(study, results.metrics, rows, test_subjects)
-    parts = {row for experiment in study.experiments for row in experiment.networks.values()}
-    models = [row for row in rows if row not in parts] or list(rows)
-    kinds = list(dict.fromkeys(_kind(e.row) for e in study.experiments if e.row not in parts))
-    kinds = list(dict.fromkeys([*kinds, *map(_kind, models)]))
-    palette = sns.color_palette("colorblind", len(kinds)).as_hex()
-    colors = dict(zip(kinds, palette, strict=True))
-    with style():
-        _save_traces(study, results, models, test_subjects, colors)
-        results.save_figure("nrmse_per_target", charts.nrmse_heat_map(lines, rows))
-        drawn = lines[lines["row"].isin(models)]
-        results.save_figure("nrmse_against_imus", charts.nrmse_of_models(drawn, colors))
-
-
-def ablation_figures(
-    study: Study, results: Run, rows: Sequence[str], test_subjects: Sequence[str]
-) -> None:
-    """Write the figures of an ablation into its folder `figures/`."""
-    lines = _describe(study, results.metrics, rows, test_subjects)
-    traced = [row for row in rows if row in ABLATION_TRACES] or rows[:1]
-    palette = sns.color_palette("colorblind", len(traced)).as_hex()
-    colors = dict(zip(map(_kind, traced), palette, strict=True))
-    with style():
-        _save_traces(study, results, traced, test_subjects, colors)
-        results.save_figure("nrmse_per_target", charts.nrmse_heat_map(lines, rows))
-        results.save_figure("nrmse_of_rows", charts.nrmse_of_ablation(lines, FULL_NETWORK))
-
-
-def style() -> AbstractContextManager[None]:
-    """Return the context that all figures are drawn in."""
+def figure_style() -> AbstractContextManager[None]:
+    """Return the context in which all figures are drawn."""
     return mpl.rc_context({**sns.axes_style("whitegrid"), "figure.constrained_layout.use": True})
 
 
-def _save_traces(
-    study: Study,
-    results: Run,
-    rows: Sequence[str],
-    test_subjects: Sequence[str],
-    colors: dict[str, str],
-) -> None:
-    drawn = _traced_rows(study, rows, colors)
-    for subject in test_subjects:
-        figure = traces(study, results, drawn, subject, colors)
-        results.save_figure(f"traces-subject_{subject}", figure)
+# Figures of each family of scripts ----------------------------------------------------------------
 
 
-def _describe(
-    study: Study, metrics: pd.DataFrame, rows: Sequence[str], test_subjects: Sequence[str]
-) -> pd.DataFrame:
-    """Return the metrics over all activities with each row's kind, IMUs and third modality."""
+def distillation_figures(run: Run, rows: Sequence[str], test_subjects: Sequence[str]) -> None:
+    """Write the figures of a sensor-distillation run."""
+    lines = _lines(run, rows, test_subjects)
+    with figure_style():
+        _save_traces(run, rows, test_subjects, COLORS)
+        run.save_figure("nrmse_per_target", nrmse_per_target(lines))
+        if (lines["kind"] != "teacher").any():
+            run.save_figure("nrmse_against_imus", nrmse_against_imus(lines))
+
+
+def comparison_figures(run: Run, rows: Sequence[str], test_subjects: Sequence[str]) -> None:
+    """Write the figures of a run that compares models.
+
+    Networks that are part of another row appear in the heat map only: the scale of a network
+    trained for correlation is arbitrary.
+    """
+    lines = _lines(run, rows, test_subjects)
+    parts = {need for row in run.script.ROWS for need in row.needs}
+    models = [row for row in rows if row not in parts] or list(rows)
+    kinds = [_kind(row.name) for row in run.script.ROWS if row.name not in parts]
+    kinds = list(dict.fromkeys([*kinds, *map(_kind, models)]))
+    palette = sns.color_palette("colorblind", len(kinds)).as_hex()
+    colors = dict(zip(kinds, palette, strict=True))
+    with figure_style():
+        _save_traces(run, models, test_subjects, colors)
+        run.save_figure("nrmse_per_target", nrmse_heat_map(lines, rows))
+        model_lines = lines[lines["row"].isin(models)]
+        run.save_figure("nrmse_against_imus", nrmse_of_models(model_lines, colors))
+
+
+def ablation_figures(run: Run, rows: Sequence[str], test_subjects: Sequence[str]) -> None:
+    """Write the figures of an ablation."""
+    lines = _lines(run, rows, test_subjects)
+    traced = [row for row in rows if row in ABLATION_TRACES] or rows[:1]
+    palette = sns.color_palette("colorblind", len(traced)).as_hex()
+    colors = dict(zip(map(_kind, traced), palette, strict=True))
+    with figure_style():
+        _save_traces(run, traced, test_subjects, colors)
+        run.save_figure("nrmse_per_target", nrmse_heat_map(lines, rows))
+        run.save_figure("nrmse_of_rows", nrmse_of_ablation(lines, FULL_NETWORK))
+
+
+def _kind(row: str) -> str:
+    return row.split("-")[0]
+
+
+def _lines(run: Run, rows: Sequence[str], test_subjects: Sequence[str]) -> pd.DataFrame:
+    """Return the metrics over all activities with the columns `kind`, `imus` and `third`."""
+    metrics, sensor_sets = run.metrics, run.script.SENSOR_SETS
     chosen = metrics["row"].isin(rows) & metrics["test_subject"].isin(test_subjects)
     lines = metrics[chosen & (metrics["activity"] == "all")]
-    imus = {name: len(sensor_set.sensors) for name, sensor_set in study.sensor_sets.items()}
-    third = {name: "".join(s.modalities[2:]) for name, s in study.sensor_sets.items()}
+    imus = {name: len(sensor_set.sensors) for name, sensor_set in sensor_sets.items()}
+    third = {name: "".join(sensor_set.modalities[2:]) for name, sensor_set in sensor_sets.items()}
     return lines.assign(
         kind=lines["row"].map(_kind),
         imus=lines["sensor_set"].map(imus),
@@ -105,46 +102,46 @@ def _describe(
     )
 
 
-def _kind(row: str) -> str:
-    return row.split("-")[0]
+# Measured and predicted over time -----------------------------------------------------------------
 
 
-def _traced_rows(study: Study, rows: Sequence[str], kinds: Iterable[str]) -> list[str]:
-    """Choose the row of each kind with the fewest IMUs, of those that were run."""
+def _save_traces(
+    run: Run, rows: Sequence[str], test_subjects: Sequence[str], colors: dict[str, str]
+) -> None:
+    """Draw, for every test subject, the row of each kind that has the fewest IMUs."""
+    sensor_sets = {row.name: row.sensor_set for row in run.script.ROWS}
 
     def imus(row: str) -> int:
-        return len(study.sensor_sets[study.experiment(row).sensor_set].sensors)
+        return len(run.script.SENSOR_SETS[sensor_sets[row]].sensors)
 
-    fewest = {
-        kind: min((row for row in rows if _kind(row) == kind), key=imus, default=None)
-        for kind in kinds
-    }
-    return [row for row in fewest.values() if row is not None]
+    of_kind = {kind: [row for row in rows if _kind(row) == kind] for kind in colors}
+    drawn = [min(names, key=imus) for names in of_kind.values() if names]
+    for subject in test_subjects:
+        run.save_figure(f"traces-subject_{subject}", traces(run, drawn, subject, colors))
 
 
-def traces(
-    study: Study, results: Run, rows: Sequence[str], subject: str, colors: dict[str, str]
-) -> Figure:
+def traces(run: Run, rows: Iterable[str], subject: str, colors: dict[str, str]) -> Figure:
     """Draw measured and predicted targets over a few seconds of the test subject.
 
-    Where the recording was not continuous (another trial or step, dropped rows) the curves are
-    interrupted and a vertical line stands.
+    A vertical line and a gap in the curves mark where the recording was not continuous (another
+    trial or step, or dropped samples).
     """
-    saved = {row: np.load(results.predictions(row, subject)) for row in rows}
+    targets, rate_hz = run.script.TARGETS, run.script.RATE_HZ
+    saved = {row: np.load(run.predictions_file(row, subject)) for row in rows}
     first = next(iter(saved.values()))
-    part = _interesting_part(first["stretch"], first["activity"], study.rate_hz)
+    part = _trace_part(first["stretch"], first["activity"], rate_hz)
     breaks = np.flatnonzero(np.diff(first["stretch"][part])) + 1
-    time_s = np.insert(np.arange(part.stop - part.start) / study.rate_hz, breaks, np.nan)
-    figure = Figure(figsize=(10, 1.6 * len(study.targets) + 0.8))
-    all_axes = figure.subplots(len(study.targets), sharex=True)
-    for k, (axes, target) in enumerate(zip(all_axes, study.targets, strict=True)):
+    time_s = np.insert(np.arange(part.stop - part.start) / rate_hz, breaks, np.nan)
+    figure = Figure(figsize=(10, 1.6 * len(targets) + 0.8))
+    all_axes = figure.subplots(len(targets), sharex=True)
+    for k, (axes, target) in enumerate(zip(all_axes, targets, strict=True)):
         measured = np.insert(first["truth"][part, k], breaks, np.nan)
         axes.plot(time_s, measured, color="black", linewidth=2.2, label="measured")
         for row, arrays in saved.items():
             predicted = np.insert(arrays["prediction"][part, k], breaks, np.nan)
             axes.plot(time_s, predicted, color=colors[_kind(row)], linewidth=1.3, label=row)
         for position in breaks:
-            axes.axvline(position / study.rate_hz, color="0.6", linewidth=0.8)
+            axes.axvline(position / rate_hz, color="0.6", linewidth=0.8)
         axes.set_ylabel(f"{target.name}\n({target.unit})", fontsize=8)
     all_axes[-1].set_xlabel("time (s)")
     activity = first["activity"][part.start]
@@ -156,10 +153,173 @@ def traces(
     return figure
 
 
-def _interesting_part(stretch: np.ndarray, activity: np.ndarray, rate_hz: int) -> slice:
-    """Choose a few seconds from the start of the longest stretch, within its activity."""
-    numbers, starts, counts = np.unique(stretch, return_index=True, return_counts=True)
+def _trace_part(stretch: np.ndarray, activity: np.ndarray, rate_hz: int) -> slice:
+    """Return a few seconds from the start of the longest stretch, within its activity."""
+    _, starts, counts = np.unique(stretch, return_index=True, return_counts=True)
     start = int(starts[np.argmax(counts)])
     stop = min(start + int(TRACE_SECONDS * rate_hz), len(stretch))
     others = np.flatnonzero(activity[start:stop] != activity[start])
     return slice(start, start + int(others[0]) if len(others) else stop)
+
+
+# Charts of NRMSE ----------------------------------------------------------------------------------
+
+
+def nrmse_per_target(lines: pd.DataFrame) -> Figure:
+    """Draw NRMSE per target for teacher, naive and distilled students, a panel per sensor set."""
+    teacher = lines[lines["kind"] == "teacher"]
+    sets = list(dict.fromkeys(lines.loc[lines["kind"] != "teacher", "sensor_set"])) or [None]
+    figure = Figure(figsize=(10, 2.3 * len(sets) + 1.2))
+    all_axes = np.atleast_1d(figure.subplots(len(sets), sharex=True, sharey=True))
+    present = [kind for kind in COLORS if (lines["kind"] == kind).any()]
+    for axes, sensor_set in zip(all_axes, sets, strict=True):
+        shown = pd.concat([teacher, lines[lines["sensor_set"] == sensor_set]]).drop_duplicates()
+        sns.barplot(
+            shown, x="target", y="nrmse_percent", hue="kind", hue_order=present,
+            palette=COLORS, errorbar="sd", err_kws={"linewidth": 1.2}, ax=axes,
+        )  # fmt: skip
+        axes.get_legend().remove()
+        axes.set(xlabel="", ylabel="NRMSE (%)")
+        axes.set_title(f"students: {sensor_set}" if sensor_set else "teacher", fontsize=10)
+    all_axes[-1].set_xticks(
+        all_axes[-1].get_xticks(),
+        [label.get_text().replace(" ", "\n") for label in all_axes[-1].get_xticklabels()],
+    )
+    handles, kinds = all_axes[0].get_legend_handles_labels()
+    labels = [LABELS[kind] for kind in kinds]
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figure.suptitle(f"NRMSE per target{_subjects_note(lines)}")
+    return figure
+
+
+def nrmse_against_imus(lines: pd.DataFrame) -> Figure:
+    """Draw the mean NRMSE over targets against the number of IMUs, naive and distilled."""
+    means = _means_over_targets(lines)
+    figure = Figure(figsize=(6, 4))
+    axes = figure.subplots()
+    for kind, shift in (("student", -0.04), ("distilled", 0.04)):  # error bars side by side
+        chosen = means[means["kind"] == kind]
+        _error_bars(axes, chosen["imus"] + shift, chosen, color=COLORS[kind], label=LABELS[kind])
+    teacher = means.loc[means["kind"] == "teacher", "nrmse_percent"]
+    if len(teacher):
+        label = LABELS["teacher"]
+        axes.axhline(teacher.mean(), color=COLORS["teacher"], linestyle="--", label=label)
+    axes.set_xticks(sorted(means["imus"].unique()))
+    _label_against_imus(axes, lines)
+    axes.legend()
+    return figure
+
+
+def nrmse_of_models(lines: pd.DataFrame, colors: dict[str, str]) -> Figure:
+    """Draw the mean NRMSE over targets against the number of IMUs, a line per model.
+
+    All IMUs with the third modality stand apart, on the right.
+    """
+    means = _means_over_targets(lines)
+    is_full = means["third"] != ""
+    position = means["imus"] + is_full  # no sensor set has one IMU more than all
+    figure = Figure(figsize=(7.5, 4.5))
+    axes = figure.subplots()
+    present = [kind for kind in colors if (means["kind"] == kind).any()]
+    for i, kind in enumerate(present):
+        x = position + 0.05 * (i - (len(present) - 1) / 2)  # error bars side by side
+        for part, linestyle in ((~is_full, "-"), (is_full, "none")):
+            chosen = part & (means["kind"] == kind)
+            if chosen.any():
+                label = kind if kind not in axes.get_legend_handles_labels()[1] else None
+                style = {"color": colors[kind], "label": label, "linestyle": linestyle}
+                _error_bars(axes, x[chosen], means[chosen], **style)
+    names = means["imus"].astype(str) + np.where(is_full, "\n+ " + means["third"], "")
+    ticks = dict(sorted(zip(position, names, strict=True)))
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    _label_against_imus(axes, lines)
+    figure.legend(loc="outside right center")
+    return figure
+
+
+def nrmse_heat_map(lines: pd.DataFrame, rows: Sequence[str]) -> Figure:
+    """Draw NRMSE per row and target, and its mean over targets, averaged over subjects."""
+    by_target = lines.pivot_table(index="row", columns="target", values="nrmse_percent", sort=False)
+    table = by_target.loc[list(rows)]
+    table["mean"] = table.mean(axis=1, skipna=False)
+    figure = Figure(figsize=(2.5 + table.shape[1], 1.6 + 0.28 * len(table)))
+    axes = figure.subplots()
+    sns.heatmap(
+        table, annot=True, fmt=".1f", annot_kws={"fontsize": 8}, cmap="crest", linewidths=0.5,
+        robust=True,  # keep one outlier from using up the color scale
+        cbar_kws={"label": "NRMSE (%)"}, ax=axes,
+    )  # fmt: skip
+    kinds = [_kind(row) for row in rows]
+    borders = [i for i in range(1, len(kinds)) if kinds[i] != kinds[i - 1]]
+    axes.hlines(borders, 0, table.shape[1], color="white", linewidth=4)
+    axes.vlines(table.shape[1] - 1, 0, len(table), color="white", linewidth=4)
+    axes.set_xticklabels([name.replace(" ", "\n") for name in table.columns], rotation=0)
+    axes.tick_params(axis="both", labelsize=8, left=False, bottom=False)
+    axes.set(xlabel="", ylabel="")
+    axes.set_title(f"NRMSE per target{_subjects_note(lines, has_sd=False)}", fontsize=10)
+    return figure
+
+
+def nrmse_of_ablation(lines: pd.DataFrame, full: str) -> Figure:
+    """Draw the mean NRMSE over targets of every row and its difference to the full network.
+
+    Args:
+        lines: see the module; there is a panel for each of their sensor sets.
+        full: kind of the full network's row, drawn in another color.
+    """
+    means = lines.groupby(["sensor_set", "kind", "test_subject"], sort=False, as_index=False)
+    means = means["nrmse_percent"].mean()
+    groups = dict(list(means.groupby("sensor_set", sort=False)))
+    rows = max(group["kind"].nunique() for group in groups.values())
+    figure = Figure(figsize=(8, (0.9 + 0.27 * rows) * len(groups) + 0.4))
+    all_axes = np.atleast_1d(figure.subplots(len(groups), sharex=True))
+    for axes, (sensor_set, group) in zip(all_axes, groups.items(), strict=True):
+        _ablation_panel(axes, group, full)
+        axes.set_title(sensor_set, fontsize=10)
+    all_axes[-1].set_xlabel("NRMSE (%), mean over targets")
+    figure.suptitle(f"Ablation{_subjects_note(lines)}", fontsize=11)
+    return figure
+
+
+def _ablation_panel(axes: Axes, means: pd.DataFrame, full: str) -> None:
+    """Draw a bar per row, with its mean over subjects and its difference beside it."""
+    by_row = means.pivot_table(index="kind", columns="test_subject", values="nrmse_percent")
+    by_row = by_row.loc[means["kind"].unique()]
+    mean, sd = by_row.mean(axis=1, skipna=False), by_row.std(axis=1).fillna(0)
+    colors = [COLORS["distilled"] if row == full else "#b9c4cf" for row in by_row.index]
+    beside = axes.get_yaxis_transform()
+    axes.barh(by_row.index, mean, xerr=sd, color=colors, ecolor="0.35", height=0.7)
+    for position, row in enumerate(by_row.index):
+        text = f"{mean[row]:.2f}"
+        if full in by_row.index and row != full:
+            text += f" ({mean[row] - mean[full]:+.2f})"
+        axes.text(1.01, position, text, transform=beside, va="center", fontsize=8)
+    if full in by_row.index:
+        axes.axvline(mean[full], color=COLORS["distilled"], linewidth=1)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", labelsize=8)
+    axes.grid(visible=False, axis="y")
+
+
+def _means_over_targets(lines: pd.DataFrame) -> pd.DataFrame:
+    keys = ["kind", "imus", "third", "test_subject"]
+    return lines.groupby(keys, as_index=False)["nrmse_percent"].mean()
+
+
+def _error_bars(axes: Axes, x: pd.Series, means: pd.DataFrame, **style: str | None) -> None:
+    """Draw mean and SD over subjects at every position `x`."""
+    by_position = means.groupby(x)["nrmse_percent"].agg(["mean", "std"])
+    sd = by_position["std"].fillna(0)
+    axes.errorbar(by_position.index, by_position["mean"], yerr=sd, marker="o", capsize=3, **style)
+
+
+def _label_against_imus(axes: Axes, lines: pd.DataFrame) -> None:
+    axes.set(xlabel="number of IMUs", ylabel="NRMSE (%), mean over targets")
+    axes.set_title(f"NRMSE against number of IMUs{_subjects_note(lines)}", fontsize=10)
+
+
+def _subjects_note(lines: pd.DataFrame, has_sd: bool = True) -> str:
+    subjects = sorted(lines["test_subject"].unique())
+    if len(subjects) == 1:
+        return f", test subject {subjects[0]}"
+    return f", mean {'and SD ' if has_sd else ''}over {len(subjects)} test subjects"

@@ -1,241 +1,274 @@
-"""The one training loop: Adam, early stopping on the validation loss, best epoch restored."""
+"""The parts that the training loop in every script calls: progress, early stopping, prediction."""
 
 from __future__ import annotations
 
+import argparse
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common import faster
-from common.folds import Fold
-from common.interruption import InterruptedTrainingError, Keeper, stop_requested
-from common.progress import Epoch, Progress, Settings
+from common.files import InputError, save_state
+from common.windows import Batch, Windows
 
-Batch = dict[str, Tensor]
-"""Modality, or `"targets"`, to `(B, T, C)`; a row's `FEATURES` to `(B, F)`, where it has some;
-what a teacher makes of the windows, by names that the row's loss knows."""
-FEATURES = "features"
-CHUNK = 256  # windows of which something is made at once: bounds the memory
-WindowFeatures = Callable[[Batch], Tensor]
-Maker = Callable[[Batch], Batch]
 Loss = Callable[[nn.Module, Batch], Tensor]
-Predict = Callable[[nn.Module, Batch], Tensor]
 Criterion = Callable[[Tensor, Tensor], Tensor]
+"""Function of predictions and targets, `(windows, T, K)` each."""
+
+FASTER = {
+    "tf32": "float32 products rounded to 10 bits (CUDA)",
+    "bf16": "forward pass in bfloat16 by autocast",
+    "compile": "torch.compile; on the CPU it needs a C++ compiler",
+}
+"""Ways to train faster that change numbers (`--faster`)."""
+
+
+class Epoch(NamedTuple):
+    """One epoch: mean training loss over its windows, validation loss, and duration."""
+
+    epoch: int
+    training_loss: float
+    validation_loss: float
+    seconds: float
 
 
 class DivergedError(RuntimeError):
-    """A loss was not finite; the message names the row, the fold and the epoch.
+    """The validation loss is not finite; the message names the epoch.
 
     Args:
-        message: The message. best_epoch: The best before, that the model is left in; 0 for none.
+        message: the message.
+        best_weights: state dict of the best epoch before, empty if there is none.
     """
 
-    def __init__(self, message: str, best_epoch: int = 0) -> None:
-        super().__init__(message, best_epoch)
-        self.best_epoch = best_epoch
-
-    def __str__(self) -> str:
-        return self.args[0]
+    def __init__(self, message: str, best_weights: dict[str, Tensor]) -> None:
+        super().__init__(message)
+        self.best_weights = best_weights
 
 
-class Windows:
-    """Windows of a recording on its device; a batch is an index into them.
+class Progress:
+    """The progress of one training: epochs, early stopping, and a file to resume from.
+
+    The state is saved at the end of an epoch, once `save_every` seconds have passed. A training
+    that is interrupted in any way continues after the last saved epoch and ends with the same bits
+    as an uninterrupted one.
 
     Args:
-        samples: Modality or `"targets"` to `(rows, C)`. rows: `(windows, T)` row numbers.
-        features: Gives `(B, F)` of a batch; made here, once, for all windows.
-        teaching: Gives what a teacher makes of a batch; likewise.
-        name: Stands before the progress bar, empty for none.
+        name: name of the training in the progress bar.
+        file: where the state is saved.
+        save_every: seconds between two saves.
+        show_bar: whether to draw a progress bar (on a terminal only).
+
+    Attributes:
+        history: the finished epochs.
+        best_epoch: number of the epoch with the lowest validation loss, 0 before the first.
     """
 
-    def __init__(
-        self,
-        samples: dict[str, Tensor],
-        rows: Tensor,
-        features: WindowFeatures | None = None,
-        teaching: Maker | None = None,
-        name: str = "",
+    def __init__(self, name: str, file: Path, save_every: float, show_bar: bool = True) -> None:
+        self.name, self.file, self.save_every = name, file, save_every
+        self.show_bar = show_bar
+        self.history: list[Epoch] = []
+        self.best_epoch, self.best_loss = 0, math.inf
+        self.best_weights: dict[str, Tensor] = {}
+
+    def start(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, epochs: int, seed: int
     ) -> None:
-        self.samples, self.rows = samples, rows.to(samples["targets"].device)
-        self.name = name
-        self.made: Batch = {}
-        if features is not None:
-            self._make(lambda batch: {FEATURES: features(batch)})
-        if teaching is not None:
-            self._make(teaching)
+        """Begin a training, or continue it after its last saved epoch.
 
-    @torch.no_grad()
-    def _make(self, maker: Maker) -> None:
-        """Make something of all windows, chunk by chunk.
+        Args:
+            network: the network, on its device.
+            optimizer: its optimizer.
+            epochs: maximum number of epochs, for the progress bar.
+            seed: seed of the shuffling.
+        """
+        self.network, self.optimizer, self.epochs = network, optimizer, epochs
+        self.device = next(network.parameters()).device
+        self.shuffling = torch.Generator().manual_seed(seed)
+        self.bar = tqdm(desc=self.name, unit="step", leave=False, disable=self._bar_is_hidden())
+        self._restore()
+        self.saved_at = time.monotonic()
+
+    def _bar_is_hidden(self) -> bool | None:
+        return None if self.show_bar else True  # None: hidden unless on a terminal
+
+    @property
+    def epochs_since_best(self) -> int:
+        """Number of epochs since the validation loss last improved."""
+        return len(self.history) - self.best_epoch
+
+    def shuffled_batches(self, windows: int, batch_size: int) -> list[Tensor]:
+        """Return the indices of the windows of every batch of a new epoch, in random order.
+
+        A last batch of a single window joins the batch before it: batch normalization over windows
+        is not defined for one window.
+        """
+        self.started_at = time.perf_counter()
+        self.total_loss = torch.zeros((), device=self.device)
+        self.windows = windows
+        order = torch.randperm(windows, generator=self.shuffling).to(self.device)
+        batches = list(order.split(batch_size))
+        if len(batches) > 1 and len(batches[-1]) == 1:
+            batches[-2:] = [torch.cat(batches[-2:])]
+        self.bar.total = self.epochs * len(batches)
+        self.bar.initial = self.bar.n = len(self.history) * len(batches)
+        return batches
+
+    def add(self, loss: Tensor, windows: int) -> None:
+        """Add the loss of a batch; it is summed on its device, without waiting for it."""
+        self.total_loss += loss.detach() * windows
+        self.bar.update()
+
+    def end_epoch(self, validation_loss: Tensor) -> None:
+        """Finish the epoch, keep its weights if it is the best, and save the state when due.
 
         Raises:
-            InterruptedTrainingError: It was asked to stop.
+            DivergedError: The validation loss is not finite.
         """
-        numbers = self.numbers().split(CHUNK)
-        hidden = None if self.name else True
-        for chosen in tqdm(numbers, self.name, leave=False, unit="chunk", disable=hidden):
-            if stop_requested.is_set():
-                raise InterruptedTrainingError
-            for name, values in maker(batch_of(self.samples, self.rows[chosen])).items():
-                if name not in self.made:
-                    self.made[name] = values.new_empty(len(self.rows), *values.shape[1:])
-                self.made[name][chosen] = values
+        number, loss = len(self.history) + 1, float(validation_loss)
+        if not math.isfinite(loss):
+            self.bar.close()
+            raise DivergedError(
+                f"epoch {number}: the validation loss is not finite; best epoch before: "
+                f"{self.best_epoch or 'none'}",
+                self.best_weights,
+            )
+        training_loss = float(self.total_loss) / self.windows
+        seconds = time.perf_counter() - self.started_at
+        self.history.append(Epoch(number, training_loss, loss, seconds))
+        if loss < self.best_loss:
+            self.best_loss, self.best_epoch = loss, number
+            for name, value in self.network.state_dict().items():  # overwrites the previous best
+                self.best_weights.setdefault(name, torch.empty_like(value)).copy_(value)
+        losses = {"train": training_loss, "val": loss, "best": self.best_loss}
+        self.bar.set_postfix({name: f"{value:.4f}" for name, value in losses.items()})
+        if time.monotonic() - self.saved_at >= self.save_every:
+            save_state(self.file, self._state())
+            self.saved_at = time.monotonic()
 
-    def batch(self, chosen: Tensor) -> Batch:
-        """Gather the windows of the numbers `chosen`."""
-        made = {name: values[chosen] for name, values in self.made.items()}
-        return {**batch_of(self.samples, self.rows[chosen]), **made}
+    def restore_best(self) -> list[Epoch]:
+        """Load the weights of the best epoch into the network; return the history."""
+        self.bar.close()
+        self.network.load_state_dict(self.best_weights)
+        return self.history
 
-    def numbers(self) -> Tensor:
-        """Return the numbers of all windows."""
-        return torch.arange(len(self.rows), device=self.rows.device)
+    def _state(self) -> dict[str, Any]:
+        """Return everything that the rest of the training depends on, as tensors and numbers."""
+        is_cuda = self.device.type == "cuda"
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "shuffling": self.shuffling.get_state(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if is_cuda else None,
+            "history": [tuple(epoch) for epoch in self.history],
+            "best_epoch": self.best_epoch,
+            "best_loss": self.best_loss,
+            "best_weights": self.best_weights,
+        }
 
-
-def train(
-    model: nn.Module,
-    samples: dict[str, Tensor],
-    fold: Fold,
-    *,
-    loss: Loss,
-    predict: Predict,
-    criterion: Criterion,
-    settings: Settings,
-    name: str,
-    features: WindowFeatures | None = None,
-    teaching: Maker | None = None,
-    keeper: Keeper | None = None,
-    show_progress: bool = True,
-) -> list[Epoch]:
-    """Train `model` in place and leave it as it was after its best epoch.
-
-    Dropout and shuffling are seeded here, so that a result depends on no other training. A
-    training that goes on from a kept state gives what it would have given uninterrupted.
-
-    Args:
-        model: On the samples' device. samples: Modality or `"targets"` to `(rows, C)`.
-        fold: Its `train` and `validation` windows are used.
-        loss: Minimised over batches. predict: `(B, T, K)` of a batch.
-        criterion: Of all validation predictions and targets at once; early stopping watches it.
-        settings: Epochs, patience in epochs, batch size, learning rate, seed, ways to be faster.
-        name: Stands before the progress bar and in errors.
-        features: Made of every window before the first epoch, to stand in the batches.
-        teaching: The same, of the training windows alone.
-        keeper: Keeps the state and gives it back, None for none.
-        show_progress: Whether to draw a bar on a terminal.
-
-    Raises:
-        DivergedError: The validation loss is not finite; `model` is as after its best epoch.
-        InterruptedTrainingError: It was asked to stop.
-    """
-    once = f"{name}, once per fold" if show_progress else ""
-    windows = Windows(samples, fold.train, features, teaching, once)
-    validation = Windows(samples, fold.validation, features)
-    targets = samples["targets"][validation.rows]
-    torch.manual_seed(settings.seed)
-    training = Progress(model, len(windows.rows), settings, targets.device)
-    if keeper:
-        training.load(keeper.restored())
-    with tqdm(
-        total=settings.epochs * len(_batches(training.order, settings.batch_size)),
-        initial=training.steps_done, desc=name, unit="step", leave=False,
-        disable=None if show_progress else True,
-    ) as bar:  # fmt: skip
-        step = _step(training, windows, loss)
-        while not training.is_finished:
-            _train_epoch(training, step, keeper, bar)
-            prediction = _predict(model, validation, predict, settings.batch_size)
-            validation_loss = float(criterion(prediction, targets))
-            if not math.isfinite(validation_loss):
-                training.restore_best()
-                raise DivergedError(
-                    f"{name}, epoch {training.epoch}: the validation loss is not finite; "
-                    f"best epoch before: {training.best_epoch or 'none'}",
-                    training.best_epoch,
-                )
-            training.end_epoch(validation_loss)
-            bar.set_postfix(**training.losses)
-    training.restore_best()
-    return training.history
-
-
-def _step(training: Progress, windows: Windows, loss: Loss) -> faster.Step:
-    """Return what does a step of Adam on the windows of some numbers."""
-    model, optimiser, ways = training.model, training.optimiser, training.settings.faster
-    loss = faster.faster_loss(loss, ways, training.device)
-
-    def step(chosen: Tensor) -> Tensor:
-        optimiser.zero_grad(set_to_none=True)
-        value = loss(model, windows.batch(chosen))
-        value.backward()
-        optimiser.step()
-        return value.detach()
-
-    first = training.order[: training.settings.batch_size]
-    if "cuda_graph" in ways:
-        return faster.GraphedStep(step, model.train(), optimiser, first)
-    return step
-
-
-def _train_epoch(training: Progress, step: faster.Step, keeper: Keeper | None, bar: tqdm) -> None:
-    """Train what is left of the epoch under way."""
-    training.model.train()
-    batches = _batches(training.order, training.settings.batch_size)
-    for chosen in batches[training.step :]:
-        training.count(step(chosen), len(chosen))
-        bar.update()
-        if keeper and keeper.is_due():
-            keeper.save(training.state())
-            if stop_requested.is_set():
-                raise InterruptedTrainingError
-
-
-def batch_of(samples: dict[str, Tensor], rows: Tensor) -> Batch:
-    """Gather windows: `(rows, C)` samples and `(B, T)` row numbers give `(B, T, C)`."""
-    return {name: values[rows] for name, values in samples.items()}
-
-
-def _batches(windows: Tensor, batch_size: int) -> list[Tensor]:
-    """Split windows; a last batch of one window joins the one before it.
-
-    BatchNorm over the windows of a batch, as of handcrafted features, is not defined for one.
-    """
-    batches = list(windows.split(batch_size))
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches
-
-
-def predict_windows(
-    model: nn.Module,
-    samples: dict[str, Tensor],
-    windows: Tensor,
-    predict: Predict,
-    batch_size: int,
-    features: WindowFeatures | None = None,
-) -> Tensor:
-    """Predict `(windows, T, K)` in eval mode, batch by batch; `features` as in `train`."""
-    return _predict(model, Windows(samples, windows, features), predict, batch_size)
+    def _restore(self) -> None:
+        """Load the saved state; without one, or with a damaged one, start at the first epoch."""
+        try:
+            state = torch.load(self.file, map_location="cpu", weights_only=True)
+            self.history = [Epoch(*epoch) for epoch in state["history"]]
+        except FileNotFoundError:
+            return
+        except Exception as error:  # any kind: the unpickler may meet any bytes
+            reason = str(error).splitlines()[0]
+            print(f"{self.file}: damaged ({reason}); this training starts again", flush=True)
+            return
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.shuffling.set_state(state["shuffling"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        self.best_epoch, self.best_loss = state["best_epoch"], state["best_loss"]
+        self.best_weights = {
+            name: value.to(self.device) for name, value in state["best_weights"].items()
+        }
 
 
 @torch.no_grad()
-def _predict(model: nn.Module, windows: Windows, predict: Predict, batch_size: int) -> Tensor:
-    model.eval()
-    batches = windows.numbers().split(batch_size)
-    return torch.cat([predict(model, windows.batch(chosen)) for chosen in batches])
+def predict(network: nn.Module, windows: Windows, batch_size: int) -> Tensor:
+    """Return the prediction for all windows, `(windows, T, K)`, in eval mode."""
+    network.eval()
+    batches = windows.batches(batch_size)
+    return torch.cat([network(*windows[indices].inputs) for indices in batches])
 
 
-def used_parameters(model: nn.Module, predict: Predict, batch: Batch) -> int:
+def count_used_parameters(network: nn.Module, inputs: Sequence[Tensor]) -> int:
     """Count the parameters that the prediction depends on.
 
-    What serves training only, as the projection that carries the distilled feature, has no
-    gradient from the prediction and is not counted. Draws no random number.
+    Parameters that serve training only, as the projection of the distilled feature, have no
+    gradient from the prediction and are not counted.
+
+    Args:
+        network: the network.
+        inputs: inputs of one window on the same device, `(1, T, C)` each.
     """
-    parameters = list(model.parameters())
-    output = predict(model.eval(), batch)
-    gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True)
-    return sum(
-        p.numel() for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None
-    )
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    with torch.backends.cudnn.flags(enabled=False):  # it cannot differentiate in eval mode
+        prediction = network.eval()(*inputs)
+        gradients = torch.autograd.grad(prediction.sum(), parameters, allow_unused=True)
+    used = [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
+    return sum(p.numel() for p in used)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device for `auto`, `cuda`, `cuda:N` or `cpu`.
+
+    Raises:
+        InputError: There is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {name}: no such device; use auto, cuda, cuda:N or cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise InputError(
+            f"--device {name}: PyTorch {torch.__version__} finds {count} CUDA devices; use "
+            + ("cuda:0 or auto" if count else "cpu, or install a PyTorch build with CUDA")
+        )
+    return device
+
+
+def check_faster(faster: Sequence[str], device: torch.device) -> None:
+    """Check that the device has the ways of `--faster`.
+
+    Raises:
+        InputError: It has not.
+    """
+    if "tf32" in faster and device.type != "cuda":
+        raise InputError("--faster tf32: needs --device cuda; leave it out")
+
+
+def set_up(threads: int, faster: Sequence[str]) -> None:
+    """Set the CPU threads of this process and, for `--faster tf32`, the precision of products."""
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = "tf32" in faster
+
+
+def accelerate(loss: Loss, args: argparse.Namespace) -> Loss:
+    """Return the loss, compiled and in bfloat16 if `--faster` asks for it."""
+    if "compile" in args.faster:
+        torch.compiler.reset()  # all rows share the function whose compilations are limited
+        loss = torch.compile(loss)
+    if "bf16" not in args.faster:
+        return loss
+
+    def loss_in_bfloat16(network: nn.Module, batch: Batch) -> Tensor:
+        with torch.autocast(batch.targets.device.type, torch.bfloat16):
+            return loss(network, batch)
+
+    return loss_in_bfloat16

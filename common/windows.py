@@ -1,0 +1,289 @@
+"""Windows and leave-one-subject-out folds.
+
+A window is `T` sample numbers of a recording. Nothing is copied: the signals stay on the training
+device, and a batch of windows is an index into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from common.data import Recording
+from common.files import InputError
+
+PROTOCOLS = ("paper", "strict")
+CHUNK = 256  # windows that `precompute` handles at once
+
+
+class Batch(NamedTuple):
+    """A batch of windows.
+
+    Attributes:
+        inputs: the inputs of the network, `(B, T, C)` each.
+        targets: `(B, T, K)`.
+        cached: what `Windows.cached` holds for these windows.
+    """
+
+    inputs: tuple[Tensor, ...]
+    targets: Tensor
+    cached: tuple[Tensor, ...]
+
+
+class Windows:
+    """Windows of signals; `windows[indices]` is a `Batch`.
+
+    Attributes:
+        signals: `(samples, C)` each, on the training device.
+        samples: `(windows, T)` sample numbers.
+        is_scored: `(windows, T)`, False where a sample is repeated to fill a window.
+        inputs: inputs computed once per window, `(windows, ...)` each; empty to use `signals`.
+        cached: further tensors computed once per window, `(windows, ...)` each, for the loss.
+    """
+
+    def __init__(
+        self,
+        signals: Sequence[Tensor],
+        targets: Tensor,
+        samples: np.ndarray,
+        is_scored: np.ndarray | None = None,
+    ) -> None:
+        self.signals, self._targets = tuple(signals), targets
+        self.samples = torch.from_numpy(samples).to(targets.device)
+        is_scored = np.ones(samples.shape, bool) if is_scored is None else is_scored
+        self.is_scored = torch.from_numpy(is_scored).to(targets.device)
+        self.inputs: tuple[Tensor, ...] = ()
+        self.cached: tuple[Tensor, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, indices: Tensor) -> Batch:
+        samples = self.samples[indices]
+        inputs = tuple(values[indices] for values in self.inputs)
+        return Batch(
+            inputs or tuple(signal[samples] for signal in self.signals),
+            self._targets[samples],
+            tuple(values[indices] for values in self.cached),
+        )
+
+    @property
+    def targets(self) -> Tensor:
+        """The targets of all windows, `(windows, T, K)`."""
+        return self._targets[self.samples]
+
+    def batches(self, size: int) -> list[Tensor]:
+        """Return the indices of all windows in order, `size` at a time."""
+        return list(torch.arange(len(self), device=self.samples.device).split(size))
+
+    def with_signals(self, signals: Sequence[Tensor]) -> Windows:
+        """Return the same windows of other signals, `(samples, C)` each."""
+        other = Windows(signals, self._targets, np.empty((0, 1), np.int64))
+        other.samples, other.is_scored = self.samples, self.is_scored
+        return other
+
+
+@torch.no_grad()
+def precompute(
+    function: Callable[..., Tensor | tuple[Tensor, ...]], windows: Windows
+) -> tuple[Tensor, ...]:
+    """Return the outputs of `function` on the inputs of all windows, `(windows, ...)` each.
+
+    The windows are processed in chunks, which bounds the memory.
+
+    Args:
+        function: a network, or a function of one tensor `(B, T, C)` per modality.
+        windows: the windows.
+    """
+    results: list[Tensor] = []
+    for indices in windows.batches(CHUNK):
+        outputs = function(*windows[indices].inputs)
+        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+        if not results:
+            results = [values.new_empty(len(windows), *values.shape[1:]) for values in outputs]
+        for result, values in zip(results, outputs, strict=True):
+            result[indices] = values
+    return tuple(results)
+
+
+class Fold(NamedTuple):
+    """The windows of one held-out subject and of the others.
+
+    In `test`, every sample of the test subject is scored once (`Windows.is_scored`); `strict` has
+    no window for a stretch that is shorter than a window.
+    """
+
+    test_subject: str
+    train: Windows
+    validation: Windows
+    test: Windows
+
+
+def make_fold(
+    recording: Recording,
+    signals: Sequence[Tensor],
+    test_subject: str,
+    window: int,
+    protocol: str,
+    seed: int,
+) -> Fold:
+    """Hold out one subject for testing and 20 % of the rest for validation.
+
+    Args:
+        recording: all subjects.
+        signals: the inputs of the network, `(samples, C)` each.
+        test_subject: id of the held-out subject.
+        window: samples per window, T.
+        protocol: `paper`: windows of one stream of all training subjects, 20 % of the windows
+            drawn at random (scikit-learn, random state 1) for validation. `strict`: windows
+            within a trial or step, 20 % of the training subjects (at least one) for validation;
+            the stretches of the test subject are covered to their ends.
+        seed: draws the validation subjects of `strict`.
+    """
+    training = [subject for subject in recording.subjects if subject != test_subject]
+    if protocol == "paper":
+        windows, _ = cut_windows(recording, training, window, protocol)
+        train, validation = train_test_split(windows, test_size=0.2, random_state=1)
+    else:
+        held_out = draw_validation_subjects(training, seed)
+        rest = [subject for subject in training if subject not in held_out]
+        train, _ = cut_windows(recording, rest, window, protocol)
+        validation, _ = cut_windows(recording, held_out, window, protocol)
+    test, is_scored = cut_windows(recording, [test_subject], window, protocol, cover_tails=True)
+    targets = recording.samples["targets"]
+    return Fold(
+        test_subject,
+        Windows(signals, targets, train),
+        Windows(signals, targets, validation),
+        Windows(signals, targets, test, is_scored),
+    )
+
+
+def draw_validation_subjects(training: Sequence[str], seed: int) -> list[str]:
+    """Draw 20 % of the training subjects, at least one."""
+    count = max(1, round(0.2 * len(training)))
+    return np.random.default_rng(seed).permutation(training)[:count].tolist()
+
+
+def cut_windows(
+    recording: Recording,
+    subjects: Sequence[str],
+    window: int,
+    protocol: str,
+    cover_tails: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the samples of `subjects`, in the order of the recording, into windows.
+
+    Args:
+        recording: all subjects.
+        subjects: ids of the subjects to use.
+        window: samples per window, T.
+        protocol: `paper` or `strict`.
+        cover_tails: whether `strict` covers the incomplete tails too, as for a test.
+
+    Returns:
+        Sample numbers `(windows, T)`, and whether a sample is there for the first time.
+    """
+    chosen = [recording.subjects.index(subject) for subject in subjects]
+    samples = np.flatnonzero(np.isin(recording.subject, chosen))
+    if protocol == "paper":
+        return cut_stream(samples, window)
+    return cut_stretches(samples, recording.stretch[samples], window, cover_tails)
+
+
+def cut_stream(samples: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut one stream of samples every `window` samples (protocol `paper`).
+
+    If `b` samples are left over, the last `window - b` samples of the stream are appended again to
+    fill a last window. Windows may cross steps, trials and subjects, as in the published
+    evaluation. Returns the same as `cut_windows`.
+    """
+    left_over = len(samples) % window
+    is_first = np.ones(len(samples), bool)
+    if left_over:
+        repeated = samples[-(window - left_over) :]
+        samples = np.concatenate([samples, repeated])
+        is_first = np.concatenate([is_first, np.zeros(len(repeated), bool)])
+    return samples.reshape(-1, window), is_first.reshape(-1, window)
+
+
+def cut_stretches(
+    samples: np.ndarray, stretch: np.ndarray, window: int, cover_tails: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut every stretch by itself (protocol `strict`); returns the same as `cut_windows`.
+
+    Args:
+        samples: `(n,)` sample numbers.
+        stretch: `(n,)` the stretch of each; a stretch is contiguous.
+        window: samples per window, T.
+        cover_tails: whether an incomplete tail is covered by a last window that ends with the
+            stretch and overlaps the window before, instead of being left out.
+    """
+    bounds = np.flatnonzero(np.diff(stretch, prepend=-1, append=-1))
+    starts, overlaps = [np.empty(0, int)], [np.empty(0, int)]
+    for start, stop in pairwise(bounds):
+        cuts = np.arange(start, stop - window + 1, window)
+        tail = (stop - start) % window
+        overlap = np.zeros(len(cuts), int)
+        if cover_tails and tail and len(cuts):
+            cuts, overlap = np.append(cuts, stop - window), np.append(overlap, window - tail)
+        starts.append(cuts)
+        overlaps.append(overlap)
+    within = np.arange(window)
+    is_first = within >= np.concatenate(overlaps)[:, None]
+    return samples[np.concatenate(starts)[:, None] + within], is_first
+
+
+def check_windows(recording: Recording, window: int, protocol: str) -> None:
+    """Check that there are enough subjects and that each has a full window.
+
+    Raises:
+        InputError: A subject has no full window, there are too few windows for training and
+            validation, or `strict` has fewer than three subjects.
+    """
+    if protocol == "strict" and len(recording.subjects) < 3:
+        raise InputError(
+            f"{recording.path}: {len(recording.subjects)} subjects, but --protocol strict trains, "
+            "validates and tests on different ones; use --protocol paper or add subjects"
+        )
+    counts = np.bincount(recording.subject, minlength=len(recording.subjects))
+    for subject, count in zip(recording.subjects, counts, strict=True):
+        if count < window or not len(cut_windows(recording, [subject], window, protocol)[0]):
+            raise InputError(
+                f"{recording.path}: subject {subject}: {count} usable samples and no full window "
+                f"of {window}; leave the subject out of the file"
+            )
+    if protocol == "paper" and counts.sum() - counts.max() <= window:
+        raise InputError(
+            f"{recording.path}: one window for training and none for validation; add subjects"
+        )
+
+
+def choose_subjects(recording: Recording, wanted: Sequence[str] | None) -> list[str]:
+    """Return the ids of the test subjects.
+
+    Args:
+        recording: all subjects.
+        wanted: ids as numbers (`7` matches `07`), `["all"]`, or None for the last subject.
+
+    Raises:
+        InputError: The file has no such subject.
+    """
+    if wanted is None:
+        return recording.subjects[-1:]
+    if list(wanted) == ["all"]:
+        return list(recording.subjects)
+    by_number = {int(subject): subject for subject in recording.subjects}
+    unknown = [name for name in wanted if not name.isdecimal() or int(name) not in by_number]
+    if unknown:
+        raise InputError(
+            f"{recording.path}: no subject {', '.join(unknown)}; --test-subjects takes all or "
+            f"some of {' '.join(recording.subjects)}"
+        )
+    return list(dict.fromkeys(by_number[int(name)] for name in wanted))
