@@ -426,7 +426,8 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
     run.record(row, fold, network, history)
 
 
-QUICK_LOOK = QuickLook(subjects=8, minutes=0.35, epochs=5)  # on synthetic data
+# Stands in for a missing data file
+QUICK_LOOK = QuickLook(subjects=8, minutes=0.35, epochs=5)
 
 
 def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
@@ -436,7 +437,9 @@ def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
     cli.add_weight(parser, "--alpha", ALPHA, "the RMSE to the teacher's output")
     cli.add_weight(parser, "--beta", BETA, "the RMSE to the teacher's feature")
     args = cli.parse(script, parser, argv)
-    with Run(script, args, {"alpha": args.alpha, "beta": args.beta}) as run:
+    run = Run(script, args)
+    run.settings |= {"alpha": args.alpha, "beta": args.beta}
+    with run:
         run.each(train_and_test)
         return run.report(plots.distillation_figures)
 

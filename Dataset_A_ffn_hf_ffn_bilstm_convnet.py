@@ -18,8 +18,10 @@ SPDX-License-Identifier: MIT
 
 from __future__ import annotations
 
+import argparse
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -29,14 +31,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common import flags, plots, study
-from common.data import read_dataset_a
-from common.experiments import Experiment, Sample, SensorSet, Study, Target
-from common.hdf5 import Columns
-from common.training import Batch, Loss, Predict
+from common import cli, plots
+from common.data import Columns, Recording, SensorSet, Target, read_dataset_a
+from common.runs import QuickLook, Row, Run
+from common.training import Criterion, Epoch, Loss, Progress, accelerate, predict
+from common.windows import Batch, Windows, make_fold, precompute
 
 # What the paper fixes --------------------------------------------------------------------------
 
+DATASET = "a"
 RATE_HZ = 200
 WINDOW = 100  # samples, 0.5 s
 EPOCHS = 40
@@ -55,41 +58,57 @@ SENSOR_SETS = {
     "all_imus": SensorSet(SENSORS),
     "all_imus_emg": SensorSet(SENSORS, ("acc", "gyr", "emg")),
 }
-TARGETS = {  # column: name and unit; moments over body weight x height, forces over body weight
-    "hip_flexion_r_moment": Target("hip flexion moment", "BW·BH"),
-    "hip_adduction_r_moment": Target("hip adduction moment", "BW·BH"),
-    "knee_angle_r_moment": Target("knee moment", "BW·BH"),
-    "ankle_angle_r_moment": Target("ankle moment", "BW·BH"),
-    "right_vx": Target("GRF x", "BW"),
-    "right_vy": Target("GRF y", "BW"),  # vertical
-    "right_vz": Target("GRF z", "BW"),
-}
+TARGET_COLUMNS = (
+    *("hip_flexion_r_moment", "hip_adduction_r_moment"),
+    *("knee_angle_r_moment", "ankle_angle_r_moment"),
+    *("right_vx", "right_vy", "right_vz"),
+)
+TARGETS = (  # moments over body weight x height, forces over body weight
+    Target("hip flexion moment", "BW·BH"),
+    Target("hip adduction moment", "BW·BH"),
+    Target("knee moment", "BW·BH"),
+    Target("ankle moment", "BW·BH"),
+    Target("GRF x", "BW"),
+    Target("GRF y", "BW"),  # vertical
+    Target("GRF z", "BW"),
+)
+
+
+def column_names(sensor_set: SensorSet) -> list[str]:
+    """Return the columns of the file that the inputs of a sensor set are computed from."""
+    imus = [
+        f"{sensor}_{kind}_{axis}"
+        for kind in ("Accel", "Gyro")
+        for sensor in sensor_set.sensors
+        for axis in "XYZ"
+    ]
+    return [*imus, *(MUSCLES if "emg" in sensor_set.modalities else ())]
 
 
 def prepare(columns: Columns) -> dict[str, np.ndarray]:
-    """Pick the modalities, `(rows, C)`: acc in m/s², gyr in rad/s, processed EMG; and targets."""
+    """Return the modalities `(samples, C)` - acc in m/s², gyr in rad/s, EMG - and the targets."""
     return {
-        "acc": columns[[f"{s}_Accel_{axis}" for s in SENSORS for axis in "XYZ"]],
-        "gyr": columns[[f"{s}_Gyro_{axis}" for s in SENSORS for axis in "XYZ"]],
+        "acc": columns[[f"{sensor}_Accel_{axis}" for sensor in SENSORS for axis in "XYZ"]],
+        "gyr": columns[[f"{sensor}_Gyro_{axis}" for sensor in SENSORS for axis in "XYZ"]],
         "emg": columns[list(MUSCLES)],
-        "targets": columns[list(TARGETS)],
+        "targets": columns[list(TARGET_COLUMNS)],
     }
 
 
-def inputs(batch: Batch, sensor_set: SensorSet) -> list[Tensor]:
-    """Pick what a model of `sensor_set` sees: one `(B, T, C)` per modality, three axes per IMU."""
+def read(path: Path) -> Recording:
+    """Read the HDF5 file."""
+    return read_dataset_a(path, prepare)
+
+
+def select(samples: Mapping[str, Tensor], sensor_set: SensorSet) -> list[Tensor]:
+    """Return one tensor `(..., C)` per modality of a sensor set, three channels per IMU."""
     imus = [SENSORS.index(sensor) for sensor in sensor_set.sensors]
     return [
-        torch.cat([batch[modality][..., 3 * i : 3 * i + 3] for i in imus], dim=-1)
+        torch.cat([samples[modality][..., 3 * i : 3 * i + 3] for i in imus], dim=-1)
         if modality in ("acc", "gyr")
-        else batch[modality]
+        else samples[modality]
         for modality in sensor_set.modalities
     ]
-
-
-def one_input(batch: Batch, sensor_set: SensorSet) -> list[Tensor]:
-    """Put the modalities of `sensor_set` one after another: a single `(B, T, C)`."""
-    return [torch.cat(inputs(batch, sensor_set), dim=-1)]
 
 
 # Models ----------------------------------------------------------------------------------------
@@ -409,13 +428,9 @@ def rmse(prediction: Tensor, target: Tensor) -> Tensor:
     return norm / math.sqrt(error.numel())
 
 
-def prediction_loss(predict: Predict) -> Loss:
-    """RMSE between what `predict` gives and the measured targets."""
-
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
-        return rmse(predict(model, batch), batch["targets"])
-
-    return loss
+def supervised_loss(network: nn.Module, batch: Batch) -> Tensor:
+    """RMSE between the prediction and the measured targets."""
+    return rmse(network(*batch.inputs), batch.targets)
 
 
 # Rows of the table -----------------------------------------------------------------------------
@@ -430,65 +445,106 @@ NETWORKS = {
 }
 
 
-def network(model: str, sensor_set: str) -> partial[nn.Module]:
-    """Return the network of a row, to be built."""
-    sensors, modalities = SENSOR_SETS[sensor_set]
-    if model == "conv2d":
-        return partial(Conv2DNet, len(sensors), len(TARGETS), WINDOW)
-    channels = {"acc": 3 * len(sensors), "gyr": 3 * len(sensors), "emg": len(MUSCLES)}
-    total = sum(channels[modality] for modality in modalities)
-    return partial(NETWORKS[model], total, len(TARGETS), WINDOW)
+def inputs(samples: Mapping[str, Tensor], sensor_set: str) -> list[Tensor]:
+    """Return the input of a network: the modalities side by side, one tensor `(..., C)`."""
+    return [torch.cat(select(samples, SENSOR_SETS[sensor_set]), dim=-1)]
 
 
-def model_row(model: str, sensor_set: str) -> Experiment:
+def table_row(model: str, sensor_set: str) -> Row:
     """Return the row of a model and a sensor set."""
-    row = f"{model}-{sensor_set}"
-
-    def features(batch: Batch) -> Tensor:
-        return HandcraftedFFN.features(*one_input(batch, SENSOR_SETS[sensor_set]))
-
-    return Experiment(
-        row,
-        sensor_set,
-        model=network(model, sensor_set),
-        loss=lambda options: prediction_loss(STUDY.predict(row)),
-        features=features if model == "ffn_hf" else None,
-    )
+    sensors, modalities = SENSOR_SETS[sensor_set]
+    channels = {"acc": 3 * len(sensors), "gyr": 3 * len(sensors), "emg": len(MUSCLES)}
+    if model == "conv2d":
+        network = partial(Conv2DNet, len(sensors), len(TARGETS), WINDOW)
+    else:
+        total = sum(channels[modality] for modality in modalities)
+        network = partial(NETWORKS[model], total, len(TARGETS), WINDOW)
+    return Row(f"{model}-{sensor_set}", sensor_set, network)
 
 
-EXPERIMENTS = [
-    *(model_row(model, name) for model in NETWORKS for name in (*IMU_SETS, FULL_SET)),
-    *(model_row("conv2d", name) for name in IMU_SETS),
+ROWS = [
+    *(table_row(model, name) for model in NETWORKS for name in (*IMU_SETS, FULL_SET)),
+    *(table_row("conv2d", name) for name in IMU_SETS),
 ]
 
-STUDY = Study(
-    script=Path(__file__),
-    dataset="a",
-    read=partial(read_dataset_a, prepare=prepare),
-    window=WINDOW,
-    rate_hz=RATE_HZ,
-    epochs=EPOCHS,
-    sensor_sets=SENSOR_SETS,
-    targets=list(TARGETS.values()),
-    inputs=one_input,
-    criterion=rmse,
-    experiments=EXPERIMENTS,
-    figures=plots.comparison_figures,
-    sample=Sample(subjects=6, minutes=0.35, epochs=4),
-)
+# Training --------------------------------------------------------------------------------------
+
+
+def train(
+    network: nn.Module,
+    windows: Windows,
+    validation: Windows,
+    loss: Loss,
+    criterion: Criterion,
+    epochs: int,
+    args: argparse.Namespace,
+    progress: Progress,
+) -> list[Epoch]:
+    """Train with Adam and early stopping; leave the weights of the best epoch in `network`.
+
+    Args:
+        network: the network, on its device.
+        windows: training windows.
+        validation: validation windows.
+        loss: minimized over batches.
+        criterion: of all validation predictions and targets; early stopping watches it.
+        epochs: maximum number of epochs.
+        args: `seed`, `learning_rate`, `batch_size`, `patience` (in epochs) and `faster`.
+        progress: counts epochs, saves the state of the training and resumes from it.
+
+    Raises:
+        DivergedError: The validation loss is not finite.
+    """
+    torch.manual_seed(args.seed)  # dropout; the shuffling has a generator of its own
+    optimizer = torch.optim.Adam(network.parameters(), lr=args.learning_rate)
+    progress.start(network, optimizer, epochs, args.seed)
+    loss = accelerate(loss, args)  # only with --faster
+    while len(progress.history) < epochs and progress.epochs_since_best < args.patience:
+        network.train()
+        for indices in progress.shuffled_batches(len(windows), args.batch_size):
+            optimizer.zero_grad(set_to_none=True)
+            batch_loss = loss(network, windows[indices])
+            batch_loss.backward()
+            optimizer.step()
+            progress.add(batch_loss, len(indices))
+        prediction = predict(network, validation, args.batch_size)
+        progress.end_epoch(criterion(prediction, validation.targets))
+    return progress.restore_best()
+
+
+# Running ---------------------------------------------------------------------------------------
+
+
+def train_and_test(row: Row, test_subject: str, run: Run) -> None:
+    """Train and test one row of the table with one subject held out."""
+    args = run.args
+    signals = inputs(run.recording.samples, row.sensor_set)
+    fold = make_fold(run.recording, signals, test_subject, WINDOW, args.protocol, args.seed)
+    torch.manual_seed(args.seed)
+    network = row.network().to(run.device)
+    if row.name.startswith("ffn_hf"):  # its features are computed once per window
+        for windows in (fold.train, fold.validation, fold.test):
+            windows.inputs = precompute(network.features, windows)
+    progress = run.progress(row, test_subject)
+    epochs = args.epochs or EPOCHS
+    history = train(
+        network, fold.train, fold.validation, supervised_loss, rmse, epochs, args, progress
+    )
+    run.record(row, fold, network, history)
+
+
+# Stands in for a missing data file
+QUICK_LOOK = QuickLook(subjects=6, minutes=0.35, epochs=4)
 
 
 def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
-    """Run the rows on the folds that `argv` asks for; return the metrics in long form."""
-    parser = flags.parser(
-        __doc__,
-        dataset="a",
-        rows=[experiment.row for experiment in EXPERIMENTS],
-        epochs=EPOCHS,
-        learning_rate=LEARNING_RATE,
-    )
-    return study.run(STUDY, parser.parse_args(argv))
+    """Train and test the rows on the folds that the flags choose; return the metrics."""
+    script = sys.modules[__name__]
+    args = cli.parse(script, cli.script_parser(script), argv)
+    with Run(script, args) as run:
+        run.each(train_and_test)
+        return run.report(plots.comparison_figures)
 
 
 if __name__ == "__main__":
-    study.start(main)
+    cli.run_main(main)

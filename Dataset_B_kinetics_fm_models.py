@@ -19,8 +19,10 @@ SPDX-License-Identifier: MIT
 
 from __future__ import annotations
 
+import argparse
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -31,14 +33,15 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from common import flags, plots, study
-from common.data import read_dataset_b
-from common.experiments import Experiment, Fit, Sample, SensorSet, Study, Target
-from common.hdf5 import Columns
-from common.training import Batch, Criterion, Loss
+from common import cli, plots
+from common.data import Columns, Recording, SensorSet, Target, read_dataset_b
+from common.runs import QuickLook, Row, Run
+from common.training import Criterion, Epoch, Loss, Progress, accelerate, predict
+from common.windows import Batch, Fold, Windows, make_fold
 
 # What the paper fixes --------------------------------------------------------------------------
 
+DATASET = "b"
 RATE_HZ = 100
 WINDOW = 50  # samples, 0.5 s
 EPOCHS = 40
@@ -50,7 +53,7 @@ DL_CORRELATION_DROPOUTS = (0.5, 0.5, 0.5)
 CORRELATION_GATE_DROPOUT = 0.4
 BIAS_PENALTY = 0.001  # of the sum of squared biases of the heads
 FITTED_ON = {"paper": "test", "strict": "validation"}  # windows that the DLR line is fitted to
-GRAVITY_MS2 = 9.8  # makes a body weight of a mass; the dataset's moments were made with 9.81
+GRAVITY_M_S2 = 9.8  # for body weights; the moments of the dataset were computed with 9.81
 
 SENSORS = ("CHEST", "WAIST", "R_FOOT", "R_SHANK", "R_THIGH", "L_FOOT", "L_SHANK", "L_THIGH")
 JOINTS = (
@@ -78,38 +81,50 @@ TARGETS = (
 )
 
 
-def prepare(columns: Columns) -> dict[str, np.ndarray]:
-    """Make the modalities, `(rows, C)`: acc in m/s², gyr in deg/s, video; and targets.
+def column_names(sensor_set: SensorSet) -> list[str]:
+    """Return the columns of the file that the inputs of a sensor set are computed from."""
+    imus = [
+        f"{kind}{axis}_{sensor}"
+        for kind in ("Accel", "Gyro")
+        for sensor in sensor_set.sensors
+        for axis in "XYZ"
+    ]
+    video = [*(f"{joint}_{view}" for joint in JOINTS for view in VIEWS), "body height"]
+    return [*imus, *(video if "video" in sensor_set.modalities else ())]
 
-    Video is relative to the middle of the hips in the same view, in pixels per metre of height.
-    The plate's force is the one on the plate: the one on the foot has the other sign.
+
+def prepare(columns: Columns) -> dict[str, np.ndarray]:
+    """Return the modalities `(samples, C)` - acc in m/s², gyr in deg/s, video - and the targets.
+
+    Video is relative to the middle of the hips in the same view, in pixels per meter of height.
+    The file holds the force on the plate; the force on the foot has the opposite sign.
     """
-    middle = columns[[f"MidHip_{view}" for view in VIEWS]]
+    mid_hip = columns[[f"MidHip_{view}" for view in VIEWS]]
     joints = columns[[f"{joint}_{view}" for joint in JOINTS for view in VIEWS]]
-    weight_n = columns["body weight"] * GRAVITY_MS2  # "body weight" is a mass in kg
+    weight_n = columns["body weight"] * GRAVITY_M_S2  # "body weight" is the mass in kg
     force_n = columns[[f"plate_2_force_{axis}" for axis in "xzy"]]
     return {
-        "acc": columns[[f"Accel{axis}_{s}" for s in SENSORS for axis in "XYZ"]],
-        "gyr": columns[[f"Gyro{axis}_{s}" for s in SENSORS for axis in "XYZ"]],
-        "video": (joints - np.tile(middle, len(JOINTS))) / columns["body height"],
+        "acc": columns[[f"Accel{axis}_{sensor}" for sensor in SENSORS for axis in "XYZ"]],
+        "gyr": columns[[f"Gyro{axis}_{sensor}" for sensor in SENSORS for axis in "XYZ"]],
+        "video": (joints - np.tile(mid_hip, len(JOINTS))) / columns["body height"],
         "targets": np.hstack([columns[["EXT_KM_X", "EXT_KM_Y"]], -force_n / weight_n]),
     }
 
 
-def inputs(batch: Batch, sensor_set: SensorSet) -> list[Tensor]:
-    """Pick what a model of `sensor_set` sees: one `(B, T, C)` per modality, three axes per IMU."""
+def read(path: Path) -> Recording:
+    """Read the HDF5 file."""
+    return read_dataset_b(path, prepare)
+
+
+def select(samples: Mapping[str, Tensor], sensor_set: SensorSet) -> list[Tensor]:
+    """Return one tensor `(..., C)` per modality of a sensor set, three channels per IMU."""
     imus = [SENSORS.index(sensor) for sensor in sensor_set.sensors]
     return [
-        torch.cat([batch[modality][..., 3 * i : 3 * i + 3] for i in imus], dim=-1)
+        torch.cat([samples[modality][..., 3 * i : 3 * i + 3] for i in imus], dim=-1)
         if modality in ("acc", "gyr")
-        else batch[modality]
+        else samples[modality]
         for modality in sensor_set.modalities
     ]
-
-
-def one_input(batch: Batch, sensor_set: SensorSet) -> list[Tensor]:
-    """Put the modalities of `sensor_set` one after another: a single `(B, T, C)`."""
-    return [torch.cat(inputs(batch, sensor_set), dim=-1)]
 
 
 # Models ----------------------------------------------------------------------------------------
@@ -566,31 +581,26 @@ def bias_penalty(network: nn.Module) -> Tensor:
     return BIAS_PENALTY * sum(head.bias.square().sum() for head in network.heads)
 
 
-def branch_loss(sensor_set: str, criterion: Criterion) -> Loss:
+def branch_loss(criterion: Criterion) -> Loss:
     """`criterion` of the three branches and of their sum, each against the measured targets."""
 
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
-        outputs = model.branches(*one_input(batch, SENSOR_SETS[sensor_set]))
-        return sum(criterion(y, batch["targets"]) for y in outputs) + bias_penalty(model)
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
+        outputs = network.branches(*batch.inputs)
+        return sum(criterion(y, batch.targets) for y in outputs) + bias_penalty(network)
 
     return loss
 
 
-def dual_loss(sensor_set: str) -> Loss:
+def dual_loss(network: nn.Module, batch: Batch) -> Tensor:
     """RMSE of the output and of the RMSE network's four, correlation of the other network's."""
-
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
-        targets = batch["targets"]
-        outputs = model.branches(*one_input(batch, SENSOR_SETS[sensor_set]))
-        return (
-            rmse(outputs.output, targets)
-            + sum(rmse(y, targets) for y in outputs.rmse)
-            + sum(correlation_loss(y, targets) for y in outputs.correlation)
-            + bias_penalty(model.rmse_net)
-            + bias_penalty(model.correlation_net)
-        )
-
-    return loss
+    outputs = network.branches(*batch.inputs)
+    return (
+        rmse(outputs.output, batch.targets)
+        + sum(rmse(y, batch.targets) for y in outputs.rmse)
+        + sum(correlation_loss(y, batch.targets) for y in outputs.correlation)
+        + bias_penalty(network.rmse_net)
+        + bias_penalty(network.correlation_net)
+    )
 
 
 # Rows of the table -----------------------------------------------------------------------------
@@ -601,99 +611,159 @@ IMU_SETS = (
 )
 
 
-def sizes(sensor_set: str) -> tuple[int, int, int]:
-    """Return IMUs, targets and samples of a window, which every network is built for."""
-    return len(SENSOR_SETS[sensor_set].sensors), len(TARGETS), WINDOW
+def inputs(samples: Mapping[str, Tensor], sensor_set: str) -> list[Tensor]:
+    """Return the input of a network: the modalities side by side, one tensor `(..., C)`."""
+    return [torch.cat(select(samples, SENSOR_SETS[sensor_set]), dim=-1)]
 
 
-def fit_line(model: nn.Module, estimate: Callable[[nn.Module], Tensor]) -> None:
-    """Fit the regression of a DLR row to what its two networks estimate, `(rows, K)` each."""
-    model.fit(estimate(model.rmse_net), estimate(model.correlation_net))
-
-
-def dlr_rows(sensor_set: str) -> list[Experiment]:
-    """Return the rows of the two networks of Kinetics-FM-DLR-Net, and of their regression."""
-    rmse_row = Experiment(
-        f"dlr_rmse-{sensor_set}",
-        sensor_set,
-        model=partial(KineticsFMNet, *sizes(sensor_set), trunk_dropouts=RMSE_DROPOUTS),
-        loss=lambda options: branch_loss(sensor_set, rmse),
+def dlr_rows(sensor_set: str) -> list[Row]:
+    """Return the rows of Kinetics-FM-DLR-Net: its two networks, then their regression."""
+    sizes = len(SENSOR_SETS[sensor_set].sensors), len(TARGETS), WINDOW
+    rmse_net = partial(KineticsFMNet, *sizes, trunk_dropouts=RMSE_DROPOUTS)
+    correlation_net = partial(
+        KineticsFMNet,
+        *sizes,
+        trunk_dropouts=DLR_CORRELATION_DROPOUTS,
+        gate_dropout=CORRELATION_GATE_DROPOUT,
     )
-    correlation_row = Experiment(
-        f"dlr_correlation-{sensor_set}",
-        sensor_set,
-        model=partial(
-            KineticsFMNet,
-            *sizes(sensor_set),
-            trunk_dropouts=DLR_CORRELATION_DROPOUTS,
-            gate_dropout=CORRELATION_GATE_DROPOUT,
-        ),
-        loss=lambda options: branch_loss(sensor_set, correlation_loss),
-        criterion=correlation_loss,
-        epochs=CORRELATION_EPOCHS,
+    regression = partial(
+        KineticsFMDLRNet,
+        *sizes,
+        rmse_dropouts=RMSE_DROPOUTS,
+        correlation_dropouts=DLR_CORRELATION_DROPOUTS,
+        correlation_gate_dropout=CORRELATION_GATE_DROPOUT,
     )
-    regression_row = Experiment(
-        f"dlr-{sensor_set}",
-        sensor_set,
-        model=partial(
-            KineticsFMDLRNet,
-            *sizes(sensor_set),
-            rmse_dropouts=RMSE_DROPOUTS,
-            correlation_dropouts=DLR_CORRELATION_DROPOUTS,
-            correlation_gate_dropout=CORRELATION_GATE_DROPOUT,
-        ),
-        networks={"rmse_net": rmse_row.row, "correlation_net": correlation_row.row},
-        fit=Fit(fit_line, FITTED_ON),
-    )
-    return [rmse_row, correlation_row, regression_row]
+    networks = (f"dlr_rmse-{sensor_set}", f"dlr_correlation-{sensor_set}")
+    return [
+        Row(networks[0], sensor_set, rmse_net),
+        Row(networks[1], sensor_set, correlation_net),
+        Row(f"dlr-{sensor_set}", sensor_set, regression, needs=networks),
+    ]
 
 
-def dl_row(sensor_set: str) -> Experiment:
+def dl_row(sensor_set: str) -> Row:
     """Return the row of DL-Kinetics-FM-Net."""
-    return Experiment(
-        f"dl-{sensor_set}",
-        sensor_set,
-        model=partial(
-            DLKineticsFMNet,
-            *sizes(sensor_set),
-            rmse_dropouts=RMSE_DROPOUTS,
-            correlation_dropouts=DL_CORRELATION_DROPOUTS,
-            correlation_gate_dropout=CORRELATION_GATE_DROPOUT,
-        ),
-        loss=lambda options: dual_loss(sensor_set),
+    network = partial(
+        DLKineticsFMNet,
+        *(len(SENSOR_SETS[sensor_set].sensors), len(TARGETS), WINDOW),
+        rmse_dropouts=RMSE_DROPOUTS,
+        correlation_dropouts=DL_CORRELATION_DROPOUTS,
+        correlation_gate_dropout=CORRELATION_GATE_DROPOUT,
+    )
+    return Row(f"dl-{sensor_set}", sensor_set, network)
+
+
+ROWS = [*(row for name in IMU_SETS for row in dlr_rows(name)), *map(dl_row, IMU_SETS)]
+
+# Training --------------------------------------------------------------------------------------
+
+
+def train(
+    network: nn.Module,
+    windows: Windows,
+    validation: Windows,
+    loss: Loss,
+    criterion: Criterion,
+    epochs: int,
+    args: argparse.Namespace,
+    progress: Progress,
+) -> list[Epoch]:
+    """Train with Adam and early stopping; leave the weights of the best epoch in `network`.
+
+    Args:
+        network: the network, on its device.
+        windows: training windows.
+        validation: validation windows.
+        loss: minimized over batches.
+        criterion: of all validation predictions and targets; early stopping watches it.
+        epochs: maximum number of epochs.
+        args: `seed`, `learning_rate`, `batch_size`, `patience` (in epochs) and `faster`.
+        progress: counts epochs, saves the state of the training and resumes from it.
+
+    Raises:
+        DivergedError: The validation loss is not finite.
+    """
+    torch.manual_seed(args.seed)  # dropout; the shuffling has a generator of its own
+    optimizer = torch.optim.Adam(network.parameters(), lr=args.learning_rate)
+    progress.start(network, optimizer, epochs, args.seed)
+    loss = accelerate(loss, args)  # only with --faster
+    while len(progress.history) < epochs and progress.epochs_since_best < args.patience:
+        network.train()
+        for indices in progress.shuffled_batches(len(windows), args.batch_size):
+            optimizer.zero_grad(set_to_none=True)
+            batch_loss = loss(network, windows[indices])
+            batch_loss.backward()
+            optimizer.step()
+            progress.add(batch_loss, len(indices))
+        prediction = predict(network, validation, args.batch_size)
+        progress.end_epoch(criterion(prediction, validation.targets))
+    return progress.restore_best()
+
+
+# Running ---------------------------------------------------------------------------------------
+
+
+def train_and_test(row: Row, test_subject: str, run: Run) -> None:
+    """Train and test one row of the table with one subject held out."""
+    args = run.args
+    signals = inputs(run.recording.samples, row.sensor_set)
+    fold = make_fold(run.recording, signals, test_subject, WINDOW, args.protocol, args.seed)
+    if row.name.startswith("dlr-"):
+        fit_regression(row, fold, run)
+        return
+    torch.manual_seed(args.seed)
+    network = row.network().to(run.device)
+    epochs, criterion, loss = args.epochs or EPOCHS, rmse, dual_loss
+    if row.name.startswith("dlr_rmse"):
+        loss = branch_loss(rmse)
+    elif row.name.startswith("dlr_correlation"):
+        epochs, criterion = args.epochs or CORRELATION_EPOCHS, correlation_loss
+        loss = branch_loss(correlation_loss)
+    progress = run.progress(row, test_subject)
+    history = train(network, fold.train, fold.validation, loss, criterion, epochs, args, progress)
+    run.record(row, fold, network, history)
+
+
+def fit_regression(row: Row, fold: Fold, run: Run) -> None:
+    """Combine the two trained networks of a DLR row and fit its lines to their predictions."""
+    network = row.network()
+    for name, part in zip(row.needs, (network.rmse_net, network.correlation_net), strict=True):
+        run.load_weights(name, fold.test_subject, part)
+    network.to(run.device)
+    fitted_on = FITTED_ON[run.args.protocol]
+    windows = fold.test if fitted_on == "test" else fold.validation
+    predictions = [
+        predict(part, windows, run.args.batch_size)[windows.is_scored]
+        for part in (network.rmse_net, network.correlation_net)
+    ]
+    network.fit(*predictions)
+    run.record(
+        row,
+        fold,
+        network,
+        history=[],
+        parameters=sum(run.used_parameters(name, fold.test_subject) for name in row.needs),
+        summary=f"fitted to the {fitted_on} predictions of {' and '.join(row.needs)}",
     )
 
 
-EXPERIMENTS = [*(row for name in IMU_SETS for row in dlr_rows(name)), *map(dl_row, IMU_SETS)]
-
-STUDY = Study(
-    script=Path(__file__),
-    dataset="b",
-    read=partial(read_dataset_b, prepare=prepare),
-    window=WINDOW,
-    rate_hz=RATE_HZ,
-    epochs=EPOCHS,
-    sensor_sets=SENSOR_SETS,
-    targets=TARGETS,
-    inputs=one_input,
-    criterion=rmse,
-    experiments=EXPERIMENTS,
-    figures=plots.comparison_figures,
-    sample=Sample(subjects=6, minutes=0.4, epochs=3, rows=("dlr-feet", "dl-feet")),
-)
+QUICK_LOOK = QuickLook(
+    subjects=6, minutes=0.4, epochs=3, rows=("dlr-feet", "dl-feet")
+)  # on synthetic data
 
 
 def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
-    """Run the rows on the folds that `argv` asks for; return the metrics in long form."""
-    parser = flags.parser(
-        __doc__,
-        dataset="b",
-        rows=[experiment.row for experiment in EXPERIMENTS],
-        epochs=EPOCHS,
-        learning_rate=LEARNING_RATE,
-    )
-    return study.run(STUDY, parser.parse_args(argv))
+    """Train and test the rows on the folds that the flags choose; return the metrics."""
+    script = sys.modules[__name__]
+    args = cli.parse(script, cli.script_parser(script), argv)
+    correlation_rows = [row.name for row in ROWS if row.name.startswith("dlr_correlation")]
+    run = Run(script, args)
+    if not run.args.epochs:
+        run.settings["row_epochs"] = dict.fromkeys(correlation_rows, CORRELATION_EPOCHS)
+    with run:
+        run.each(train_and_test)
+        return run.report(plots.comparison_figures)
 
 
 if __name__ == "__main__":
-    study.start(main)
+    cli.run_main(main)

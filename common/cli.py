@@ -200,9 +200,7 @@ def add_weight(parser: ArgumentParser, flag: str, default: float, term: str) -> 
     parser.add_argument(flag, type=finite_number, default=default, metavar="X", help=text)
 
 
-def parse(
-    script: Script, parser: ArgumentParser, argv: Sequence[str] | None
-) -> argparse.Namespace:
+def parse(script: Script, parser: ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the flags; with `--resume`, those of the run are the defaults.
 
     Raises:

@@ -291,7 +291,9 @@ def dataset_a_tables(path: Path, file: h5py.File) -> list[Table]:
     names = _column_names(path, file) or DATASET_A_COLUMNS
     positions = {name: i for i, name in enumerate(names)}
     return [
-        _table(path, subject, activity, _member(path, _member(path, root, key), activity), positions)
+        _table(
+            path, subject, activity, _member(path, _member(path, root, key), activity), positions
+        )
         for subject, key in _subject_keys(path, root, "Subject_").items()
         for activity in DATASET_A_ACTIVITIES
     ]

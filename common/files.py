@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, checkpoints, and the error for input that cannot be used."""
+"""Files that appear whole or not at all, checkpoints, and the error for unusable input."""
 
 from __future__ import annotations
 
@@ -139,5 +139,3 @@ def _disk_error(path: Path, part: Path) -> OSError:
     is_full = shutil.disk_usage(path.parent).free < part.stat().st_size + 2**20
     number = errno.ENOSPC if is_full else errno.EIO
     return OSError(number, os.strerror(number), str(path))
-
-

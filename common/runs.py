@@ -28,6 +28,7 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
+from synthetic_gait import write_file
 from torch import Tensor, nn
 
 from common import parallel, training
@@ -43,7 +44,6 @@ from common.metrics import final_table, fold_table, long_form
 from common.parallel import Task
 from common.training import DivergedError, Epoch, Progress
 from common.windows import Fold, check_windows, choose_subjects
-from synthetic_gait import write_file
 
 STATE_BYTES = 16  # per parameter of a saved training: weights, Adam's moments, best epoch
 
@@ -125,29 +125,23 @@ class Run:
         folder: `<output-dir>/<script>/<run>`.
         device: device to train on.
         recording: the data, with the samples on the device.
+        settings: everything that the numbers depend on; a script may add settings of its own.
         rows: names of the rows to run, with those that they need, in the order of the table.
         test_subjects: ids of the subjects to hold out.
         results: (row, test subject) -> content of its file in `results`.
     """
 
-    def __init__(
-        self,
-        script: Script,
-        args: argparse.Namespace,
-        own_settings: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, script: Script, args: argparse.Namespace) -> None:
         """Check the flags and read the data; nothing is written but synthetic data.
 
         Args:
             script: the script.
             args: its flags, from `cli.parse`.
-            own_settings: settings of this script alone that its numbers depend on.
 
         Raises:
             InputError: A flag or the data cannot be used.
         """
         self.script, self.args, self.flags = script, argparse.Namespace(**vars(args)), vars(args)
-        self.own_settings = own_settings or {}
         asked = _choose_rows(script, args.rows)
         self.device = _choose_device(args)
         training.check_faster(args.faster, self.device)
@@ -195,7 +189,6 @@ class Run:
             **{name: getattr(args, name) for name in ("patience", "batch_size", "learning_rate")},
             "seed": args.seed,
             **({"faster": faster} if faster else {}),
-            **self.own_settings,
             "device": self.device.type,
             **({"threads": args.threads} if self.device.type == "cpu" else {}),
         }
@@ -346,13 +339,13 @@ class Run:
     def _todo(self) -> list[Task]:
         return [task for task in self.labels if task not in self.results]
 
-    def _handle(self) -> tuple[Path, argparse.Namespace, Mapping[str, Any], str]:
+    def _handle(self) -> tuple[Path, argparse.Namespace, dict[str, Any]]:
         """Return what a worker needs to open this run; all paths are absolute."""
         args = argparse.Namespace(**vars(self.args))
         args.data, args.output_dir = self.args.data.resolve(), self.folder.resolve().parents[1]
         args.run_name, args.device, args.scheduler = self.folder.name, str(self.device), None
         script = Path(self.script.__file__).resolve()
-        return script, args, self.own_settings, self.settings["data"]["digest"]
+        return script, args, self.settings
 
     def _do(
         self, train_and_test: Callable[[Row, str, Run], None], row: str, test_subject: str
@@ -462,8 +455,7 @@ class Run:
         result = {
             "bytes": {path.name: path.stat().st_size for path in (checkpoint, predictions)},
             "history": [
-                {"row": row.name, "fold": fold.test_subject, **epoch._asdict()}
-                for epoch in history
+                {"row": row.name, "fold": fold.test_subject, **epoch._asdict()} for epoch in history
             ],
             "metrics": scores.to_dict("records"),
             "summary": summary,
@@ -476,7 +468,7 @@ class Run:
         """Return what is needed to use a checkpoint without its run."""
         return {
             **describe_network(self.script, row),
-            "normalisation": "by the model's own input BatchNorm, whose statistics are tensors here",
+            "normalization": "by the input BatchNorm of the network, whose statistics are tensors",
             "test_subject": test_subject,
             "settings": self.settings,
             "versions": _versions(),
@@ -627,22 +619,22 @@ _one_at_a_time = threading.Lock()  # the trainings of a process share its random
 def _do_in_worker(
     script: Path,
     args: argparse.Namespace,
-    own_settings: Mapping[str, Any],
-    digest: str,
+    settings: dict[str, Any],
     row: str,
     test_subject: str,
     *needed: None,
 ) -> None:
     """Do one task in a worker, which reads the data once and keeps them for the next tasks."""
-    key = f"{script} {args} {digest}"
+    key = f"{script} {args} {settings}"
     with _one_at_a_time:
         if key not in _worker_runs:
             _worker_runs.clear()
             args.device = str(parallel.worker_device(training.choose_device(args.device)))
-            run = Run(load_script(script), args, own_settings)
-            if run.recording.digest() != digest:
+            run = Run(load_script(script), args)
+            if run.settings["data"] != settings["data"]:
                 raise InputError(f"{args.data}: changed since the run began; start a new run")
-            run.recording, run.shows_progress = run.recording.to(run.device), False
+            run.recording = run.recording.to(run.device)
+            run.settings, run.shows_progress = settings, False
             _worker_runs[key] = run
         run = _worker_runs[key]
         if not run._load_result(Task(row, test_subject)):

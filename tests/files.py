@@ -8,7 +8,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-
 from common.columns import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
 
 COLUMNS_B = ("time", "value", "other")

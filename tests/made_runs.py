@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-
 from common.tables import COLUMNS
 
 TARGETS = {

@@ -14,8 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.ndimage import gaussian_filter1d
-
 from common.columns import (
     COORDINATES,
     DATASET_A_COLUMNS,
@@ -26,6 +24,8 @@ from common.columns import (
     TREE_COORDINATES,
     load_name,
 )
+from scipy.ndimage import gaussian_filter1d
+
 from common.sample.body import Body, random_body
 from common.sample.dataset_a import place_sensors
 from common.sample.sensors import MUSCLE_DRIVES, record_imu

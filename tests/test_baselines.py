@@ -10,12 +10,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from common.experiments import Experiment
 from torch import Tensor, nn
 
 import Dataset_A_ffn_hf_ffn_bilstm_convnet as script_a
 import Dataset_B_ffn_hf_ffn_bilstm_convnet as script_b
 from common import folds, training
-from common.experiments import Experiment
 from tests.test_sensor_distillation import lstm_direction, parameters_of
 
 SCRIPTS = [pytest.param(script_a, id="A"), pytest.param(script_b, id="B")]

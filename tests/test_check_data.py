@@ -10,9 +10,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from common.columns import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
 
 from common import folds
-from common.columns import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
 from common.data import read_dataset_a
 from common.files import InputError
 from common.sample import dataset_b, write_sample

@@ -12,14 +12,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from common.columns import DATASET_A_COLUMNS
+from common.hdf5 import Columns
 
 import Dataset_A_Sensor_Distillation as script_a
 import Dataset_B_sensor_distillation as script_b
 from common import folds, hdf5
-from common.columns import DATASET_A_COLUMNS
 from common.data import Recording, read_dataset_a, read_dataset_b
 from common.files import InputError
-from common.hdf5 import Columns
 from common.sample import dataset_b
 from tests.conftest import ROOT
 from tests.files import random_rows, usual_a, write_a, write_b

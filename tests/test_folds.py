@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from common.folds import stream_windows, stretch_windows
 from sklearn.model_selection import train_test_split
 
 import Dataset_B_sensor_distillation as script_b
 from common import folds
 from common.data import Recording, read_dataset_b
 from common.files import InputError
-from common.folds import stream_windows, stretch_windows
 
 
 def recording(lengths: dict[str, list[int]]) -> Recording:

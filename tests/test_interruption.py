@@ -19,13 +19,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from common.study import FailedTasksError
 from safetensors import SafetensorError
 from torch import nn
 
 import Dataset_B_lmfn_tfn_fusion_models as script
 from common import checkpoints, cluster, flags, interruption, jobs, resources, training
 from common.files import InputError
-from common.study import FailedTasksError
 from common.training import Loss
 from tests.conftest import ROOT
 

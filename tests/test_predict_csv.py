@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from common.columns import DATASET_A_COLUMNS
 from scipy.interpolate import CubicSpline
 
 import Dataset_A_lmfn_tfn_fusion_models as script
-from common.columns import DATASET_A_COLUMNS
 from common.files import InputError
 from tests.predicting import predicted, random_model, targets_of
 from tools.prediction import figure

@@ -16,9 +16,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from common.columns import DATASET_A_COLUMNS
 
 import Dataset_A_lmfn_tfn_fusion_models as script
-from common.columns import DATASET_A_COLUMNS
 from common.files import InputError
 from tests import raw_tree
 from tests.conftest import ROOT

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from common.folds import Fold
 from torch import Tensor, nn
 
 from common import training
-from common.folds import Fold
 
 SETTINGS = training.Settings(epochs=30, patience=4, batch_size=8, learning_rate=0.05, seed=3)
 

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import h5py
 import torch
+from common.columns import DATASET_A_ACTIVITIES
 
 from common import faster, flags
-from common.columns import DATASET_A_ACTIVITIES
 from common.files import InputError
 from tools.command import start
 from tools.prediction import anew, as_tested, csv_file, hdf5_file, units

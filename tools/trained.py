@@ -11,11 +11,11 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
+from common.about import model as described
+from common.experiments import Experiment, SensorSet, Study
 from torch import Tensor, nn
 
 from common import checkpoints, training
-from common.about import model as described
-from common.experiments import Experiment, SensorSet, Study
 from common.files import InputError, brief
 
 SCRIPTS = sorted(path.stem for path in Path(__file__).parents[1].glob("Dataset_*.py"))

@@ -8,10 +8,6 @@ from typing import NamedTuple
 
 import h5py
 import numpy as np
-
-import Dataset_A_Sensor_Distillation as script_a
-import Dataset_B_sensor_distillation as script_b
-from common import hdf5
 from common.columns import (
     COORDINATES,
     DATASET_A_ACTIVITIES,
@@ -21,8 +17,12 @@ from common.columns import (
     PELVIS,
     TREE_COORDINATES,
 )
-from common.data import Block, block_a, block_b
 from common.experiments import Study, Target
+
+import Dataset_A_Sensor_Distillation as script_a
+import Dataset_B_sensor_distillation as script_b
+from common import hdf5
+from common.data import Block, block_a, block_b
 from common.files import InputError
 
 

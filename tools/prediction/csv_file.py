@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from common.hdf5 import Columns
 
 from common.files import InputError, brief
-from common.hdf5 import Columns
 from tools.prediction.needs import Needs
 from tools.prediction.recording import TIME, Piece
 from tools.prediction.resampling import rate_of, resampled, stretches

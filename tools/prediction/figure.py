@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
-
 from common.charts import KINDS
 from common.experiments import Target
+from matplotlib.figure import Figure
+
 from common.files import written_whole
 from common.plots import style
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from common.columns import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
+from common.experiments import Study
 
 from common import hdf5
-from common.columns import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
 from common.data import Block, block_a, block_b
-from common.experiments import Study
 from common.files import InputError
 from tools.prediction.needs import Needs
 from tools.prediction.recording import TIME, Piece

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from common.hdf5 import Columns
 from torch import Tensor
 
 from common.data import Prepare
 from common.files import InputError
-from common.hdf5 import Columns
 from tools.trained import Trained
 
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from common.hdf5 import Columns
 from torch import Tensor
 
 from common.files import InputError
-from common.hdf5 import Columns
 from tools.prediction.needs import Needs, as_tensors, filled
 from tools.trained import Trained
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-
 from common.experiments import Target
+
 from common.files import InputError, written_whole
 from common.metrics import score
 from tools.prediction import figure

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from common.experiments import SensorSet
 from torch import Tensor
 
-from common.experiments import SensorSet
 from tools.check import plausible
 from tools.raw.units import TO_M_S2, TO_RAD_S
 from tools.trained import Trained

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-
 from common.columns import DATASET_A_COLUMNS
+
 from common.files import InputError
 from tools.raw import disk, signals
 from tools.raw.matlab import Person

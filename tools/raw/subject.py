@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-
 from common.columns import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
+
 from tools.raw import UnusableError
 from tools.raw.matlab import Person
 from tools.raw.tree import RawTrial

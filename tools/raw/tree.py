@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.columns import DATASET_A_ACTIVITIES
+
 from common.files import InputError
 from tools.raw import UnusableError
 

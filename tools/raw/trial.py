@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-
 from common.columns import (
     COORDINATES,
     DATASET_A_COLUMNS,
@@ -17,6 +16,7 @@ from common.columns import (
     TREE_COORDINATES,
     load_name,
 )
+
 from tools.raw import UnusableError, matlab, plates, signals, units
 from tools.raw.matlab import Person
 from tools.raw.tree import RawTrial

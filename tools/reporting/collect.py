@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+from common.tables import COLUMNS
 
 from common.files import InputError
 from common.metrics import METRICS
-from common.tables import COLUMNS
 
 SHARED = ("data", "protocol", "epochs", "patience", "batch_size", "seed")  # by all scripts
 KEYS = ["row", "test_subject", "activity", "target"]

@@ -12,12 +12,12 @@ from types import ModuleType
 from typing import NamedTuple
 
 import torch
+from common.experiments import Experiment, Study
+from common.folds import Fold
 from torch import nn
 
 from common import training
-from common.experiments import Experiment, Study
 from common.files import InputError
-from common.folds import Fold
 from tools.check import layout
 
 SCRIPTS = sorted(path.stem for path in Path(__file__).parents[2].glob("Dataset_*.py"))
