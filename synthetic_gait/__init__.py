@@ -12,6 +12,7 @@ hinge, stairs and ramps never end, and nobody turns, starts or stops.
 The package depends on NumPy, SciPy and h5py only.
 """
 
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -66,13 +67,12 @@ def _check_arguments(dataset: str, subjects: int, minutes: float, seed: int) -> 
     if dataset not in MAX_SUBJECTS:
         raise ValueError(f"dataset must be 'a' or 'b', not {dataset!r}")
     if not 1 <= subjects <= MAX_SUBJECTS[dataset]:
-        raise ValueError(
-            f"the number of subjects must be from 1 to {MAX_SUBJECTS[dataset]}, not {subjects}"
-        )
+        raise ValueError(f"subjects must be from 1 to {MAX_SUBJECTS[dataset]}, not {subjects}")
     if not MIN_SECONDS[dataset] <= minutes * 60.0 <= MAX_MINUTES * 60.0:
         raise ValueError(
-            f"the minutes per subject must be from {MIN_SECONDS[dataset] / 60.0:.3f} "
-            f"({MIN_SECONDS[dataset]:g} s) to {MAX_MINUTES:g}, not {minutes}"
+            f"minutes per subject must be at least {MIN_SECONDS[dataset]:g} seconds, that is, "
+            f"{math.ceil(MIN_SECONDS[dataset] / 0.06) / 1000:g}, and at most {MAX_MINUTES:g}, not "
+            f"{minutes}"
         )
     if seed < 0:
-        raise ValueError(f"the seed must be at least 0, not {seed}")
+        raise ValueError(f"seed must be at least 0, not {seed}")

@@ -38,17 +38,21 @@ def main(argv: list[str] | None = None) -> int:
     start_s = time.perf_counter()
     try:
         write_file(args.out, args.dataset, args.subjects, args.minutes, args.seed)
-    except (ValueError, OSError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+    except ValueError as error:
+        print(f"error: {error}; see --help", file=sys.stderr)
+        return 2
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        print(f"error: {args.out}: cannot write the file ({reason})", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
+    size_mb = args.out.stat().st_size / 1e6
     print(
-        f"Wrote {args.out} ({args.out.stat().st_size / 1e6:.1f} MB, "
-        f"{time.perf_counter() - start_s:.1f} s): synthetic gait in the layout of Dataset "
-        f"{args.dataset.upper()}, subjects: {args.subjects}, minutes per subject: {args.minutes:g}, "
-        f"seed: {args.seed}"
+        f"Wrote {args.out} ({size_mb:.1f} MB): synthetic gait in the layout of Dataset "
+        f"{args.dataset.upper()}, subjects: {args.subjects}, minutes per subject: "
+        f"{args.minutes:g}, seed: {args.seed} (took {time.perf_counter() - start_s:.1f} s)"
     )
     return 0
 

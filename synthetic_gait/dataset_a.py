@@ -127,7 +127,7 @@ def place_sensors(rng: np.random.Generator, body: Body) -> dict[str, Mount]:
 def _random_trial(
     rng: np.random.Generator, style: Style, activity: str, number: int
 ) -> tuple[str, Style]:
-    """Return the name and style of a trial; on ramps and stairs, odd trials go up, even ones down."""
+    """Return name and style of a trial; odd trials on ramps and stairs go up, even ones down."""
     factor = float(rng.uniform(0.75, 1.2))
     direction, sign = ("up", 1.0) if number % 2 == 1 else ("down", -1.0)
     if activity == "Treadmill":

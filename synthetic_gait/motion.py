@@ -111,26 +111,17 @@ def plan_footsteps(
     count = int(time_s[-1] / style.stride_s * 2 * 1.3) + 12
     index = np.arange(count)
     asymmetry = style.asymmetry * (-1.0) ** index
-    durations_s = (
-        0.5
-        * style.stride_s
-        * (1.0 + asymmetry + 0.015 * style.variation * _correlated_noise(rng, count))
-    )
+    variation = 0.015 * style.variation * _correlated_noise(rng, count)
+    durations_s = 0.5 * style.stride_s * (1.0 + asymmetry + variation)
     contacts_s = time_s[0] - 2.5 * style.stride_s + np.cumsum(durations_s)
     phase = CubicSpline(contacts_s, index / 2)(time_s)
     footholds_m, yaw_rad = _footholds(rng, style, contacts_s)
     push_off_deg = style.push_off_pitch_deg + 3.0 * style.variation * _smooth_noise(rng, phase)
-    feet = {
-        side: _foot_path(
-            body,
-            style,
-            phase - 0.5 * first,
-            footholds_m[first::2],
-            yaw_rad[first::2],
-            push_off_deg,
-        )
-        for side, first in (("r", 0), ("l", 1))
-    }
+    feet = {}
+    for side, first in (("r", 0), ("l", 1)):
+        own_m, own_yaw_rad = footholds_m[first::2], yaw_rad[first::2]
+        own_phase = phase - 0.5 * first
+        feet[side] = _foot_path(body, style, own_phase, own_m, own_yaw_rad, push_off_deg)
     ground_m = CubicSpline(index / 2 + 0.25, footholds_m[:, 1])(phase)
     return Footsteps(phase, feet, ground_m)
 
@@ -168,9 +159,8 @@ def _foot_path(
     swing = _swing_progress(style, part)
     previous_m, start_m, end_m = (footholds_m[stride + k] for k in (-1, 0, 1))
     base_m = start_m + swing[:, None] * (end_m - start_m)
-    landing = 1.0 - _swing_progress(
-        style, part + 1.0
-    )  # last millimeters, before the heel is loaded
+    # The foot lands just after initial contact and slides its last millimeters, still unloaded.
+    landing = 1.0 - _swing_progress(style, part + 1.0)
     slide_m = landing[:, None] * (start_m - previous_m)
     if style.rise_m:
         slide_m[:, 1] = 0.0  # the swing ends at the height of the stair step

@@ -145,7 +145,7 @@ def simulate_trial(
 
 
 def belt_path(trial: Trial) -> np.ndarray:
-    """Return the displacement (n, 3), in m, of the subject relative to the room's coordinates.
+    """Return the shift (n, 3), in m, between belt and room coordinates.
 
     Subtracted from a position on the belt, it gives the position in the room, near that of the
     pelvis at time 0. It is zero if the trial is not on a treadmill.
@@ -169,7 +169,7 @@ def ground_reaction(
     each foot bears its fraction of the load. A pair of opposite forces, along the line between the
     two centers of pressure, turns both forces toward the center of mass, as in human walking: the
     leading foot brakes while the trailing foot pushes. The pair has no resultant and no moment. The
-    vertical moment that the two forces leave is the free moment, divided in the same way.
+    remaining moment about the vertical axis is the free moment, distributed in the same proportion.
     """
     center_m = center_of_mass(body, poses)
     total_n = body.mass_kg * (second_derivative(center_m, rate_hz) - GRAVITY)
