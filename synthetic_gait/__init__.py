@@ -12,7 +12,6 @@ hinge, stairs and ramps never end, and nobody turns, starts or stops.
 The package depends on NumPy, SciPy and h5py only.
 """
 
-import math
 import os
 import tempfile
 from pathlib import Path
@@ -68,11 +67,11 @@ def _check_arguments(dataset: str, subjects: int, minutes: float, seed: int) -> 
         raise ValueError(f"dataset must be 'a' or 'b', not {dataset!r}")
     if not 1 <= subjects <= MAX_SUBJECTS[dataset]:
         raise ValueError(f"subjects must be from 1 to {MAX_SUBJECTS[dataset]}, not {subjects}")
-    if not MIN_SECONDS[dataset] <= minutes * 60.0 <= MAX_MINUTES * 60.0:
+    seconds = MIN_SECONDS[dataset]
+    if not seconds <= minutes * 60.0 <= MAX_MINUTES * 60.0:
         raise ValueError(
-            f"minutes per subject must be at least {MIN_SECONDS[dataset]:g} seconds, that is, "
-            f"{math.ceil(MIN_SECONDS[dataset] / 0.06) / 1000:g}, and at most {MAX_MINUTES:g}, not "
-            f"{minutes}"
+            f"minutes per subject must be at least {seconds:g}/60 ({seconds:g} seconds) and at "
+            f"most {MAX_MINUTES:g}, not {minutes}"
         )
     if seed < 0:
         raise ValueError(f"seed must be at least 0, not {seed}")

@@ -255,7 +255,7 @@ def test_a_failed_write_leaves_the_older_file(
     [
         (("a", 0, 1.0, 0), "subjects must be from 1 to 20"),
         (("a", 21, 1.0, 0), "subjects must be from 1 to 20"),
-        (("a", 1, 0.033, 0), "minutes per subject must be at least 2 seconds, that is, 0.034"),
+        (("a", 1, 0.033, 0), r"minutes per subject must be at least 2/60 \(2 seconds\)"),
         (("b", 1, float("nan"), 0), "minutes per subject must"),
         (("b", 1, 1001.0, 0), "at most 1000"),
         (("b", 1, 1.0, -1), "seed must be at least 0"),
