@@ -1,121 +1,112 @@
-"""A trained model out of its checkpoint, with the script whose class it is."""
+"""A trained network from its checkpoint, together with the script that defines its class."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
-from common.about import model as described
-from common.experiments import Experiment, SensorSet, Study
 from torch import Tensor, nn
 
-from common import checkpoints, training
-from common.files import InputError, brief
+from common.data import SensorSet
+from common.files import InputError, load_checkpoint, shorten
+from common.runs import Row, Script, describe_network, find_row, load_script
 
-SCRIPTS = sorted(path.stem for path in Path(__file__).parents[1].glob("Dataset_*.py"))
+SCRIPTS = {path.stem: path for path in Path(__file__).parents[1].glob("Dataset_*.py")}
 
 
 class Trained(NamedTuple):
-    """A model in eval mode, on the CPU, and what is to be known of it.
+    """A trained network.
 
     Attributes:
-        model: The network. script: The module that defines it. row: Its name in the script.
-        about: What its checkpoint tells (`common.about.checkpoint`).
+        network: the network, frozen, in eval mode, on the CPU.
+        script: the script that defines it.
+        row: its row in the table of the script.
+        description: the description in its checkpoint.
     """
 
-    model: nn.Module
-    script: ModuleType
-    row: str
-    about: dict[str, Any]
-
-    @property
-    def study(self) -> Study:
-        """The study of the script."""
-        return self.script.STUDY
-
-    @property
-    def experiment(self) -> Experiment:
-        """The row of the script."""
-        return self.study.experiment(self.row)
+    network: nn.Module
+    script: Script
+    row: Row
+    description: dict[str, Any]
 
     @property
     def sensor_set(self) -> SensorSet:
-        """The IMUs and modalities that the model reads."""
-        return self.study.sensor_sets[self.experiment.sensor_set]
+        """The IMUs and modalities that the network reads."""
+        return self.script.SENSOR_SETS[self.row.sensor_set]
 
-    @property
-    def predict(self) -> Callable[[training.Batch], Tensor]:
-        """The function that gives `(B, T, K)` of a batch."""
-        predict = self.study.predict(self.row)
-        return lambda batch: predict(self.model, batch)
+    def inputs(self, samples: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the inputs of the network, from modalities `(..., C)` with all sensors."""
+        return self.script.inputs(samples, self.row.sensor_set)
+
+    def predict(self, samples: Mapping[str, Tensor]) -> Tensor:
+        """Return the prediction `(B, T, K)` for windows of all modalities, `(B, T, C)` each."""
+        return self.network(*self.inputs(samples))
 
 
-def restore(path: Path) -> Trained:
-    """Build the model of a checkpoint and give it its weights.
+def load_trained(path: Path) -> Trained:
+    """Build the network of a checkpoint and load its weights.
 
-    What is built is the row of the script here, which the file must describe to the letter: its
-    text chooses a row and is compared, and nothing is made of it, so that a file of somebody else
-    can do no more than be refused.
+    The network is built from a row of a script of this collection. The description in the file
+    only selects that row and must match it exactly; nothing is built from the file itself, so a
+    file from elsewhere can do no harm.
 
     Raises:
-        InputError: It is damaged, or not of a row of the scripts here.
+        InputError: The file is damaged, or not of a row of these scripts.
     """
-    tensors, about = checkpoints.load(path)
+    tensors, description = load_checkpoint(path)
     try:
-        script = _script(about)
-        experiment = _experiment(script.STUDY, about)
-        with torch.device("meta"):  # without memory for weights
-            network = experiment.model()
-        _fill(network, tensors)
-    except Exception as error:  # of any kind, since the file may say anything
+        script = _script(description)
+        row = _matching_row(script, description)
+        with torch.device("meta"):  # no memory for weights that are replaced at once
+            network = row.network()
+        _load_weights(network, tensors)
+    except Exception as error:  # any kind: the file may contain anything
         raise InputError(
-            f"{path}: no model of the scripts here ({brief(error)}); use a checkpoint that this "
-            "version of them wrote"
+            f"{path}: does not match a network of these scripts ({shorten(error)}); use a "
+            "checkpoint written by this version"
         ) from error
-    return Trained(network.eval().requires_grad_(False), script, experiment.row, about)
+    return Trained(network.eval().requires_grad_(False), script, row, description)
 
 
-def _told(about: Mapping[str, Any], name: str) -> object:
-    if name not in about:
-        raise ValueError(f"it does not tell its {name}")
-    return about[name]
+def _entry(description: Mapping[str, Any], name: str) -> object:
+    if name not in description:
+        raise ValueError(f"its description has no {name}")
+    return description[name]
 
 
-def _script(about: Mapping[str, Any]) -> ModuleType:
-    name = _told(about, "script")
+def _script(description: Mapping[str, Any]) -> Script:
+    name = _entry(description, "script")
     if name not in SCRIPTS:
         raise ValueError(f"there is no script {reprlib.repr(name)}")
-    return importlib.import_module(name)
+    return load_script(SCRIPTS[name])
 
 
-def _experiment(study: Study, about: Mapping[str, Any]) -> Experiment:
-    """Return the row, if its model, what it reads and what it gives are what the file says."""
-    row = _told(about, "row")
-    if row not in study.rows:
-        raise ValueError(f"{study.script.name} has no row {reprlib.repr(row)}")
-    experiment = study.experiment(row)
-    here = json.loads(json.dumps(described(study, experiment)))  # tuples become lists
-    for name, value in here.items():
-        said = _told(about, name)
-        if said != value:
-            raise ValueError(f"{name}: {reprlib.repr(said)}, of the row here {reprlib.repr(value)}")
-    return experiment
+def _matching_row(script: Script, description: Mapping[str, Any]) -> Row:
+    """Return the row of the description, whose network, inputs and targets must be the same."""
+    name = _entry(description, "row")
+    if name not in [row.name for row in script.ROWS]:
+        raise ValueError(f"the script has no row {reprlib.repr(name)}")
+    row = find_row(script, name)
+    expected = json.loads(json.dumps(describe_network(script, row)))  # tuples become lists
+    for key, value in expected.items():
+        found = _entry(description, key)
+        if found != value:
+            raise ValueError(f"{key} is {reprlib.repr(found)}, in the row {reprlib.repr(value)}")
+    return row
 
 
-def _fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Make the tensors, which must be the network's in name, shape and type, its weights."""
-    own = network.state_dict()
-    for name in {**own, **tensors}:
-        if name not in own or name not in tensors:
-            where = "the file" if name in own else "the model"
-            raise ValueError(f"{reprlib.repr(name)} is not in {where}")
-        one, other = (f"{part[name].dtype} {[*part[name].shape]}" for part in (tensors, own))
-        if one != other:
-            raise ValueError(f"{name} holds {one}, not {other}")
+def _load_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Use the tensors as weights; names, shapes and types must be those of the network."""
+    expected = network.state_dict()
+    for name in {**expected, **tensors}:
+        if name not in expected or name not in tensors:
+            where = "file" if name in expected else "network"
+            raise ValueError(f"{reprlib.repr(name)} is not in the {where}")
+        found, wanted = (f"{p[name].dtype} {[*p[name].shape]}" for p in (tensors, expected))
+        if found != wanted:
+            raise ValueError(f"{name} is {found}, but must be {wanted}")
     network.load_state_dict(tensors, assign=True)
