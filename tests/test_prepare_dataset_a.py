@@ -449,7 +449,7 @@ def test_ab06_is_converted_on_request_only(raw: Path, tmp_path: Path, capsys: Ca
             assert list(file["All_subjects"]) == expected
     assert "Subjects of the paper that are not in" in capsys.readouterr().out
     shutil.rmtree(root / "AB08")
-    with pytest.raises(InputError, match="it contains AB06, and --subjects selects subjects that"):
+    with pytest.raises(InputError, match="it contains AB06; request subjects that the paper"):
         convert(root, tmp_path / "none.h5")
 
 
@@ -480,7 +480,7 @@ def test_strict_writes_nothing_after_a_skip(
     assert "  1 x truncated or damaged .mat" in capsys.readouterr().out
     assert convert(two_trials, out) == 0
     printed = capsys.readouterr().out
-    assert "AB08: already in" in printed
+    assert "AB08: reused from" in printed
     assert "1 x truncated or damaged .mat" in printed
     assert out.exists()
 
@@ -537,7 +537,7 @@ def test_changed_subjects_are_converted_again(raw: Path, tmp_path: Path, capsys:
 def reused(capsys: Capture) -> list[str]:
     """Return the subjects that the last call reused."""
     lines = capsys.readouterr().out.splitlines()
-    return [line.split(":")[0] for line in lines if ": already in" in line]
+    return [line.split(":")[0] for line in lines if ": reused from" in line]
 
 
 def test_second_call_at_the_same_time_is_refused(raw: Path, tmp_path: Path) -> None:
@@ -563,7 +563,7 @@ def test_subjects_of_an_earlier_call_are_not_lost(
     """Otherwise requesting one more subject silently drops the others."""
     out = tmp_path / "a.h5"
     shutil.copy(converted, out)
-    with pytest.raises(InputError, match="contains Subject_8, which are not requested"):
+    with pytest.raises(InputError, match="also contains Subject_8, not requested"):
         convert(raw, out, "--subjects", "AB07")
     root = tmp_path / "camargo"  # the zip of AB08 was deleted to free space
     shutil.copytree(raw / "AB07", root / "AB07")

@@ -70,11 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sources:
         raise InputError(
             f"{args.raw}: no usable trial of the requested subjects, so nothing was written; it "
-            f"contains {_format(download.trials)}, and --subjects selects subjects that the paper "
-            "does not use"
+            f"contains {_format(download.trials)}; request subjects that the paper does not use "
+            "with --subjects"
         )
     if is_refused:
-        print(f"error: --strict: trials were skipped; {args.out} not written", file=sys.stderr)
+        print(
+            f"error: --strict: {counts.skipped.total()} skipped; {args.out} not written",
+            file=sys.stderr,
+        )
         return 2
     print(f"Written: {args.out}")
     return 0
@@ -161,7 +164,7 @@ def _reuse_finished(
             used, skipped = count_trials(source, number)
             counts.used += used
             counts.skipped += skipped
-            print(f"{name}: already in {source}, where {skipped.total()} trials were skipped")
+            print(f"{name}: reused from {source} ({skipped.total()} trials skipped)")
     return sources, fingerprints
 
 

@@ -89,8 +89,8 @@ class Output:
         lost = sorted(set(existing) - set(map(_key, subjects)))
         if lost:
             raise InputError(
-                f"{self.path}: contains {', '.join(lost)}, which are not requested or no longer "
-                "in --raw; request them and restore their raw files, or choose another --out"
+                f"{self.path}: also contains {', '.join(lost)}, not requested or no longer in "
+                "--raw; request them and restore their raw files, or choose another --out"
             )
 
     @contextmanager
