@@ -61,7 +61,7 @@ class RawFile(NamedTuple):
 
     @contextmanager
     def extracted(self) -> Iterator[Path]:
-        """Yield a path to read from; a file in a zip is extracted for the time being.
+        """Yield a path to read from; a file in a zip is extracted to a temporary folder.
 
         Raises:
             UnusableError: The zip is damaged.
