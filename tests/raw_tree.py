@@ -1,7 +1,6 @@
-"""A small download of Dataset A, made of simulated walking, so that the truth is known.
+"""A small download of Dataset A, simulated so that the correct HDF5 file is known.
 
-The container is the authentic one: MATLAB tables by mat-io, `version="v7"`, and on request tables
-as MATLAB of 2018 left them, which mat-io cannot turn into a frame.
+The files are MATLAB tables written by mat-io, optionally in the form that MATLAB wrote in 2018.
 """
 
 from __future__ import annotations
@@ -14,7 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
-from common.columns import (
+from scipy.ndimage import gaussian_filter1d
+
+from common.data import (
     COORDINATES,
     DATASET_A_COLUMNS,
     GONIOMETERS,
@@ -24,23 +25,20 @@ from common.columns import (
     TREE_COORDINATES,
     load_name,
 )
-from scipy.ndimage import gaussian_filter1d
+from synthetic_gait.dataset_a import place_sensors
+from synthetic_gait.sensors import MUSCLE_DRIVES, record_imu
+from synthetic_gait.subject import Body, Style, on_ramp, on_stairs, random_body, random_style
+from synthetic_gait.trial import Trial, belt_path, simulate_trial
 
-from common.sample.body import Body, random_body
-from common.sample.dataset_a import place_sensors
-from common.sample.sensors import MUSCLE_DRIVES, record_imu
-from common.sample.style import Style, on_ramp, on_stairs, random_style
-from common.sample.trial import Trial, belt_path, simulate_trial
-
-matio = pytest.importorskip("matio")  # not on Python 3.10
+matio = pytest.importorskip("matio")  # not available on Python 3.10
 
 FAST_HZ, SLOW_HZ = 1000, 200
-THIN = FAST_HZ // SLOW_HZ
-MEASURED_BY_GONIOMETERS = (
+STEP = FAST_HZ // SLOW_HZ
+GONIOMETER_ANGLES = (
     *("ankle_angle_r", "subtalar_angle_r", "knee_angle_r", "hip_flexion_r", "hip_adduction_r"),
 )
-CARRIER_HZ = 60.0  # of the EMG: whole in the 200 Hz file, and the mean of |sin| is 2 / pi
-NAMES = (
+CARRIER_HZ = 60.0  # of the raw EMG; 200 Hz can represent it
+TRIALS = (
     ("Treadmill", "treadmill_01_01"),
     ("Levelground", "levelground_ccw_fast_01_01"),
     ("Levelground", "levelground_cw_slow_02_01"),
@@ -49,7 +47,7 @@ NAMES = (
     ("Stair", "stair_1_l_01_01"),
     ("Stair", "stair_1_r_02_01"),
 )
-RIGHT = {  # plates under the right foot and one under the left, by trial
+FEET = {  # plates under the right foot, and one under the left foot
     "treadmill_01_01": (("Treadmill_R",), "Treadmill_L"),
     "levelground_ccw_fast_01_01": (("FP1",), "Combined"),
     "levelground_cw_slow_02_01": (("Combined", "FP2", "FP5"), "FP1"),
@@ -64,12 +62,21 @@ PLATES = {
     "Ramp": ("FP1", "FP2", "FP3", "FP4", "FP5"),
     "Stair": ("FP1", "FP2", "FP3", "FP4", "FP5"),
 }
-EARLIER = {"imu": 4, "emg": 20, "gon": 20}  # samples that a sensor starts later than the others
-OFF_PLATE_ROWS = slice(100, 160)  # of the level-ground trials' inverse dynamics: NaN
+LATE = {"imu": 4, "emg": 20, "gon": 20}  # samples by which a sensor starts after the others
+OFF_PLATE = slice(100, 160)  # samples of level-ground trials without inverse dynamics
 
 
 class Simulated(NamedTuple):
-    """A trial before it is measured: motion at 1000 Hz, EMG envelope (n, 11) in mV and sensors."""
+    """A simulated trial at 1000 Hz.
+
+    Attributes:
+        activity: activity, as in the HDF5 file.
+        name: name of the trial.
+        motion: the simulated motion.
+        imu: `(n, 24)` in m/s² and rad/s.
+        gon: goniometers `(n, 5)` in degrees.
+        envelope_mv: EMG envelopes `(n, 11)`.
+    """
 
     activity: str
     name: str
@@ -80,7 +87,7 @@ class Simulated(NamedTuple):
 
 
 class Walker(NamedTuple):
-    """A subject and its trials."""
+    """A simulated subject and its trials."""
 
     number: int
     body: Body
@@ -88,22 +95,22 @@ class Walker(NamedTuple):
 
 
 def simulate_walker(
-    number: int, names: Sequence[tuple[str, str]] = NAMES, seconds: float = 3.0
+    number: int, names: Sequence[tuple[str, str]] = TRIALS, duration_s: float = 3.0
 ) -> Walker:
-    """Let a subject walk each of the named trials."""
+    """Simulate a subject walking the given trials, pairs of activity and name."""
     rng = np.random.default_rng(number)
     body = random_body(rng)
     style = random_style(rng, body.height_m)
     mounts = place_sensors(rng, body)
     trials = []
     for activity, name in names:
-        motion = simulate_trial(rng, body, _style(style, activity, name), seconds, FAST_HZ)
+        motion = simulate_trial(rng, body, _style(style, activity, name), duration_s, FAST_HZ)
         signals = [
             record_imu(None, mounts[s], motion.poses[s if s == "trunk" else f"{s}_r"], FAST_HZ)
             for s in IMU_SENSORS
         ]
         imu = np.concatenate([x for s in signals for x in (s.accel_m_s2, s.gyro_rad_s)], axis=1)
-        gon = np.degrees(np.stack([motion.angles_rad[c] for c in MEASURED_BY_GONIOMETERS], axis=1))
+        gon = np.degrees(np.stack([motion.angles_rad[c] for c in GONIOMETER_ANGLES], axis=1))
         trials.append(Simulated(activity, name, motion, imu, gon, _envelope_mv(motion)))
     return Walker(number, body, trials)
 
@@ -119,7 +126,7 @@ def _style(style: Style, activity: str, name: str) -> Style:
 
 
 def _envelope_mv(motion: Trial) -> np.ndarray:
-    """Return a smooth envelope (n, 11), as `record_emg` has it but without noise."""
+    """Return smooth envelopes `(n, 11)` without noise."""
     envelope = []
     for drives in MUSCLE_DRIVES.values():
         force = sum(w * np.maximum(sign * motion.moments_nm[c], 0.0) for c, sign, w in drives)
@@ -128,19 +135,19 @@ def _envelope_mv(motion: Trial) -> np.ndarray:
 
 
 def right_ground(trial: Simulated) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return force in N, free moment in Nm and centre of pressure in m, (n, 3) each."""
+    """Return force in N, free moment in Nm and center of pressure in m, `(n, 3)` each."""
     ground = trial.motion.ground["r"]
     cop_m = ground.cop_m - belt_path(trial.motion) + [1.0, 0.0, 0.5]
     return ground.force_n, ground.free_moment_nm, cop_m
 
 
 def truth(walker: Walker) -> dict[str, np.ndarray]:
-    """Return trial name -> (n, 129) at 200 Hz, as a perfect conversion would have it."""
+    """Return the values of a perfect conversion, `(n, 129)` at 200 Hz, per trial."""
     largest = np.max([t.envelope_mv.max(axis=0) for t in walker.trials], axis=0)
-    return {trial.name: _true_rows(walker.body, trial, largest) for trial in walker.trials}
+    return {trial.name: _true_values(walker.body, trial, largest) for trial in walker.trials}
 
 
-def _true_rows(body: Body, trial: Simulated, largest: np.ndarray) -> np.ndarray:
+def _true_values(body: Body, trial: Simulated, largest: np.ndarray) -> np.ndarray:
     motion, weight_n = trial.motion, 9.8 * body.mass_kg
     loads = np.stack([motion.moments_nm[c] for c in TREE_COORDINATES], axis=1)
     scale = [weight_n if c in PELVIS[3:] else weight_n * body.height_m for c in TREE_COORDINATES]
@@ -149,21 +156,18 @@ def _true_rows(body: Body, trial: Simulated, largest: np.ndarray) -> np.ndarray:
     emg = [_raw_emg_mv(trial), trial.envelope_mv / largest]
     powers = np.stack([motion.powers_w[c] for c in TREE_COORDINATES], axis=1)
     blocks = [trial.imu, _angles(motion), loads / scale, *ground, trial.gon, *emg, powers]
-    rows = np.concatenate(blocks, axis=1)[::THIN]
+    values = np.concatenate(blocks, axis=1)[::STEP]
     if trial.activity == "Levelground":
         moments = [DATASET_A_COLUMNS.index(load_name(c)) for c in TREE_COORDINATES]
-        rows[OFF_PLATE_ROWS, moments[0] : moments[-1] + 1] = np.nan
-    return rows[4:-5]  # the samples that all sensors have, see `tables`
+        values[OFF_PLATE, moments[0] : moments[-1] + 1] = np.nan
+    return values[4:-5]  # the samples that all sensors have; see `make_tables`
 
 
 def _angles(motion: Trial) -> np.ndarray:
-    columns = [motion.angles_rad[c] for c in COORDINATES]
+    """Return the joint angles in degrees and the translations of the pelvis in m, `(n, 23)`."""
+    angles = motion.angles_rad
     return np.stack(
-        [
-            a if c in PELVIS[3:] else np.degrees(a)
-            for c, a in zip(COORDINATES, columns, strict=True)
-        ],
-        axis=1,
+        [angles[c] if c in PELVIS[3:] else np.degrees(angles[c]) for c in COORDINATES], axis=1
     )
 
 
@@ -172,25 +176,25 @@ def _raw_emg_mv(trial: Simulated) -> np.ndarray:
     return trial.envelope_mv * carrier[:, None]
 
 
-def tables(trial: Simulated) -> dict[str, pd.DataFrame]:
-    """Return sensor -> table of a trial as in the download: g, rad/s, Nm, N, mm, mV."""
+def make_tables(trial: Simulated) -> dict[str, pd.DataFrame]:
+    """Return the table of each sensor as in the download: g, rad/s, Nm, N, mm, mV."""
     motion = trial.motion
-    loads = np.stack([motion.moments_nm[c] for c in TREE_COORDINATES], axis=1)[::THIN]
+    loads = np.stack([motion.moments_nm[c] for c in TREE_COORDINATES], axis=1)[::STEP]
     if trial.activity == "Levelground":
-        loads[OFF_PLATE_ROWS] = np.nan
-    powers = np.stack([motion.powers_w[c] for c in TREE_COORDINATES], axis=1)[::THIN]
+        loads[OFF_PLATE] = np.nan
+    powers = np.stack([motion.powers_w[c] for c in TREE_COORDINATES], axis=1)[::STEP]
     in_g = np.tile(np.repeat([1.0 / 9.80665, 1.0], 3), len(IMU_SENSORS))
     result = {
-        "imu": _table(DATASET_A_COLUMNS[:24], (trial.imu * in_g)[::THIN], SLOW_HZ),
-        "ik": _table(COORDINATES, _angles(motion)[::THIN], SLOW_HZ),
+        "imu": _table(DATASET_A_COLUMNS[:24], (trial.imu * in_g)[::STEP], SLOW_HZ),
+        "ik": _table(COORDINATES, _angles(motion)[::STEP], SLOW_HZ),
         "id": _table(map(load_name, TREE_COORDINATES), loads, SLOW_HZ),
         "jp": _table([f"{c}_power" for c in TREE_COORDINATES], powers, SLOW_HZ),
         "emg": _table(MUSCLES, _raw_emg_mv(trial), FAST_HZ),
         "gon": _table(GONIOMETERS, trial.gon, FAST_HZ),
         "fp": _plate_table(trial),
     }
-    result["fp"] = result["fp"].iloc[: -5 * THIN]  # this sensor ends before the others
-    return {s: t.iloc[EARLIER.get(s, 0) :].reset_index(drop=True) for s, t in result.items()}
+    result["fp"] = result["fp"].iloc[: -5 * STEP]  # ends before the others
+    return {s: t.iloc[LATE.get(s, 0) :].reset_index(drop=True) for s, t in result.items()}
 
 
 def _table(names: Sequence[str], values: np.ndarray, rate_hz: int) -> pd.DataFrame:
@@ -200,9 +204,9 @@ def _table(names: Sequence[str], values: np.ndarray, rate_hz: int) -> pd.DataFra
 
 
 def _plate_table(trial: Simulated) -> pd.DataFrame:
-    """Every stride of the right foot on the next of its plates; the left foot on one of its own."""
-    plates, other = RIGHT[trial.name]
-    stride = np.floor(trial.motion.phase + 0.1).astype(int) % len(plates)  # changes in swing
+    """Put each stride of the right foot on the next of its plates, the left foot on one plate."""
+    plates, other = FEET[trial.name]
+    stride = np.floor(trial.motion.phase + 0.1).astype(int) % len(plates)  # +0.1: in swing
     force_n, free_nm, cop_m = right_ground(trial)
     columns = {}
     for number, plate in enumerate(PLATES[trial.activity]):
@@ -216,8 +220,8 @@ def _plate_table(trial: Simulated) -> pd.DataFrame:
         loaded = (on & (force[:, 1] > 0.0))[:, None]
         origin_m = np.array([0.3 * number, 0.0, -0.2 * number])
         moment = (np.cross(point - origin_m, force) + free) * loaded
-        nowhere = np.nan if number % 2 else 0.0  # what a plate without load gives for its centre
-        center_mm = np.where(loaded, 1000.0 * point, nowhere)
+        unloaded = np.nan if number % 2 else 0.0  # the center that an unloaded plate reports
+        center_mm = np.where(loaded, 1000.0 * point, unloaded)
         for kind, values in (("v", force * loaded), ("p", center_mm), ("moment_", moment)):
             for axis, column in zip("xyz", values.T, strict=True):
                 columns[f"{plate}_{kind}{axis}"] = column
@@ -228,7 +232,7 @@ def write_table(path: Path, table: pd.DataFrame, of_2018: bool = False) -> None:
     """Write a table as the variable `data` of a `.mat` file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     value: object = table
-    if of_2018:  # no `props` that would tell a version: mat-io leaves the object as it is
+    if of_2018:  # without `props`, which has the version, mat-io returns an opaque object
         columns = np.empty((1, table.shape[1]), dtype=object)
         names = np.empty((1, table.shape[1]), dtype=object)
         for i, name in enumerate(table.columns):
@@ -239,9 +243,9 @@ def write_table(path: Path, table: pd.DataFrame, of_2018: bool = False) -> None:
 
 
 def write_walker(root: Path, walker: Walker, of_2018: bool = False, date: str = "10_14_18") -> None:
-    """Write all trials of a subject below `root`."""
+    """Write all trials of a subject to the folder `root`."""
     for trial in walker.trials:
-        for sensor, table in tables(trial).items():
+        for sensor, table in make_tables(trial).items():
             folder = root / f"AB{walker.number:02d}" / date / trial.activity.lower() / sensor
             write_table(folder / f"{trial.name}.mat", table, of_2018)
 
@@ -260,8 +264,8 @@ def write_people(root: Path, walkers: Sequence[Walker]) -> None:
     write_table(root / "SubjectInfo.mat", people)
 
 
-def treadmill(root: Path, sensor: str) -> Path:
-    """Return the file of a sensor of subject 8's treadmill trial."""
+def treadmill_file(root: Path, sensor: str) -> Path:
+    """Return the file of a sensor in the treadmill trial of subject 8."""
     return root / "AB08/10_14_18/treadmill" / sensor / "treadmill_01_01.mat"
 
 

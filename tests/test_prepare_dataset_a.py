@@ -1,78 +1,106 @@
-"""From the download of Dataset A to its HDF5 file: the truth comes back; calls may be stopped."""
+"""The command that converts the download of Dataset A, on a simulated and on measured files."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
-from common.columns import DATASET_A_COLUMNS
+from scipy.io import savemat
 
 import Dataset_A_lmfn_tfn_fusion_models as script
+from common.cli import run_main
+from common.data import DATASET_A_COLUMNS
 from common.files import InputError
 from tests import raw_tree
-from tests.conftest import ROOT
-from tools.prepare_dataset_a import main
-from tools.raw import output, parallel
-from tools.raw.matlab import Person
-from tools.raw.subject import Activity, Subject
+from tests.conftest import MEASURED, ROOT
+from tests.raw_tree import Walker, make_tables, treadmill_file
+from tools.prepare_dataset_a import trial as trial_module
+from tools.prepare_dataset_a.__main__ import main
+from tools.prepare_dataset_a.download import Person, RawFile, RawTrial, read_people
+from tools.prepare_dataset_a.output import Output, count_trials
+from tools.prepare_dataset_a.plates import GroundReaction, compute_ground_reaction
+from tools.prepare_dataset_a.trial import Converted, compute_emg_envelope
+from tools.signals import interpolate
 
-# Columns to the largest error that is allowed, in the unit of the file.
+FAST_HZ = 1000.0
+TREADMILL = "treadmill_01_01.mat"
+# Columns and the largest error allowed, in the unit of the file.
 TOLERANCES = {
     "IMU, m/s² and rad/s": (range(24), 1e-5),
     "joint angles, degrees": (range(24, 47), 1e-4),
     "joint moments, BW·BH": (range(47, 70), 1e-6),
-    "force, BW: heel strike is rounded by the low-pass": (range(70, 73), 0.03),
+    "force, BW; the low-pass smooths heel strike": (range(70, 73), 0.03),
     "free moment, BW·m": (range(73, 76), 0.01),
-    "centre of pressure, m": (range(76, 79), 0.001),
+    "center of pressure, m": (range(76, 79), 0.001),
     "goniometers, degrees": (range(79, 84), 0.01),
     "raw EMG, mV, of at most 0.3": (range(84, 95), 0.02),
     "EMG envelope": (range(95, 106), 0.05),
     "power, W, of up to 500": (range(106, 129), 1e-4),
 }
+Change = Callable[[pd.DataFrame], pd.DataFrame]
+Capture = pytest.CaptureFixture[str]
 
 
-def convert(raw: Path, out: Path, *more: str) -> int:
-    """Run the command in this process."""
-    return main(["--raw", str(raw), "--out", str(out), "--jobs", "1", *more])
+@pytest.fixture(scope="module")
+def walkers() -> list[Walker]:
+    """Two simulated subjects: 7 with all kinds of trials, 8 with one trial of each activity."""
+    one_of_each = [raw_tree.TRIALS[i] for i in (0, 1, 3, 5)]
+    return [raw_tree.simulate_walker(7), raw_tree.simulate_walker(8, one_of_each)]
+
+
+@pytest.fixture(scope="module")
+def raw(walkers: list[Walker], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The download of both subjects, 8 as MATLAB wrote it in 2018; not to be changed."""
+    root = tmp_path_factory.mktemp("camargo")
+    for walker in walkers:
+        raw_tree.write_walker(root, walker, of_2018=walker.number == 8)
+    raw_tree.write_people(root, walkers)
+    return root
 
 
 @pytest.fixture(scope="module")
 def converted(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file made of both walkers."""
+    """The HDF5 file of both subjects."""
     path = tmp_path_factory.mktemp("converted") / "a.h5"
     assert convert(raw, path) == 0
     return path
 
 
-def contents(path: Path) -> dict[str, np.ndarray]:
-    """Return every dataset of a file."""
-    found = {}
-    with h5py.File(path) as file:
-        file.visititems(
-            lambda name, item: found.update({name: item[()]} if hasattr(item, "shape") else {})
-        )
-    return found
+@pytest.fixture
+def two_trials(raw: Path, tmp_path: Path) -> Path:
+    """A download of two trials of subject 8, ramp and treadmill, that a test may damage."""
+    root = tmp_path / "camargo"
+    for activity in ("ramp", "treadmill"):
+        shutil.copytree(raw / "AB08/10_14_18" / activity, root / "AB08/10_14_18" / activity)
+    shutil.copy(raw / "SubjectInfo.mat", root)
+    return root
 
 
-def same(one: Path, other: Path) -> bool:
-    """Return whether two files hold the same datasets."""
-    a, b = contents(one), contents(other)
-    return list(a) == list(b) and all(np.array_equal(a[k], b[k], equal_nan=True) for k in a)
+def convert(raw: Path, out: Path, *flags: str) -> int:
+    """Run the command in this process."""
+    return main(["--raw", str(raw), "--out", str(out), "--jobs", "1", *flags])
 
 
-def test_every_column_is_recovered(converted: Path, walkers: list[raw_tree.Walker]) -> None:
-    """Else a column has another unit, order, time or place than the scripts take it for."""
+# The file ---------------------------------------------------------------------------------------
+
+
+def test_every_column_is_correct(converted: Path, walkers: list[Walker]) -> None:
+    """Otherwise a column has another unit, order, time or place than the scripts expect."""
     with h5py.File(converted) as file:
         assert json.loads(file.attrs["columns"]) == list(DATASET_A_COLUMNS)
         for walker in walkers:
@@ -82,19 +110,19 @@ def test_every_column_is_recovered(converted: Path, walkers: list[raw_tree.Walke
                 table = group[trial.activity]
                 number = json.loads(table.attrs["trial_names"]).index(trial.name)
                 starts = [*table.attrs["trial_starts"], len(table)]
-                rows = table[starts[number] : starts[number + 1]]
-                assert rows.dtype == np.float32
-                assert rows.shape == expected[trial.name].shape
-                np.testing.assert_array_equal(np.isnan(rows), np.isnan(expected[trial.name]))
-                for what, (columns, tolerance) in TOLERANCES.items():
+                values = table[starts[number] : starts[number + 1]]
+                assert values.dtype == np.float32
+                assert values.shape == expected[trial.name].shape
+                np.testing.assert_array_equal(np.isnan(values), np.isnan(expected[trial.name]))
+                for block, (columns, tolerance) in TOLERANCES.items():
                     np.testing.assert_allclose(
-                        rows[:, columns], expected[trial.name][:, columns],
-                        rtol=1e-5, atol=tolerance, err_msg=f"{trial.name}: {what}",
+                        values[:, columns], expected[trial.name][:, columns],
+                        rtol=1e-5, atol=tolerance, err_msg=f"{trial.name}: {block}",
                     )  # fmt: skip
 
 
-def test_the_file_says_what_it_was_made_of(converted: Path, walkers: list[raw_tree.Walker]) -> None:
-    """Else nobody can tell which units and plates the converter found, and whose mass it took."""
+def test_file_describes_its_origin(converted: Path, walkers: list[Walker]) -> None:
+    """Otherwise nobody can check the units, the plates, and the mass that were used."""
     with h5py.File(converted) as file:
         group = file["All_subjects/Subject_7"]
         assert group.attrs["mass_kg"] == walkers[0].body.mass_kg
@@ -108,16 +136,31 @@ def test_the_file_says_what_it_was_made_of(converted: Path, walkers: list[raw_tr
         assert group["Ramp"].chunks is not None
 
 
-def test_envelope_is_normalised_per_subject(converted: Path) -> None:
-    """Else activities of one subject are on different scales."""
+def test_envelope_is_normalized_per_subject(converted: Path) -> None:
+    """Otherwise the activities of a subject are on different scales."""
     with h5py.File(converted) as file:
         for group in file["All_subjects"].values():
             emg = np.concatenate([table[:, 95:106] for table in group.values()])
             np.testing.assert_allclose(emg.max(axis=0), 1.0)
 
 
-def test_a_script_trains_on_it(converted: Path, tmp_path: Path) -> None:
-    """Else the file is one that only its maker reads."""
+def test_envelope_follows_the_emg_band() -> None:
+    """Otherwise drift, or the hum of a moving cable, counts as muscle activity."""
+    time_s = np.arange(4000) / FAST_HZ
+    middle = slice(1000, 3000)
+
+    def tone(frequency_hz: float) -> np.ndarray:
+        return np.sin(2 * np.pi * frequency_hz * time_s)[:, None]
+
+    activation, movement = 1.0 + 0.5 * tone(1.0), 5.0 * tone(3.0)
+    envelope = compute_emg_envelope(activation * tone(120.0) + movement, FAST_HZ)
+    np.testing.assert_allclose(envelope[middle], 2 / np.pi * activation[middle], rtol=0.02)
+    assert np.abs(compute_emg_envelope(movement, FAST_HZ)[middle]).max() < 0.01
+    assert envelope.min() >= 0
+
+
+def test_script_trains_on_the_file(converted: Path, tmp_path: Path) -> None:
+    """Otherwise only this command can read its file."""
     result = script.main(
         ["--data", str(converted), "--rows", "lmfn-foot", "--epochs", "1", "--device", "cpu",
          "--output-dir", str(tmp_path)]
@@ -126,164 +169,565 @@ def test_a_script_trains_on_it(converted: Path, tmp_path: Path) -> None:
     assert np.isfinite(result.loc[result["activity"] == "all", "rmse"]).all()
 
 
-def test_zips_give_the_same(raw: Path, converted: Path, tmp_path: Path) -> None:
-    """Else the 22 GB must be unpacked first."""
-    root = tmp_path / "zips"
-    root.mkdir()
-    for number, prefix in ((7, "Dataset/AB07"), (8, "")):  # with folders above, and without
-        with zipfile.ZipFile(root / f"Ab{number:02d}.zip", "w") as archive:
-            for path in sorted((raw / f"AB{number:02d}").rglob("*.mat")):
-                inner = path.relative_to(raw / f"AB{number:02d}").as_posix()
-                archive.write(path, f"{prefix}/{inner}".lstrip("/"))
-    shutil.copy(raw / "SubjectInfo.mat", root)
-    assert convert(root, tmp_path / "a.h5") == 0
-    assert same(tmp_path / "a.h5", converted)
-
-
-def test_capitals_do_not_matter(raw: Path, converted: Path, tmp_path: Path) -> None:
-    """Else subjects whose folders are written otherwise are silently missing."""
-    root = tmp_path / "camargo"
-    for i, path in enumerate(sorted(raw.rglob("*.mat"))):
-        name = path.relative_to(raw).as_posix()
-        stem = name.removesuffix(".mat")
-        target = root / ((stem.upper() if i % 2 else stem.lower()) + ".mat")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(path)
-    assert convert(root, tmp_path / "a.h5") == 0
-    assert same(tmp_path / "a.h5", converted)
-
-
-def test_a_stopped_call_goes_on(
-    raw: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_gyroscope_in_degrees_is_converted(
+    two_trials: Path, walkers: list[Walker], tmp_path: Path
 ) -> None:
-    """Else hours are lost, or the second call makes another file than one call would."""
-    out = tmp_path / "a.h5"
-    attempt, seen = parallel.attempt, []
-
-    def watched(trial: raw_tree.Trial, person: Person) -> parallel.Outcome:
-        if len(seen) == 8:
-            raise KeyboardInterrupt
-        seen.append(trial.subject)
-        return attempt(trial, person)
-
-    monkeypatch.setattr(parallel, "attempt", watched)
-    with pytest.raises(KeyboardInterrupt):
-        convert(raw, out)
-    assert not out.exists()
-    assert (tmp_path / "a.h5.parts" / "Subject_7.h5").exists()
-    seen[:] = []
-    assert convert(raw, out) == 0
-    assert seen == [8, 8, 8, 8]  # subject 7 was not converted again
-    assert out.read_bytes() == converted.read_bytes()
-    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
-    seen[:] = []
-    assert convert(raw, out) == 0
-    assert not seen  # nothing was left to do
-    assert out.read_bytes() == converted.read_bytes()
-
-
-def test_changed_raw_files_are_not_mixed_in(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else a resumed call mixes two downloads in one file."""
-    root, out = tmp_path / "camargo", tmp_path / "a.h5"
-    shutil.copytree(raw, root)
-    assert convert(root, out) == 0
-    os.utime(next((root / "AB08").rglob("*.mat")), (1, 1))
-    attempt, seen = parallel.attempt, []
-    monkeypatch.setattr(
-        parallel, "attempt", lambda t, person: seen.append(t.subject) or attempt(t, person)
+    """Otherwise a subject recorded in deg/s and m/s² seems to move 57 times as fast."""
+    change_table(
+        two_trials, walkers, "imu", lambda t: scale("Gyro", 180 / np.pi)(scale("Accel", 9.80665)(t))
     )
-    assert convert(root, out) == 0
-    assert set(seen) == {8}
+    assert convert(two_trials, tmp_path / "a.h5") == 0
+    expected = raw_tree.truth(walkers[1])["treadmill_01_01"]
+    with h5py.File(tmp_path / "a.h5") as file:
+        values = file["All_subjects/Subject_8/Treadmill"][:, :24]
+    np.testing.assert_allclose(values, expected[:, :24], rtol=1e-5, atol=1e-5)
 
 
-def test_two_calls_at_once_are_refused(raw: Path, tmp_path: Path) -> None:
-    """Else two calls write over each other's subjects."""
-    out = tmp_path / "a.h5"
-    with output.Output(out).locked(), pytest.raises(InputError, match="another call"):
-        convert(raw, out)
+def test_unexplained_plate_moments_become_nan(
+    two_trials: Path, walkers: list[Walker], tmp_path: Path
+) -> None:
+    """Otherwise the column of the free moment contains some other number."""
+    change_table(two_trials, walkers, "fp", scale("moment_x", -3.0))
+    assert convert(two_trials, tmp_path / "a.h5") == 0
+    with h5py.File(tmp_path / "a.h5") as file:
+        values = file["All_subjects/Subject_8/Treadmill"][:]
+    assert np.isnan(values[:, 74]).all()
+    assert np.isfinite(values[:, 70:73]).all()
 
 
-def test_files_of_others_are_not_replaced(raw: Path, tmp_path: Path) -> None:
-    """Else a slip in --out costs a user the paper's own file."""
-    out = tmp_path / "a.h5"
-    with h5py.File(out, "w") as file:
-        file["All_subjects/Subject_7/Ramp"] = 1
-    with pytest.raises(InputError, match="not made by this command"):
-        convert(raw, out)
-    assert h5py.is_hdf5(out)
-
-
-def test_subjects_of_an_earlier_call_are_not_lost(raw: Path, tmp_path: Path) -> None:
-    """Else asking for one more subject silently drops the others."""
-    out = tmp_path / "a.h5"
-    assert convert(raw, out) == 0
-    with pytest.raises(InputError, match="has Subject_8, not asked for now"):
-        convert(raw, out, "--subjects", "AB07")
-    part = tmp_path / "camargo"  # AB08's zip deleted to free space
-    shutil.copytree(raw / "AB07", part / "AB07")
-    shutil.copy(raw / "SubjectInfo.mat", part)
-    with pytest.raises(InputError, match="or not in --raw any more"):
-        convert(part, out)
-    with h5py.File(out) as file:
-        assert list(file["All_subjects"]) == ["Subject_7", "Subject_8"]
-
-
-def test_more_trials_than_an_attribute_usually_holds(tmp_path: Path) -> None:
-    """Else a subject with hundreds of trials ends the conversion: attributes hold 64 KB."""
+def test_hundreds_of_trials_fit_in_the_attributes(tmp_path: Path) -> None:
+    """Otherwise a subject with many trials stops the conversion: HDF5 attributes hold 64 KB."""
     names = [f"levelground_ccw_normal_{i:03d}_01" for i in range(500)]
-    rows = np.zeros((1000, len(DATASET_A_COLUMNS)), np.float32)
-    none = Activity([], [], rows[:0])
-    activities = {"Treadmill": none, "Levelground": Activity(names, [*range(0, 1000, 2)], rows)}
+    values = np.zeros((2, len(DATASET_A_COLUMNS)), np.float32)
+    trials = [Converted("Levelground", name, values, {"cop_unit": "mm"}) for name in names]
     skipped = {f"10_14_18/{name}": "truncated or damaged .mat" for name in names}
-    subject = Subject(7, Person(70.0, 1.7), activities, {"cop_unit": {"mm": 500}}, skipped)
-    work = output.Output(tmp_path / "a.h5")
-    with work.locked():
-        work.assemble({7: work.write_subject(subject, "fingerprint")})
-    assert output.trials_in(work.path, 7) == 500
-    assert output.skipped_in(work.path, 7) == skipped
-    with h5py.File(work.path) as file:
+    output = Output(tmp_path / "a.h5")
+    with output.locked():
+        part = output.write_subject(7, Person(70.0, 1.7), trials, skipped, "fingerprint")
+        output.assemble({7: part})
+    assert count_trials(output.path, 7) == (500, {"truncated or damaged .mat": 500})
+    with h5py.File(output.path) as file:
         table = file["All_subjects/Subject_7/Levelground"]
         assert json.loads(table.attrs["trial_names"]) == names
         assert table.attrs["trial_starts"].tolist() == [*range(0, 1000, 2)]
 
 
+# The download -----------------------------------------------------------------------------------
+
+
+def test_zips_need_not_be_unpacked(raw: Path, converted: Path, tmp_path: Path) -> None:
+    """Otherwise 22 GB must be unpacked first."""
+    root = tmp_path / "zips"
+    root.mkdir()
+    for number, prefix in ((7, "Dataset/AB07"), (8, "")):  # with folders above, and without
+        with zipfile.ZipFile(root / f"Ab{number:02d}.zip", "w") as archive:
+            for path in sorted((raw / f"AB{number:02d}").rglob("*.mat")):
+                member = path.relative_to(raw / f"AB{number:02d}").as_posix()
+                archive.write(path, f"{prefix}/{member}".lstrip("/"))
+    shutil.copy(raw / "SubjectInfo.mat", root)
+    assert convert(root, tmp_path / "a.h5") == 0
+    assert have_same_values(tmp_path / "a.h5", converted)
+
+
+def test_case_does_not_matter(raw: Path, converted: Path, tmp_path: Path) -> None:
+    """Otherwise subjects whose folders are spelled differently are silently missing."""
+    root = tmp_path / "camargo"
+    for i, path in enumerate(sorted(raw.rglob("*.mat"))):
+        stem = path.relative_to(raw).as_posix().removesuffix(".mat")
+        link = root / ((stem.upper() if i % 2 else stem.lower()) + ".mat")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    assert convert(root, tmp_path / "a.h5") == 0
+    assert have_same_values(tmp_path / "a.h5", converted)
+
+
+def have_same_values(path: Path, other: Path) -> bool:
+    """Return whether two files have the same tables."""
+    with h5py.File(path) as a, h5py.File(other) as b:
+        names: list[str] = []
+        a.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
+        return len(names) == 8 and all(np.array_equal(a[n], b[n], equal_nan=True) for n in names)
+
+
+# Unusable files ---------------------------------------------------------------------------------
+
+
+def change_table(root: Path, walkers: list[Walker], sensor: str, change: Change) -> None:
+    """Overwrite a table of the treadmill trial by a changed one."""
+    table = make_tables(walkers[1].trials[0])[sensor]
+    raw_tree.write_table(treadmill_file(root, sensor), change(table.copy()))
+
+
+def scale(text: str, factor: float) -> Change:
+    """Return a change that scales the columns with `text` in their names."""
+    return lambda table: table.mul(
+        [factor if text in name else 1.0 for name in table.columns], axis=1
+    )
+
+
+def replace(row: int, column: str, value: float) -> Change:
+    """Return a change that replaces one value."""
+
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        table.loc[row, column] = value
+        return table
+
+    return change
+
+
+BAD_TABLES = {
+    "column missing": ("imu", lambda t: t.drop(columns="shank_Gyro_Y"), "no shank_Gyro_Y"),
+    "plate missing": ("fp", lambda t: t.drop(columns="Treadmill_R_vy"), "column missing"),
+    "no Header": ("ik", lambda t: t.drop(columns="Header"), "no Header"),
+    "time decreases": ("id", replace(50, "Header", 0.1), "non-monotonic Header"),
+    "time is NaN": ("id", replace(50, "Header", np.nan), "non-monotonic Header"),
+    "gap": ("emg", lambda t: t.drop(index=range(500, 700)).reset_index(drop=True), "gap in Header"),
+    "100 Hz": ("imu", lambda t: t[::2].reset_index(drop=True), "100 Hz instead of 200 Hz"),
+    "no rows": ("gon", lambda t: t[:0], "empty table"),
+    "other time": ("jp", lambda t: t.assign(Header=t["Header"] + 100), "sensors do not overlap"),
+    "acceleration": (
+        *("imu", scale("Accel", 4.0)),
+        "accelerometer, median norm 4.96, expected 0.7 to 1.6 g or 7 to 16 m/s²",
+    ),
+    "one in m/s²": ("imu", scale("foot_Accel", 9.8), "accelerometers in g and m/s²"),
+    "no acceleration": ("imu", scale("Accel", np.nan), "accelerometer, median norm nan"),
+    "angular rate": ("imu", scale("Gyro", 5.0), "gyroscope of the foot"),
+    "center of pressure": ("fp", scale("_p", 1e-6), "center of pressure"),
+    "zero plate": ("fp", scale("Treadmill_R_v", 0.0), "all-zero plate"),
+    "infinite": ("ik", replace(3, "knee_angle_r", np.inf), "infinite values"),
+    "text": ("ik", lambda t: t.assign(knee_angle_r="bent"), "not numeric"),
+}
+
+
+@pytest.mark.parametrize(("sensor", "change", "reason"), BAD_TABLES.values(), ids=BAD_TABLES)
+def test_bad_table_only_skips_its_trial(
+    two_trials: Path,
+    walkers: list[Walker],
+    sensor: str,
+    change: Change,
+    reason: str,
+    capsys: Capture,
+) -> None:
+    """Otherwise one bad file among thousands stops the conversion or gets into the data."""
+    change_table(two_trials, walkers, sensor, change)
+    assert_treadmill_is_skipped(two_trials, reason, capsys)
+
+
+BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (Path.unlink, "no emg (missing sensor file)"),
+    "truncated": (raw_tree.truncate, "truncated or damaged .mat"),
+    "header only": (lambda p: p.write_bytes(p.read_bytes()[:100]), "truncated or damaged .mat"),
+    "empty": (lambda path: path.write_bytes(b""), "truncated or damaged .mat"),
+    "a web page": (lambda path: path.write_text("<html>" * 100), "truncated or damaged .mat"),
+    "matrix": (lambda path: savemat(path, {"data": np.eye(3)}), "no MATLAB table"),
+    "struct": (lambda p: savemat(p, {"data": {"Header": np.arange(3.0)}}), "no MATLAB table"),
+    "other variable": (lambda p: savemat(p, {"speed": np.eye(3)}), "no variable `data`"),
+}
+
+
+@pytest.mark.parametrize(("damage", "reason"), BAD_FILES.values(), ids=BAD_FILES)
+def test_bad_file_only_skips_its_trial(
+    two_trials: Path, damage: Callable[[Path], object], reason: str, capsys: Capture
+) -> None:
+    """Otherwise one incomplete download stops everything."""
+    damage(treadmill_file(two_trials, "emg"))
+    assert_treadmill_is_skipped(two_trials, reason, capsys)
+
+
+def test_damaged_member_of_a_zip_only_skips_its_trial(two_trials: Path, capsys: Capture) -> None:
+    """Otherwise one wrong byte in 10 GB stops everything."""
+    path = two_trials / "AB08.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted((two_trials / "AB08").rglob("*.mat")):
+            archive.write(file, file.relative_to(two_trials))
+        bad = archive.getinfo(f"AB08/10_14_18/treadmill/ik/{TREADMILL}").header_offset + 2000
+    shutil.rmtree(two_trials / "AB08")
+    content = bytearray(path.read_bytes())
+    content[bad] ^= 255
+    path.write_bytes(content)
+    assert_treadmill_is_skipped(two_trials, "truncated or damaged .mat", capsys)
+
+
+def test_name_without_direction_is_skipped(raw: Path, two_trials: Path, capsys: Capture) -> None:
+    """Otherwise the plates under the right foot are guessed."""
+    shutil.rmtree(two_trials / "AB08/10_14_18/treadmill")
+    folder = two_trials / "AB08/10_14_18/levelground"
+    shutil.copytree(raw / "AB08/10_14_18/levelground", folder)
+    for path in list(folder.rglob("*.mat")):
+        path.rename(path.with_name("levelground_treadmill_01_01.mat"))
+    assert_treadmill_is_skipped(two_trials, "no _ccw_ or _cw_ in its name", capsys)
+
+
+def assert_treadmill_is_skipped(two_trials: Path, reason: str, capsys: Capture) -> None:
+    """Check that the treadmill trial is skipped for the reason, and the ramp trial is used."""
+    out = two_trials.with_name("a.h5")
+    assert convert(two_trials, out) == 0
+    printed = capsys.readouterr()
+    skipped = [line for line in printed.err.splitlines() if "skipped: " in line]
+    assert len(skipped) == 1
+    assert reason in skipped[0]
+    assert "treadmill_01_01" in skipped[0]
+    assert "Used: 1 trials of 1 subjects\nSkipped: 1\n  1 x " in printed.out
+    with h5py.File(out) as file:
+        group = file["All_subjects/Subject_8"]
+        assert len(group["Treadmill"]) == 0
+        assert len(group["Ramp"]) > 500
+
+
+def test_subject_without_usable_trial_is_skipped(
+    raw: Path, two_trials: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Otherwise the file has a subject without data, which every script refuses."""
+    folder = two_trials / "AB07/10_14_18/treadmill"
+    shutil.copytree(raw / "AB07/10_14_18/treadmill", folder)
+    (folder / "fp" / TREADMILL).unlink()
+    assert convert(two_trials, tmp_path / "a.h5") == 0
+    printed = capsys.readouterr()
+    assert "skipped: AB07: all of its trials were skipped (no usable trial)" in printed.err
+    assert "Used: 2 trials of 1 subjects\nSkipped: 2\n" in printed.out
+
+
+def test_damaged_zips_are_named(two_trials: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Otherwise subjects in an incomplete download seem never to have been there."""
+    (two_trials / "AB09.zip").write_bytes(b"PK" + bytes(100))
+    with zipfile.ZipFile(two_trials / "fcgm3chfff-1.zip", "w") as archive:
+        archive.writestr("AB10.zip", b"PK")
+    assert convert(two_trials, tmp_path / "a.h5") == 0
+    printed = capsys.readouterr().err
+    assert "AB09.zip: File is not a zip file (truncated or damaged zip)" in printed
+    assert "fcgm3chfff-1.zip: unpack it; the zips inside can stay as they are" in printed
+
+
+# Subjects and flags -----------------------------------------------------------------------------
+
+
+def test_unknown_subjects_are_skipped(two_trials: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Otherwise a typo in --subjects, or a subject not in SubjectInfo.mat, goes unnoticed."""
+    assert convert(two_trials, tmp_path / "a.h5", "--subjects", "AB08", "ab11") == 0
+    assert "AB11: not in" in capsys.readouterr().err
+    shutil.copytree(two_trials / "AB08", two_trials / "AB12")
+    assert convert(two_trials, tmp_path / "b.h5") == 0
+    assert "AB12: not in SubjectInfo.mat (unknown subject)" in capsys.readouterr().err
+
+
+def test_height_in_centimeters_is_refused(
+    two_trials: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Otherwise pounds or centimeters normalize all forces and moments."""
+    people = pd.DataFrame({"Subject": ["AB08"], "Height": [170.0], "Weight": [70.0]})
+    raw_tree.write_table(two_trials / "SubjectInfo.mat", people)
+    with pytest.raises(InputError, match="no usable trial"):
+        convert(two_trials, tmp_path / "a.h5")
+    assert "weight 70, height 170, which should be in kg and m" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("subject", "reason"),
+    [("AB20", "AB20 has no ground reaction forces"), ("Anna", "Anna is not a subject")],
+)
+def test_impossible_subjects_are_refused(
+    two_trials: Path, subject: str, reason: str, capsys: Capture
+) -> None:
+    """Otherwise AB20, which has no forces, is skipped trial by trial."""
+    with pytest.raises(SystemExit) as exit_info:
+        convert(two_trials, two_trials.with_name("a.h5"), "--subjects", subject)
+    assert exit_info.value.code == 2
+    assert f"error: argument --subjects: {reason}" in capsys.readouterr().err
+
+
+def test_ab06_is_converted_on_request_only(raw: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Otherwise the default differs from the paper's twenty subjects."""
+    root = tmp_path / "camargo"
+    shutil.copytree(raw / "AB08", root / "AB08")
+    shutil.copytree(raw / "AB08", root / "AB06")
+    people = {"Subject": ["AB06", "AB08"], "Height": [1.7, 1.7], "Weight": [60.0, 60.0]}
+    raw_tree.write_table(root / "SubjectInfo.mat", pd.DataFrame(people))
+    for flags, expected in (((), ["Subject_8"]), (("--subjects", "6"), ["Subject_6"])):
+        out = tmp_path / f"{len(flags)}.h5"
+        assert convert(root, out, *flags) == 0
+        with h5py.File(out) as file:
+            assert list(file["All_subjects"]) == expected
+    assert "Subjects of the paper that are not in" in capsys.readouterr().out
+    shutil.rmtree(root / "AB08")
+    with pytest.raises(InputError, match="it contains AB06; request subjects that the paper"):
+        convert(root, tmp_path / "none.h5")
+
+
+def test_folders_without_a_download_are_refused(two_trials: Path, tmp_path: Path) -> None:
+    """Otherwise a wrong --raw produces an empty file."""
+    out = tmp_path / "a.h5"
+    with pytest.raises(InputError, match="no such folder"):
+        convert(tmp_path / "nowhere", out)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="contains no trial"):
+        convert(tmp_path / "empty", out)
+    raw_tree.truncate(two_trials / "SubjectInfo.mat")
+    with pytest.raises(InputError, match=r"download SubjectInfo\.mat again"):
+        convert(two_trials, out)
+    (two_trials / "SubjectInfo.mat").unlink()
+    with pytest.raises(InputError, match=r"no SubjectInfo\.mat"):
+        convert(two_trials, out)
+
+
+def test_strict_writes_nothing_after_a_skip(
+    two_trials: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Otherwise a script that calls this command takes an incomplete file for a complete one."""
+    raw_tree.truncate(treadmill_file(two_trials, "imu"))
+    out = tmp_path / "a.h5"
+    assert convert(two_trials, out, "--strict") == 2
+    assert not out.exists()
+    assert "  1 x truncated or damaged .mat" in capsys.readouterr().out
+    assert convert(two_trials, out) == 0
+    printed = capsys.readouterr().out
+    assert "AB08: reused from" in printed
+    assert "1 x truncated or damaged .mat" in printed
+    assert out.exists()
+
+
+def test_error_is_one_line(tmp_path: Path, capsys: Capture) -> None:
+    """Otherwise a mistake ends with a traceback or with status 0."""
+    missing = tmp_path / "nowhere"
+    with pytest.raises(SystemExit) as exit_info:
+        run_main(lambda: convert(missing, tmp_path / "a.h5"))
+    assert exit_info.value.code == 2
+    expected = f"error: {missing}: no such folder; give --raw the folder of the download\n"
+    assert capsys.readouterr().err == expected
+
+
+# Interrupted and repeated calls -----------------------------------------------------------------
+
+
+def test_interrupted_call_is_resumed(
+    raw: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """Otherwise hours are lost, or the file differs from that of an uninterrupted call."""
+    out = tmp_path / "a.h5"
+    convert_trial = trial_module.convert
+
+    def interrupt(trial: RawTrial, person: Person) -> Converted:
+        if trial.subject == 8:
+            raise KeyboardInterrupt
+        return convert_trial(trial, person)
+
+    monkeypatch.setattr(trial_module, "convert", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        convert(raw, out)
+    monkeypatch.undo()
+    assert not out.exists()
+    for finished in (["AB07"], ["AB07", "AB08"]):
+        capsys.readouterr()
+        assert convert(raw, out) == 0
+        assert reused(capsys) == finished
+        assert out.read_bytes() == converted.read_bytes()
+        assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+
+
+def test_changed_subjects_are_converted_again(raw: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Otherwise a resumed call mixes two downloads in one file."""
+    root, out = tmp_path / "camargo", tmp_path / "a.h5"
+    shutil.copytree(raw, root)
+    assert convert(root, out) == 0
+    os.utime(next((root / "AB08").rglob("*.mat")), (1, 1))
+    capsys.readouterr()
+    assert convert(root, out) == 0
+    assert reused(capsys) == ["AB07"]
+
+
+def reused(capsys: Capture) -> list[str]:
+    """Return the subjects that the last call reused."""
+    lines = capsys.readouterr().out.splitlines()
+    return [line.split(":")[0] for line in lines if ": reused from" in line]
+
+
+def test_second_call_at_the_same_time_is_refused(raw: Path, tmp_path: Path) -> None:
+    """Otherwise two calls overwrite each other's subjects."""
+    out = tmp_path / "a.h5"
+    with Output(out).locked(), pytest.raises(InputError, match="another call"):
+        convert(raw, out)
+
+
+def test_files_of_others_are_not_replaced(raw: Path, tmp_path: Path) -> None:
+    """Otherwise a typo in --out costs a user the paper's own file."""
+    out = tmp_path / "a.h5"
+    with h5py.File(out, "w") as file:
+        file["All_subjects/Subject_7/Ramp"] = 1
+    with pytest.raises(InputError, match="not written by this command"):
+        convert(raw, out)
+    assert h5py.is_hdf5(out)
+
+
+def test_subjects_of_an_earlier_call_are_not_lost(
+    raw: Path, converted: Path, tmp_path: Path
+) -> None:
+    """Otherwise requesting one more subject silently drops the others."""
+    out = tmp_path / "a.h5"
+    shutil.copy(converted, out)
+    with pytest.raises(InputError, match="also contains Subject_8, not requested"):
+        convert(raw, out, "--subjects", "AB07")
+    root = tmp_path / "camargo"  # the zip of AB08 was deleted to free space
+    shutil.copytree(raw / "AB07", root / "AB07")
+    shutil.copy(raw / "SubjectInfo.mat", root)
+    with pytest.raises(InputError, match="or no longer in --raw"):
+        convert(root, out)
+    with h5py.File(out) as file:
+        assert list(file["All_subjects"]) == ["Subject_7", "Subject_8"]
+
+
+@contextmanager
+def limited_file_size(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_full_disk_leaves_nothing_behind(two_trials: Path, tmp_path: Path) -> None:
+    """Otherwise half a file looks like a complete one."""
+    out = tmp_path / "a.h5"
+    with limited_file_size(200_000), pytest.raises(InputError, match="cannot write AB08 .*free"):
+        convert(two_trials, out)
+    assert not out.exists()
+    assert not out.with_name("a.h5.parts").exists()
+    assert convert(two_trials, out) == 0
+
+
+def test_disk_that_is_full_at_the_end_keeps_subjects(
+    raw: Path, converted: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Otherwise everything must be converted again because the last gigabyte was missing."""
+    out = tmp_path / "a.h5"
+    size = converted.stat().st_size - 100_000
+    with limited_file_size(size), pytest.raises(InputError, match="cannot write the complete file"):
+        convert(raw, out)
+    assert not out.exists()
+    kept = {path.name for path in (tmp_path / "a.h5.parts").iterdir()}
+    assert kept == {"lock", "Subject_7.h5", "Subject_8.h5"}
+    capsys.readouterr()
+    assert convert(raw, out) == 0
+    assert reused(capsys) == ["AB07", "AB08"]
+    assert out.read_bytes() == converted.read_bytes()
+
+
 @pytest.mark.slow
-def test_many_jobs_give_the_same_bytes(raw: Path, converted: Path, tmp_path: Path) -> None:
-    """Else the file depends on the machine that made it."""
+def test_parallel_jobs_write_the_same_bytes(raw: Path, converted: Path, tmp_path: Path) -> None:
+    """Otherwise the file depends on the machine."""
     assert convert(raw, tmp_path / "a.h5", "--jobs", "2") == 0
     assert (tmp_path / "a.h5").read_bytes() == converted.read_bytes()
 
 
 @pytest.mark.slow
-def test_a_killed_call_loses_the_subject_in_work_only(
+def test_killed_call_leaves_no_workers_and_is_resumed(
     raw: Path, converted: Path, tmp_path: Path
 ) -> None:
-    """Else a cut of power leaves half a file, or workers that never end."""
+    """Otherwise a power cut leaves half a file, or workers run forever."""
     out = tmp_path / "a.h5"
     command = [sys.executable, "-m", "tools.prepare_dataset_a", "--raw", raw, "--out", out]
     with subprocess.Popen([*command, "--jobs", "2"], cwd=ROOT, stderr=subprocess.PIPE) as process:
         wait_until(lambda: (tmp_path / "a.h5.parts" / "Subject_7.h5").exists())
-        workers = children(process.pid)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         process.send_signal(signal.SIGKILL)
-    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+    wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
     if out.exists():
-        pytest.fail("the call was over before it could be killed")
+        pytest.fail("the call finished before it could be killed")
     assert convert(raw, out) == 0
     assert out.read_bytes() == converted.read_bytes()
 
 
-def wait_until(happened: Callable[[], bool]) -> None:
-    """Wait for at most half a minute."""
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for up to half a minute."""
     for _ in range(3000):
-        if happened():
+        if condition():
             return
         time.sleep(0.01)
-    pytest.fail("it did not happen")
+    pytest.fail("timed out")
 
 
-def children(pid: int) -> list[int]:
-    """Return the processes that a process has started."""
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in text.split()]
+# Measured files and mat-io ----------------------------------------------------------------------
+
+
+def measured(name: str) -> Path:
+    """Return a measured file of Dataset A, or skip the test."""
+    path = MEASURED / "dataset_a" / name
+    if not path.exists():
+        pytest.skip(f"no measured data: {path}")
+    return path
+
+
+def measured_people() -> dict[int, Person]:
+    """Read the measured `SubjectInfo.mat`."""
+    path = measured("SubjectInfo.mat")
+    return read_people(RawFile(path, None, path.name, (0, 0)))
+
+
+def test_measured_subject_info_is_read() -> None:
+    """Otherwise forces are divided by the weight of somebody else."""
+    people = measured_people()
+    assert len(people) == 22
+    assert people[6] == (74.84, 1.80)
+    assert people[30] == (77.03, 1.77)
+
+
+def measured_ground_reaction(
+    name: str, plate_names: dict[int, str], plates: tuple[str, ...]
+) -> tuple[pd.DataFrame, GroundReaction]:
+    """Return a measured force file as a table of the download, and its ground reaction."""
+    forces = pd.read_csv(measured(name), sep="\t", skiprows=6)
+    time_s = np.arange(len(forces) * 5 - 4) / FAST_HZ + forces["time"].iloc[0]
+    columns = {"Header": time_s}
+    for number, plate in plate_names.items():
+        for kind, stored, factor in (("v", "v", 1.0), ("p", "p", 1000.0), ("moment_", "m", 1.0)):
+            for axis in "xyz":
+                values = forces[f"ground_force_{number}_{stored}{axis}"].to_numpy() * factor
+                columns[f"{plate}_{kind}{axis}"] = np.interp(time_s, forces["time"], values)
+    table = pd.DataFrame(columns)
+    return table, compute_ground_reaction(table, plates, FAST_HZ, name)
+
+
+def test_measured_treadmill_force_is_one_body_weight() -> None:
+    """Otherwise units, plates or normalization are wrong: the mean force carries the body."""
+    belts = ("Treadmill_R", "Treadmill_L")
+    table, ground = measured_ground_reaction(
+        "treadmill_01_01_grf.mot", dict(enumerate(belts, 1)), belts
+    )
+    assert (ground.cop_unit, ground.plates) == ("mm", list(belts))
+    time_s = table["Header"].to_numpy()
+    force_n = interpolate(ground.values, time_s, time_s[::5])[:, 1]
+    weight_n = 9.8 * measured_people()[6].mass_kg
+    assert np.mean(force_n) / weight_n == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("plate", ["FP1", "Combined"])
+def test_measured_free_moment_is_plausible(plate: str) -> None:
+    """Otherwise the column has the moment about a corner of the laboratory, ten times as large."""
+    table, ground = measured_ground_reaction(
+        "levelground_ccw_fast_01_01_grf.mot", {1: "FP1", 2: "Combined"}, (plate,)
+    )
+    assert ground.plates == [plate]
+    assert np.abs(table[f"{plate}_moment_x"]).max() > 100.0
+    assert 2.0 < np.percentile(np.abs(ground.values[:, 4]), 99) < 40.0  # Nm
+
+
+def test_mat_io_cannot_execute_what_it_reads() -> None:
+    """Otherwise a file from a stranger could run code; checked again with each mat-io version."""
+    dangerous = {"pickle", "marshal", "shelve", "subprocess", "ctypes", "importlib", "runpy"}
+    for path in Path(raw_tree.matio.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert not dangerous & {name.name.split(".")[0] for name in node.names}, path
+            elif isinstance(node, ast.ImportFrom):
+                assert (node.module or "").split(".")[0] not in dangerous, path
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in {"eval", "exec", "compile", "__import__"}, path
+
+
+def test_missing_mat_io_is_named(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise every trial counts as damaged."""
+    monkeypatch.setitem(sys.modules, "matio", None)
+    with pytest.raises(InputError, match="pip install mat-io"):
+        convert(raw, tmp_path / "a.h5")
