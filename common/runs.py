@@ -28,7 +28,6 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
-from synthetic_gait import write_file
 from torch import Tensor, nn
 
 from common import parallel, training
@@ -44,6 +43,7 @@ from common.metrics import final_table, fold_table, long_form
 from common.parallel import Task
 from common.training import DivergedError, Epoch, Progress
 from common.windows import Fold, check_windows, choose_subjects
+from synthetic_gait import write_file
 
 STATE_BYTES = 16  # per parameter of a saved training: weights, Adam's moments, best epoch
 
@@ -170,7 +170,6 @@ class Run:
         self.shows_progress = True
         self._load_results()
         self.jobs = self._count_jobs()
-        self._check_space()
 
     def _settings(self) -> dict[str, Any]:
         """Return everything that the numbers depend on; runs that differ in it do not mix."""
@@ -217,6 +216,7 @@ class Run:
         Raises:
             InputError: The folder holds a run with other settings, cannot be written, or is in use.
         """
+        self._check_space()
         self.lock = FileLock(self.folder / ".lock", timeout=0)
         try:
             self._open()
@@ -344,6 +344,7 @@ class Run:
         args = argparse.Namespace(**vars(self.args))
         args.data, args.output_dir = self.args.data.resolve(), self.folder.resolve().parents[1]
         args.run_name, args.device, args.scheduler = self.folder.name, str(self.device), None
+        args.rows = self.rows
         script = Path(self.script.__file__).resolve()
         return script, args, self.settings
 
@@ -468,7 +469,7 @@ class Run:
         """Return what is needed to use a checkpoint without its run."""
         return {
             **describe_network(self.script, row),
-            "normalization": "by the input BatchNorm of the network, whose statistics are tensors",
+            "normalisation": "by the input BatchNorm of the network, whose statistics are tensors",
             "test_subject": test_subject,
             "settings": self.settings,
             "versions": _versions(),
