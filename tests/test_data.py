@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from common.columns import DATASET_A_COLUMNS
 from common.hdf5 import Columns
+from common.sample import dataset_b
 
 import Dataset_A_Sensor_Distillation as script_a
 import Dataset_B_sensor_distillation as script_b
 from common import folds, hdf5
 from common.data import Recording, read_dataset_a, read_dataset_b
 from common.files import InputError
-from common.sample import dataset_b
 from tests.conftest import ROOT
 from tests.files import random_rows, usual_a, write_a, write_b
 
