@@ -8,6 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 METRICS = ("nrmse_percent", "rmse", "pcc", "r2")
+COLUMNS = (
+    *("row", "sensor_set", "modalities", "parameters", "test_subject", "activity"),
+    *("target", "unit", "n", *METRICS),
+)
 
 
 def score(truth: np.ndarray, prediction: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -8,12 +8,7 @@ from itertools import zip_longest
 import numpy as np
 import pandas as pd
 
-from common.metrics import METRICS, score
-
-COLUMNS = (
-    *("row", "sensor_set", "modalities", "parameters", "test_subject", "activity"),
-    *("target", "unit", "n", *METRICS),
-)
+from common.metrics import COLUMNS, METRICS, score
 
 
 def long_form(
