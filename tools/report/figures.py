@@ -88,7 +88,7 @@ def models_figure(results: Results, number: str, rows: dict[str, list[str]]) -> 
         len(rows), sharex=True, squeeze=False, height_ratios=[n + 1 for n in counts]
     )[:, 0]
     for axes, (sensor_set, names) in zip(all_axes, rows.items(), strict=True):
-        metrics = results.metrics[results.metrics["row"].isin(names)]
+        metrics = results.select(names)
         subjects = common_subjects(metrics)
         nrmse = subject_means(metrics, "nrmse_percent").loc[names, subjects].to_numpy()
         positions = np.arange(len(names))
@@ -268,7 +268,7 @@ def _add_subject(
 
 
 def _write_agreement_figures(results: Results, row: str, folder: Path) -> None:
-    metrics = results.metrics[results.metrics["row"] == row]
+    metrics = results.select([row])
     if metrics.empty:
         return
     sources = metrics.drop_duplicates("test_subject")[["folder", "test_subject"]]

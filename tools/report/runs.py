@@ -59,8 +59,13 @@ class Results:
     def training(self) -> str:
         """A description of the training."""
         return (
-            "at most {epochs} epochs, patience {patience}, batch size {batch_size}, seed {seed}"
+            "at most {epochs} epochs with patience {patience}, batch size {batch_size} and seed "
+            "{seed}"
         ).format_map(self.settings)
+
+    def select(self, rows: Sequence[str]) -> pd.DataFrame:
+        """Return the metrics of some rows."""
+        return self.metrics[self.metrics["row"].isin(rows)]
 
     @property
     def is_synthetic(self) -> bool:
@@ -128,7 +133,7 @@ def _load_metrics(path: Path) -> pd.DataFrame:
             dtype={"test_subject": str, "parameters": int, **dict.fromkeys(METRICS, float)},
             keep_default_na=False,
             na_values={name: ["", "nan", "NaN"] for name in METRICS},
-            float_precision="round_trip",
+            engine="python",  # the C engine may round the last digit
         )
         missing = set(COLUMNS) - set(metrics.columns)
         if missing:

@@ -278,7 +278,7 @@ def _is_compared(row: str) -> bool:
 
 def _common_values(results: Results, rows: list[str]) -> pd.DataFrame:
     """Return NRMSE in %, mean over targets, `(common subjects, rows)`."""
-    metrics = results.metrics[results.metrics["row"].isin(rows)]
+    metrics = results.select(rows)
     return subject_means(metrics, "nrmse_percent").loc[rows, common_subjects(metrics)].T
 
 

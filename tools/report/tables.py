@@ -18,6 +18,7 @@ from tools.report import paper
 from tools.report.runs import Results
 
 MAX_LISTED_ROWS = 10  # in a note
+DIFFERENT_SUBJECTS = "The rows were tested on different subjects: their means are not comparable"
 SHOWN_METRICS = {"nrmse_percent": ("NRMSE %", 2), "pcc": ("PCC", 3)}  # heading, decimal places
 
 LATEX_START = r"""\documentclass{article}
@@ -136,7 +137,8 @@ def _layout(columns: Sequence[str], rows: Sequence[dict[str, Cell]], style: str)
 
 
 def _is_word(cell: Cell) -> bool:
-    return isinstance(cell, str) and cell.lstrip("`")[:1].isalpha()
+    is_text = isinstance(cell, str) and cell != "undefined"
+    return is_text and cell.lstrip("`")[:1].isalpha()
 
 
 def _text(cell: Cell) -> str:
@@ -194,7 +196,7 @@ def summary_tables(results: Results) -> list[Table]:
 def _means_table(
     results: Results, rows: Sequence[str], table: paper.PaperTable, title: str
 ) -> Table:
-    metrics = results.metrics[results.metrics["row"].isin(rows)]
+    metrics = results.select(rows)
     means, common = subject_means(metrics, "nrmse_percent"), common_subjects(metrics)
     body = [_summarize_row(results, row) for row in rows]
     for row, cells in zip(rows, body, strict=True):
@@ -208,7 +210,7 @@ def _means_table(
 
 
 def _summarize_row(results: Results, row: str) -> dict[str, Cell]:
-    metrics = results.metrics[results.metrics["row"] == row]
+    metrics = results.select([row])
     cells: dict[str, Cell] = {
         "model": paper.label(row),
         "row": row,
@@ -225,7 +227,7 @@ def _per_target_table(
     results: Results, rows: Sequence[str], metric: str, stem: str, title: str
 ) -> Table:
     name, digits = SHOWN_METRICS[metric]
-    metrics = results.metrics[results.metrics["row"].isin(rows)]
+    metrics = results.select(rows)
     targets = list(dict.fromkeys(metrics["target"]))
     overall = dict(list(metrics[metrics["activity"] == "all"].groupby("row")))
     body = []
@@ -235,28 +237,24 @@ def _per_target_table(
             cells[target] = _mean_sd(values, digits)
         body.append(cells)
     stem = f"{stem}_{metric.split('_')[0]}_per_target"
-    notes = [] if _same_subjects(metrics) else [f"{_DIFFERENT_SUBJECTS}."]
+    notes = [] if _same_subjects(metrics) else [f"{DIFFERENT_SUBJECTS}."]
     return Table(stem, f"{title}: {name} per target", ["row", "folds", *targets], body, notes)
-
-
-_DIFFERENT_SUBJECTS = (
-    "The rows were tested on different subjects, so these means are not comparable with each other"
-)
 
 
 def _notes(results: Results, metrics: pd.DataFrame, rows: Sequence[str], number: str) -> list[str]:
     notes = ["Mean over targets, then mean ± SD over test subjects."]
     if not _same_subjects(metrics):
         common = ", ".join(common_subjects(metrics)) or "none"
-        notes.append(f"{_DIFFERENT_SUBJECTS}; compare them on the common subjects ({common}).")
+        notes.append(f"{DIFFERENT_SUBJECTS}; common subjects: {common}.")
     if is_comparable_to_paper(results):
         if any(paper.kind(row) == "lstm" for row in rows):
             notes.append(paper.LSTM_NOTE)
     elif not results.is_synthetic:
+        theirs = f"{paper.SUBJECTS[results.dataset]} subjects, protocol `paper`"
+        ours = f"{len(results.subjects)} subjects, protocol `{results.settings['protocol']}`"
         notes.append(
-            f"The paper's values are left out: they are for {paper.SUBJECTS[results.dataset]} "
-            f"subjects under the protocol `paper` and not comparable with {len(results.subjects)} "
-            f"subjects under the protocol `{results.settings['protocol']}`."
+            f"The paper's values ({theirs}) are left out because they are not comparable with these "
+            f"results ({ours})."
         )
     missing = [row for row in paper.expected_rows(results.dataset, number) if row not in rows]
     if missing:
@@ -295,11 +293,12 @@ def readme_tables(all_results: Sequence[Results]) -> str:
 
 def _beside_paper(dataset: str, results: Results | None) -> str:
     title = f"Dataset {dataset}, {paper.SUBJECTS[dataset]} subjects, protocol `paper`"
-    title += f"; our training: {results.training}." if results else "."
+    title += f"; ours trained for {results.training}:" if results else ":"
     body = []
     for row, published in paper.NRMSE_PERCENT[dataset].items():
-        was_run = results is not None and (results.metrics["row"] == row).any()
-        ours = _summarize_row(results, row) if was_run else {"NRMSE %": "not run"}
+        ours: dict[str, Cell] = {"NRMSE %": "not run"}
+        if results is not None and len(results.select([row])):
+            ours = _summarize_row(results, row)
         body.append(
             {
                 "model": paper.label(row),
@@ -317,7 +316,7 @@ def _measured(results: Results) -> str:
     data = results.settings["data"]
     title = (
         f"Dataset {results.dataset}, `{data['file']}`, {len(data['subjects'])} subjects, protocol "
-        f"`{results.settings['protocol']}`; training: {results.training}."
+        f"`{results.settings['protocol']}`, trained for {results.training}:"
     )
     rows = [row for sets in rows_by_table(results).values() for row in sum(sets.values(), [])]
     body = [{**_summarize_row(results, row), "row": f"`{row}`"} for row in rows]
