@@ -253,8 +253,8 @@ def _notes(results: Results, metrics: pd.DataFrame, rows: Sequence[str], number:
         theirs = f"{paper.SUBJECTS[results.dataset]} subjects, protocol `paper`"
         ours = f"{len(results.subjects)} subjects, protocol `{results.settings['protocol']}`"
         notes.append(
-            f"The paper's values ({theirs}) are left out because they are not comparable with these "
-            f"results ({ours})."
+            f"The paper's values ({theirs}) are left out because they are not comparable with "
+            f"these results ({ours})."
         )
     missing = [row for row in paper.expected_rows(results.dataset, number) if row not in rows]
     if missing:
