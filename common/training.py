@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from tqdm import tqdm
 
 from common.files import InputError, save_state
 from common.windows import Batch, Windows
+
+tqdm.set_lock(threading.RLock())  # its own lock counts as leaked where a process is killed
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 Criterion = Callable[[Tensor, Tensor], Tensor]
