@@ -341,7 +341,7 @@ class Run:
 
     def _handle(self) -> tuple[Path, argparse.Namespace, dict[str, Any]]:
         """Return what a worker needs to open this run; all paths are absolute."""
-        args = argparse.Namespace(**vars(self.args))
+        args = argparse.Namespace(**{**vars(self.args), "sample": False, "rows": self.rows})
         args.data, args.output_dir = self.args.data.resolve(), self.folder.resolve().parents[1]
         args.run_name, args.device, args.scheduler = self.folder.name, str(self.device), None
         script = Path(self.script.__file__).resolve()
