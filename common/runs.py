@@ -359,6 +359,7 @@ class Run:
                 description = self._checkpoint_description(find_row(self.script, row), test_subject)
                 path = path.with_suffix(f".diverged{path.suffix}")
                 save_checkpoint(path, error.best_weights, description)
+                error.best_weights = {}  # a worker sends the error to the process that reports it
             self.state_file(row, test_subject).unlink(missing_ok=True)
             raise
 
