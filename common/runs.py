@@ -328,9 +328,11 @@ class Run:
             print(f"Trainings run in parallel, {where or f'{self.jobs} at a time'}.", flush=True)
             work = partial(_do_in_worker, *self._handle())
         for task, error in parallel.run_tasks(work, todo, self.jobs, self.args.scheduler):
-            if error is None:
+            if error is None and self._load_result(task):
                 self._report_task(task)
                 continue
+            if error is None:
+                error = InputError("its result is not there; workers must share --output-dir")
             self.failures[task] = _reason(error)
             print(f"{self.labels[task]}: FAILED: {self.failures[task]}", flush=True)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -521,8 +523,7 @@ class Run:
         return f"CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
     def _report_task(self, task: Task) -> None:
-        """Load the result of a task that has ended; print it, and a fold's table once complete."""
-        self._load_result(task)
+        """Print the result of a task, and the table of a fold once it is complete."""
         try:
             self._write_tables()
             self.problems = []
