@@ -28,7 +28,6 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
-from synthetic_gait import write_file
 from torch import Tensor, nn
 
 from common import parallel, training
@@ -44,6 +43,7 @@ from common.metrics import final_table, fold_table, long_form
 from common.parallel import Task
 from common.training import DivergedError, Epoch, Progress
 from common.windows import Fold, check_windows, choose_subjects
+from synthetic_gait import write_file
 
 STATE_BYTES = 16  # per parameter of a saved training: weights, Adam's moments, best epoch
 
