@@ -340,9 +340,11 @@ class Run:
             print(f"Trainings run in parallel, {where or f'{self.jobs} at a time'}.", flush=True)
             work = partial(_do_in_worker, *self._handle())
         for task, error in parallel.run_tasks(work, todo, self.jobs, self.args.scheduler):
-            if error is None:
+            if error is None and self._load_result(task):
                 self._report_task(task)
                 continue
+            if error is None:
+                error = InputError("its result is not there; workers must share --output-dir")
             self.failures[task] = _reason(error)
             print(f"{self.labels[task]}: FAILED: {self.failures[task]}", flush=True)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -353,7 +355,7 @@ class Run:
 
     def _handle(self) -> tuple[Path, argparse.Namespace, dict[str, Any]]:
         """Return what a worker needs to open this run; all paths are absolute."""
-        args = argparse.Namespace(**vars(self.args))
+        args = argparse.Namespace(**{**vars(self.args), "sample": False, "rows": self.rows})
         args.data, args.output_dir = self.args.data.resolve(), self.folder.resolve().parents[1]
         args.run_name, args.device, args.scheduler = self.folder.name, str(self.device), None
         args.rows = self.rows
@@ -372,6 +374,7 @@ class Run:
                 description = self._checkpoint_description(find_row(self.script, row), test_subject)
                 path = path.with_suffix(f".diverged{path.suffix}")
                 save_checkpoint(path, error.best_weights, description)
+                error.best_weights = {}  # a worker sends the error to the process that reports it
             self.state_file(row, test_subject).unlink(missing_ok=True)
             raise
 
@@ -530,8 +533,7 @@ class Run:
         return f"CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
     def _report_task(self, task: Task) -> None:
-        """Load the result of a task that has ended; print it, and a fold's table once complete."""
-        self._load_result(task)
+        """Print the result of a task, and the table of a fold once it is complete."""
         try:
             self._write_tables()
             self.problems = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from tqdm import tqdm
 
 from common.files import InputError, save_state, shorten
 from common.windows import Batch, Windows
+
+tqdm.set_lock(threading.RLock())  # its own lock counts as leaked where a process is killed
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 Criterion = Callable[[Tensor, Tensor], Tensor]
