@@ -115,7 +115,7 @@ class Recording:
     stretch: np.ndarray
     dropped: dict[str, int]
     has_trials: bool
-    is_synthetic: bool
+    is_synthetic: bool = False
 
     def to(self, device: torch.device) -> Recording:
         """Return the recording with its samples on `device`."""
