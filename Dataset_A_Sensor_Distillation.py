@@ -16,7 +16,7 @@ trained teacher.
 Output: outputs/Dataset_A_Sensor_Distillation/<run>/ with config.json, history.csv,
 metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see the README.
 
-The first command reads data/dataset_a.h5 or, if there is no such file, takes a quick look at
+The first command reads data/dataset_a.h5 or, if there is no such file, runs briefly on
 synthetic data. The second holds out each subject in turn, as in the paper:
 
     python Dataset_A_Sensor_Distillation.py
@@ -132,7 +132,7 @@ def select(samples: Mapping[str, Tensor], sensor_set: SensorSet) -> list[Tensor]
 class GatedDualEncoder(nn.Module):
     """Encode one modality with a BiLSTM and a BiGRU and mix their features with a learned gate.
 
-    Source: Kinetics-MFFM-Net, gated dual encoder network (GDEN). Each encoder has two layers. With
+    Source: Kinetics-MFFM-Net, gated dual encoder (GDEN). BiLSTM and BiGRU have two layers each. With
     the gate `g = sigmoid(Linear([lstm; gru]))`, the output is `g * lstm + (1 - g) * gru`.
 
     Needs: nothing.
@@ -329,7 +329,7 @@ class KineticsMFFMNet(nn.Module):
 
 
 def rmse(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return the RMSE over batch, time and targets; its gradient is 0 where the error is 0."""
+    """Return the RMSE over batch, time and targets; at zero error, its gradient is 0, not NaN."""
     error = prediction - target
     norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # sums millions of squares
     return norm / math.sqrt(error.numel())

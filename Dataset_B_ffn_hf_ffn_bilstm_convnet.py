@@ -17,7 +17,7 @@ Training: `train_and_test` minimizes the RMSE against the measured targets (`sup
 Output: outputs/Dataset_B_ffn_hf_ffn_bilstm_convnet/<run>/ with config.json, history.csv,
 metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see the README.
 
-The first command reads data/dataset_b.h5 or, if there is no such file, takes a quick look at
+The first command reads data/dataset_b.h5 or, if there is no such file, runs briefly on
 synthetic data. The second holds out each subject in turn, as in the paper:
 
     python Dataset_B_ffn_hf_ffn_bilstm_convnet.py
@@ -206,9 +206,9 @@ class HandcraftedFFN(nn.Module):
             return torch.lerp(ordered[..., below], ordered[..., above], position - below)
 
         def median_distance(ordered: Tensor, center: Tensor) -> Tensor:
-            # The median of |ordered - center| without sorting the distances: the n values nearest
-            # to the center are consecutive in `ordered`. Among all runs of n consecutive values,
-            # they are the run whose farther end is nearest, at the n-th smallest distance.
+            # The median of |ordered - center| without sorting the distances: the n values closest
+            # to the center are consecutive in `ordered`. Of all groups of n consecutive values, it is
+            # the one whose farther end is closest; that end is at the n-th smallest distance.
             distances = []
             for n in (length // 2 + 1, (length + 1) // 2):  # both middle ranks; equal if T is odd
                 first, last = ordered[..., : length - n + 1], ordered[..., n - 1 :]
@@ -220,7 +220,7 @@ class HandcraftedFFN(nn.Module):
         length = x.shape[-1]
         d = F.pad(x.diff(dim=-1), (1, 0))
         ordered, ordered_d = x.sort(dim=-1).values.double(), d.sort(dim=-1).values.double()
-        x, d = x.double(), d.double()  # float64: precise for small differences
+        x, d = x.double(), d.double()  # float64 for precision in small differences
         mean, median = x.mean(dim=-1, keepdim=True), quantile(ordered, 0.5)
         deviation = x - mean
         variance = deviation.square().mean(dim=-1)
@@ -460,7 +460,7 @@ class Conv2DNet(nn.Module):
 
 
 def rmse(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return the RMSE over batch, time and targets; its gradient is 0 where the error is 0."""
+    """Return the RMSE over batch, time and targets; at zero error, its gradient is 0, not NaN."""
     error = prediction - target
     norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # sums millions of squares
     return norm / math.sqrt(error.numel())

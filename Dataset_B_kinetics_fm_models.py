@@ -9,7 +9,7 @@ Rows of the table (baselines in the paper's Table IV):
     dlr-<set>                Kinetics-FM-DLR-Net, a regression between these two networks
     dl-<set>                 DL-Kinetics-FM-Net, two networks and the layers that combine them
 <set> is a sensor set, from both feet (`feet`) to all eight IMUs (`all_imus`).
-Rows `dlr` and `dl` have 77 million parameters each.
+Rows `dlr` and `dl` have about 77 million parameters each.
 
 Models: KineticsFMNet, built from BiGRUTrunk, Conv1DEncoder and Conv2DEncoder;
 KineticsFMDLRNet and DLKineticsFMNet, each built from two KineticsFMNets.
@@ -19,7 +19,7 @@ the predictions of its two networks (`fit_regression`).
 Output: outputs/Dataset_B_kinetics_fm_models/<run>/ with config.json, history.csv,
 metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see the README.
 
-The first command reads data/dataset_b.h5 or, if there is no such file, takes a quick look at
+The first command reads data/dataset_b.h5 or, if there is no such file, runs briefly on
 synthetic data. The second holds out each subject in turn, as in the paper:
 
     python Dataset_B_kinetics_fm_models.py
@@ -466,7 +466,7 @@ class KineticsFMDLRNet(nn.Module):
 
         Args:
             rmse_prediction: predictions of the RMSE network, `(samples, K)`.
-            correlation_prediction: those of the correlation network for the same samples,
+            correlation_prediction: predictions of the correlation network for the same samples,
                 `(samples, K)`.
         """
         x, y = correlation_prediction.double(), rmse_prediction.double()
@@ -611,7 +611,7 @@ class DLKineticsFMNet(nn.Module):
 
 
 def rmse(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return the RMSE over batch, time and targets; its gradient is 0 where the error is 0."""
+    """Return the RMSE over batch, time and targets; at zero error, its gradient is 0, not NaN."""
     error = prediction - target
     norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # sums millions of squares
     return norm / math.sqrt(error.numel())

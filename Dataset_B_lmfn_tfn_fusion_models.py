@@ -16,7 +16,7 @@ Training: `train_and_test` minimizes the RMSE against the measured targets (`sup
 Output: outputs/Dataset_B_lmfn_tfn_fusion_models/<run>/ with config.json, history.csv,
 metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see the README.
 
-The first command reads data/dataset_b.h5 or, if there is no such file, takes a quick look at
+The first command reads data/dataset_b.h5 or, if there is no such file, runs briefly on
 synthetic data. The second holds out each subject in turn, as in the paper:
 
     python Dataset_B_lmfn_tfn_fusion_models.py
@@ -417,7 +417,7 @@ class TFN(nn.Module):
 
 
 def rmse(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return the RMSE over batch, time and targets; its gradient is 0 where the error is 0."""
+    """Return the RMSE over batch, time and targets; at zero error, its gradient is 0, not NaN."""
     error = prediction - target
     norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # sums millions of squares
     return norm / math.sqrt(error.numel())
