@@ -202,8 +202,8 @@ class HandcraftedFFN(nn.Module):
 
         def median_distance(ordered: Tensor, center: Tensor) -> Tensor:
             # The median of |ordered - center| without sorting the distances: the n values closest
-            # to the center are consecutive in `ordered`. Of all groups of n consecutive values, it is
-            # the one whose farther end is closest; that end is at the n-th smallest distance.
+            # to the center are consecutive in `ordered`. Of all groups of n consecutive values,
+            # it is the one whose farther end is closest, at the n-th smallest distance.
             distances = []
             for n in (length // 2 + 1, (length + 1) // 2):  # both middle ranks; equal if T is odd
                 first, last = ordered[..., : length - n + 1], ordered[..., n - 1 :]

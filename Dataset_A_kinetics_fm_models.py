@@ -62,7 +62,8 @@ DLR_CORRELATION_DROPOUTS = (0.5, 0.5, 0.5)  # in the trunks of Kinetics-FM-DLR-N
 DL_CORRELATION_DROPOUTS = (0.5, 0.5, 0.5)  # in the trunks of DL-Kinetics-FM-Net
 CORRELATION_GATE_DROPOUT = 0.4
 BIAS_PENALTY = 0.001  # weight of the sum of squared biases of the heads in the loss
-FITTED_ON = {"paper": "test", "strict": "validation"}  # windows to fit the DLR regression to
+# Windows to fit the regression of Kinetics-FM-DLR-Net to; it uses predictions, no measurements
+FITTED_ON = {"paper": "test", "strict": "validation"}
 
 SENSORS = ("foot", "shank", "thigh", "trunk")  # right leg and trunk, in the order of the columns
 MUSCLES = (  # processed EMG

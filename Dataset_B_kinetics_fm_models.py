@@ -63,7 +63,8 @@ DLR_CORRELATION_DROPOUTS = (0.25, 0.3, 0.3)  # in the trunks of Kinetics-FM-DLR-
 DL_CORRELATION_DROPOUTS = (0.5, 0.5, 0.5)  # in the trunks of DL-Kinetics-FM-Net
 CORRELATION_GATE_DROPOUT = 0.4
 BIAS_PENALTY = 0.001  # weight of the sum of squared biases of the heads in the loss
-FITTED_ON = {"paper": "test", "strict": "validation"}  # windows to fit the DLR regression to
+# Windows to fit the regression of Kinetics-FM-DLR-Net to; it uses predictions, no measurements
+FITTED_ON = {"paper": "test", "strict": "validation"}
 GRAVITY_M_S2 = 9.8  # converts body mass to weight; the dataset's own moments use 9.81
 
 SENSORS = ("CHEST", "WAIST", "R_FOOT", "R_SHANK", "R_THIGH", "L_FOOT", "L_SHANK", "L_THIGH")
