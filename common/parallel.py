@@ -1,19 +1,19 @@
-"""Run the tasks of a run: in this process, in several processes, or on a Dask cluster."""
+"""Run the tasks of a run in several processes of this machine or on a Dask cluster."""
 
 from __future__ import annotations
 
 import logging
 import os
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import dask
 import psutil
 import torch
-from distributed import Client, KilledWorker, LocalCluster, as_completed, get_worker
+from distributed import Client, Future, KilledWorker, LocalCluster, as_completed, get_worker
 from tqdm import tqdm
 
 from common.files import InputError
@@ -34,40 +34,27 @@ class Task(NamedTuple):
     subject: str
 
 
-def run_tasks(
+def in_workers(
     work: Callable[..., None],
     tasks: Mapping[Task, Sequence[Task]],
     jobs: int,
     scheduler: str | None,
-) -> Iterator[tuple[Task, Exception | None]]:
-    """Call `work(row, subject)` for every task; yield each task when it ends, with its error.
+) -> Iterator[tuple[Task, Callable[[], None]]]:
+    """Do the tasks in worker processes; yield each with a function that raises its error, if any.
 
-    A task begins when the tasks that it needs have ended; it fails if one of them failed.
+    Dask does the scheduling: a task begins when the tasks that it needs have ended, fails if one of
+    them failed, and is repeated on another worker if its worker dies.
 
     Args:
-        work: does a task. It must be safe to call again for a task that is done.
+        work: does a task, `work(row, subject, *needed)`. It must be safe to call again for a task
+            that has ended.
         tasks: task -> the tasks that it needs, which come before it.
-        jobs: number of processes on this machine; 1 for this process.
+        jobs: number of processes on this machine.
         scheduler: address of a Dask scheduler to use instead, or None.
 
     Raises:
         InputError: There is no scheduler at the address.
     """
-    if jobs == 1 and scheduler is None:
-        failed: set[Task] = set()
-        for task, needed in tasks.items():
-            error = _failed_need(needed, failed)
-            try:
-                if error is None:
-                    work(*task)
-            except Exception as raised:
-                error = raised
-                traceback.clear_frames(raised.__traceback__)  # they hold the failed training
-            if error is not None:
-                failed.add(task)
-            yield task, error
-        return
-
     with ExitStack() as stack:
         stack.enter_context(dask.config.set({"distributed.scheduler.worker-saturation": 1.0}))
         client = stack.enter_context(_connect(stack, jobs, scheduler))
@@ -75,24 +62,21 @@ def run_tasks(
         for task, needed in tasks.items():
             waits_for = [futures[other] for other in needed if other in futures]
             futures[task] = client.submit(work, *task, *waits_for, pure=False)
-        of_future = {future: task for task, future in futures.items()}
-        done = as_completed(of_future)
-        for future in tqdm(done, total=len(tasks), unit="training", disable=None, leave=False):
-            task = of_future[future]
-            failed = {other for other in tasks[task] if futures[other].status == "error"}
-            error = _failed_need(tasks[task], failed) or future.exception()
-            if isinstance(error, KilledWorker):
-                error = WorkerDiedError(
-                    "its worker process died several times, possibly out of memory; "
-                    "use fewer --jobs"
-                )
+        task_of = {future: task for task, future in futures.items()}
+        ended = as_completed(task_of)
+        for future in tqdm(ended, total=len(tasks), unit="training", disable=None, leave=False):
             with tqdm.external_write_mode():
-                yield task, error
+                yield task_of[future], partial(_raise_error, future)
 
 
-def _failed_need(needed: Sequence[Task], failed: set[Task]) -> InputError | None:
-    rows = [task.row for task in needed if task in failed]
-    return InputError(f"needs {' and '.join(rows)}, which failed") if rows else None
+def _raise_error(future: Future) -> None:
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        raise WorkerDiedError(
+            "its worker process died several times, possibly out of memory; use fewer --jobs"
+        )
+    if error is not None:
+        raise error
 
 
 def _connect(stack: ExitStack, jobs: int, scheduler: str | None) -> Client:

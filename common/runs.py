@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -326,29 +326,47 @@ class Run:
         for task, label in self.labels.items():
             if task in self.results:
                 print(f"{label}: already done", flush=True)
-        todo = {
-            task: [Task(row, task.subject) for row in find_row(self.script, task.row).needs]
-            for task in self._todo()
-        }
-        if not todo:
-            return
+        for task, finish in self._start(train_and_test):
+            failed = [need.row for need in self._needs(task) if need in self.failures]
+            try:
+                if failed:
+                    raise InputError(f"needs {' and '.join(failed)}, which failed")
+                finish()
+                if not self._load_result(task):
+                    raise InputError("its result is missing; workers must share --output-dir")
+            except Exception as error:
+                self.failures[task] = _reason(error)
+                print(f"{self.labels[task]}: FAILED: {self.failures[task]}", flush=True)
+                if isinstance(error, DivergedError):
+                    self._save_diverged(task, error)
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    return  # the others would train for hours and could not save their results
+                traceback.clear_frames(error.__traceback__)  # they hold the failed training
+            else:
+                self._report_task(task)
+
+    def _start(
+        self, train_and_test: Callable[[Row, str, Run], None]
+    ) -> Iterator[tuple[Task, Callable[[], None]]]:
+        """Yield every task that is not done with a function that ends when the task has ended.
+
+        In this process that function trains and tests the row.
+        """
+        todo = self._todo()
         if self.jobs == 1 and self.args.scheduler is None:
             self.recording = self.recording.to(self.device)
-            work = partial(self._do, train_and_test)
-        else:
+            for task in todo:
+                row = find_row(self.script, task.row)
+                yield task, partial(train_and_test, row, task.subject, self)
+        elif todo:
             where = self.args.scheduler and f"on the cluster at {self.args.scheduler}"
             print(f"Trainings run in parallel, {where or f'{self.jobs} at a time'}.", flush=True)
             work = partial(_do_in_worker, *self._handle())
-        for task, error in parallel.run_tasks(work, todo, self.jobs, self.args.scheduler):
-            if error is None and self._load_result(task):
-                self._report_task(task)
-                continue
-            if error is None:
-                error = InputError("its result is not there; workers must share --output-dir")
-            self.failures[task] = _reason(error)
-            print(f"{self.labels[task]}: FAILED: {self.failures[task]}", flush=True)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                return  # the others would train for hours and could not save their results
+            tasks = {task: self._needs(task) for task in todo}
+            yield from parallel.in_workers(work, tasks, self.jobs, self.args.scheduler)
+
+    def _needs(self, task: Task) -> list[Task]:
+        return [Task(row, task.subject) for row in find_row(self.script, task.row).needs]
 
     def _todo(self) -> list[Task]:
         return [task for task in self.labels if task not in self.results]
@@ -362,21 +380,17 @@ class Run:
         script = Path(self.script.__file__).resolve()
         return script, args, self.settings
 
-    def _do(
-        self, train_and_test: Callable[[Row, str, Run], None], row: str, test_subject: str
-    ) -> None:
-        """Do one task. The best epoch before a divergence is saved beside the checkpoints."""
-        try:
-            train_and_test(find_row(self.script, row), test_subject, self)
-        except DivergedError as error:
-            if error.best_weights:
-                path = self.checkpoint_file(row, test_subject)
-                description = self._checkpoint_description(find_row(self.script, row), test_subject)
-                path = path.with_suffix(f".diverged{path.suffix}")
-                save_checkpoint(path, error.best_weights, description)
-                error.best_weights = {}  # a worker sends the error to the process that reports it
-            self.state_file(row, test_subject).unlink(missing_ok=True)
-            raise
+    def _save_diverged(self, task: Task, error: DivergedError) -> None:
+        """Save the best epoch before a divergence beside the checkpoints, and delete the state."""
+        if error.best_weights:
+            path = self.checkpoint_file(*task)
+            description = self._checkpoint_description(
+                find_row(self.script, task.row), task.subject
+            )
+            path = path.with_suffix(f".diverged{path.suffix}")
+            save_checkpoint(path, error.best_weights, description)
+            error.best_weights = {}  # a worker sends the error to the process that reports it
+        self.state_file(*task).unlink(missing_ok=True)
 
     def progress(self, row: Row, test_subject: str) -> Progress:
         """Return the progress of the training of a row, which resumes where it was saved."""
@@ -649,8 +663,13 @@ def _do_in_worker(
             run.settings, run.shows_progress = settings, False
             _worker_runs[key] = run
         run = _worker_runs[key]
-        if not run._load_result(Task(row, test_subject)):
-            run._do(run.script.train_and_test, row, test_subject)
+        task = Task(row, test_subject)
+        try:
+            if not run._load_result(task):
+                run.script.train_and_test(find_row(run.script, row), test_subject, run)
+        except DivergedError as error:
+            run._save_diverged(task, error)
+            raise
 
 
 def load_script(path: Path) -> Script:
