@@ -381,7 +381,8 @@ def _column_names(path: Path, file: h5py.File) -> list[str] | None:
             names = [str(name) for name in json.loads(stored)]
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: the attribute `columns` is not a JSON list of names; write it as one"
+            f"{path}: the attribute `columns` is not a JSON list of names or an array of strings; "
+            "write it as one of them"
         ) from error
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:

@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     page = args.figure or Path("outputs") / f"check_{args.file.stem}.png"
     if page.suffix not in FORMATS:
         raise InputError(f"--figure {page}: not a figure format; use {', '.join(FORMATS)}")
+    if not args.file.is_file():
+        raise InputError(f"{args.file}: no such file; give the path of an HDF5 file")
     with open_hdf5(args.file) as file:
         data = DataFile(args.file, file)
         layout, summary, strides = data.layout, Summary(data.layout), Strides(data.layout)
@@ -111,6 +113,12 @@ class Range:
             self.low = float(np.fmin(self.low, np.fmin.reduce(values, axis=None)))
             self.high = float(np.fmax(self.high, np.fmax.reduce(values, axis=None)))
 
+    def limits(self) -> list[str]:
+        """Return the smallest and the largest value for the screen, dashes if there is none."""
+        if self.nan_count == self.count:
+            return ["-", "-"]
+        return [f"{limit + 0.0:.4g}" for limit in (self.low, self.high)]  # + 0.0: never -0
+
 
 class Summary:
     """Amounts of data and ranges of values, added up subject by subject.
@@ -165,8 +173,7 @@ class Summary:
             [
                 f"{name} ({values.unit})",
                 f"{100.0 * values.nan_count / max(values.count, 1):.2f}",
-                f"{values.low + 0.0:.4g}",  # + 0.0: no minus before a zero
-                f"{values.high + 0.0:.4g}",
+                *values.limits(),
             ]
             for name, values in self.ranges.items()
         ]

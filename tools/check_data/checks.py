@@ -127,7 +127,7 @@ def _check_zero_forces(layout: Layout, part: Part) -> Iterator[str]:
     if is_bad.any():
         target = layout.script.TARGETS[layout.stance_moment]
         trials = part.trial[starts[is_bad]] + (0 if part.activity else 1)  # counted from 1
-        where = f"{part.activity}, trials" if part.activity else "steps"
+        where = f"{part.activity}, trial" if part.activity else "step"
         yield (
             f"ground reaction: exactly 0 in {where} {shorten(', '.join(map(str, trials)), 60)}, "
             f"although the {target.name} reaches {largest_moment[is_bad].max():.3g} {target.unit}"
@@ -170,7 +170,7 @@ def _check_joints(parts: Sequence[Part]) -> Iterator[str]:
             where = "all views" if is_zero.any(axis=0).all() else ", ".join(affected)
             percent = 100 * is_zero.any(axis=1).mean()
             yield (
-                f"video joint {joint}: exactly 0 in {where} in {percent:.2g} % of the samples; "
+                f"video joint {joint}: exactly 0 in {where} in {percent:.3g} % of the samples; "
                 "replace the coordinates of a joint that was not found with NaN"
             )
 

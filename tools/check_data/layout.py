@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import h5py
@@ -24,7 +25,6 @@ from common.data import (
     ignored_members,
 )
 from common.files import InputError
-from common.runs import Script
 
 LOADED_BW = 0.05  # vertical force from which a foot is on the ground
 
@@ -45,7 +45,7 @@ class Layout(NamedTuple):
         others: columns whose range is of interest: block -> unit and names.
     """
 
-    script: Script
+    script: ModuleType
     channels: dict[str, list[str]]
     units: dict[str, str]
     forces: list[int]
@@ -57,7 +57,7 @@ class Layout(NamedTuple):
     others: dict[str, tuple[str, list[str]]]
 
 
-def _channels(script: Script, sensor_set: str) -> dict[str, list[str]]:
+def _channels(script: ModuleType, sensor_set: str) -> dict[str, list[str]]:
     sensors, modalities = script.SENSOR_SETS[sensor_set]
     names = [n for n in script.column_names(script.SENSOR_SETS[sensor_set]) if n != "body height"]
     count = 3 * len(sensors)
@@ -93,8 +93,8 @@ LAYOUTS = {
         forces=[2, 3, 4],
         vertical=3,
         moment_range=(0.3, 30.0),
-        stance_moment=0,  # KFM; below 2 in swing
-        stance_moment_size=2.0,
+        stance_moment=0,  # KFM; below 0.4 in swing and 2 to 5 in stance
+        stance_moment_size=1.0,
         zero_channels=frozenset(f"MidHip_{view}" for view in script_b.VIEWS),  # minus itself
         others={"body weight": ("kg", ["body weight"]), "body height": ("m", ["body height"])},
     ),
@@ -151,7 +151,8 @@ class DataFile:
             self.dataset, self._tables = "b", dataset_b_tables(path, file)
         else:
             raise InputError(
-                f"{path}: neither All_subjects (Dataset A) nor subject_01 ... (B) in it"
+                f"{path}: neither All_subjects (Dataset A) nor subject_01 ... (Dataset B) in it; "
+                "see the README for the layout of the file"
             )
         self.layout = LAYOUTS[self.dataset]
         self.ignored = ignored_members(file)
