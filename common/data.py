@@ -105,6 +105,7 @@ class Recording:
             one trial or step, with no dropped sample between them.
         dropped: HDF5 dataset -> number of its samples that were dropped because of NaN.
         has_trials: whether the file says where its trials (A) or steps (B) start.
+        is_synthetic: whether the file says that it is simulated (attribute `synthetic`).
         ignored: members that seem to be subjects but are not read because of their names.
     """
 
@@ -117,6 +118,7 @@ class Recording:
     stretch: np.ndarray
     dropped: dict[str, int]
     has_trials: bool
+    is_synthetic: bool = False
     ignored: list[str] = field(default_factory=list)
 
     def to(self, device: torch.device) -> Recording:
@@ -271,7 +273,7 @@ def read_dataset_a(path: Path, prepare: Prepare) -> Recording:
     with open_hdf5(path) as file:
         tables = dataset_a_tables(path, file)
         has_trials = all("trial_starts" in table.dataset.attrs for table in tables)
-        return _read(path, tables, prepare, has_trials, ignored_members(file))
+        return _read(file, path, tables, prepare, has_trials)
 
 
 def read_dataset_b(path: Path, prepare: Prepare) -> Recording:
@@ -286,8 +288,7 @@ def read_dataset_b(path: Path, prepare: Prepare) -> Recording:
         InputError: The file does not have this layout; the message names the place and the remedy.
     """
     with open_hdf5(path) as file:
-        tables = dataset_b_tables(path, file)
-        return _read(path, tables, prepare, has_trials=True, ignored=ignored_members(file))
+        return _read(file, path, dataset_b_tables(path, file), prepare, has_trials=True)
 
 
 def dataset_a_tables(path: Path, file: h5py.File) -> list[Table]:
@@ -488,7 +489,7 @@ def _trials(path: Path, dataset: h5py.Dataset, part: slice) -> np.ndarray:
 
 
 def _read(
-    path: Path, tables: list[Table], prepare: Prepare, has_trials: bool, ignored: list[str]
+    file: h5py.File, path: Path, tables: list[Table], prepare: Prepare, has_trials: bool
 ) -> Recording:
     """Read the usable samples of all tables.
 
@@ -505,6 +506,7 @@ def _read(
                 f"{path}: subject {subject}: nothing but NaN in {column}; "
                 "supply the column or leave the subject out of the file"
             )
+    ignored = ignored_members(file)
     if len(buffer.subjects) < 2:
         note = f" ({describe_ignored(ignored)})" if ignored else ""
         raise InputError(
@@ -519,6 +521,7 @@ def _read(
         **labels,
         dropped=buffer.dropped,
         has_trials=has_trials,
+        is_synthetic=bool(file.attrs.get("synthetic", False)),
         ignored=ignored,
     )
 
