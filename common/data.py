@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.files import InputError
+from common.files import InputError, shorten
 
 # The 129 columns of Dataset A, in the order of the file -------------------------------------------
 
@@ -72,6 +72,8 @@ DATASET_A_COLUMNS = (
 # Recordings ---------------------------------------------------------------------------------------
 
 BLOCK_BYTES = 4 * 2**20  # read at once: larger blocks leave the processor's cache
+BODY_PREFIX = "body "  # of the columns with a subject's constants in Dataset B
+MATLAB_5 = b"MATLAB 5.0 MAT-file"  # first bytes of a .mat file that is not HDF5
 
 
 class SensorSet(NamedTuple):
@@ -104,6 +106,7 @@ class Recording:
         dropped: HDF5 dataset -> number of its samples that were dropped because of NaN.
         has_trials: whether the file says where its trials (A) or steps (B) start.
         is_synthetic: whether the file says that it is simulated (attribute `synthetic`).
+        ignored: members that seem to be subjects but are not read because of their names.
     """
 
     path: Path
@@ -116,6 +119,7 @@ class Recording:
     dropped: dict[str, int]
     has_trials: bool
     is_synthetic: bool = False
+    ignored: list[str] = field(default_factory=list)
 
     def to(self, device: torch.device) -> Recording:
         """Return the recording with its samples on `device`."""
@@ -239,7 +243,9 @@ class Table(NamedTuple):
         if values.ndim == 2:
             trial = _trials(self.path, self.dataset, part)
         else:
-            is_valid = samples_before_padding(values)
+            is_valid = samples_before_padding(
+                values, [i for name, i in self.positions.items() if name.startswith(BODY_PREFIX)]
+            )
             steps = np.arange(*part.indices(len(self.dataset)))
             trial = np.repeat(steps, np.count_nonzero(is_valid, axis=1))
             values = values[is_valid]
@@ -274,7 +280,9 @@ def read_dataset_b(path: Path, prepare: Prepare) -> Recording:
     """Read Dataset B: `/subject_<id>`, each `(steps, 152, 256)`, at 100 Hz.
 
     The attribute `columns` of the file names the columns. A step ends at the first sample after
-    which all columns are zero to the end; a step that fills all of its samples is kept whole.
+    which all measured columns are zero to the end; a step that fills all of its samples is kept
+    whole. Measured are all columns but those named `body ...` that are constant in the step: some
+    files repeat the subject's weight and height in the padding.
 
     Raises:
         InputError: The file does not have this layout; the message names the place and the remedy.
@@ -317,13 +325,18 @@ def dataset_b_tables(path: Path, file: h5py.File) -> list[Table]:
     ]
 
 
-def samples_before_padding(steps: np.ndarray) -> np.ndarray:
+def samples_before_padding(steps: np.ndarray, body: Sequence[int] = ()) -> np.ndarray:
     """Return the mask `(steps, samples)` of the samples up to the last one that is not all zero.
 
     Args:
         steps: `(steps, samples, columns)`; NaN does not count as zero.
+        body: positions of the columns that do not count in a step in which they are constant.
     """
-    filled = (steps != 0).any(axis=-1)
+    is_nonzero = steps != 0
+    for position in body:
+        values = steps[..., position]
+        is_nonzero[..., position] &= (values != values[:, :1]).any(axis=1, keepdims=True)
+    filled = is_nonzero.any(axis=-1)
     return np.flip(np.logical_or.accumulate(np.flip(filled, axis=1), axis=1), axis=1)
 
 
@@ -341,6 +354,12 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     except PermissionError as error:
         raise InputError(f"{path}: no permission to read it; change its access rights") from error
     except OSError as error:
+        with path.open("rb") as raw:
+            if raw.read(len(MATLAB_5)) == MATLAB_5:
+                raise InputError(
+                    f"{path}: a MATLAB 5.0 file (.mat before version 7.3), not HDF5; write the "
+                    "data with h5write, or save them with -v7.3, in the layout of the README"
+                ) from error
         problem = "truncated" if "truncated" in str(error) else "not an HDF5 file"
         raise InputError(f"{path}: {problem}; download or copy the file again") from error
     with file:
@@ -348,14 +367,23 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 def _column_names(path: Path, file: h5py.File) -> list[str] | None:
-    """Return the file's attribute `columns` (a JSON list of names), None if it has none."""
+    """Return the names in the file's attribute `columns`, None if it has none.
+
+    The attribute is a JSON list or an array of strings.
+    """
     if "columns" not in file.attrs:
         return None
+    stored = file.attrs["columns"]
     try:
-        names = [str(name) for name in json.loads(file.attrs["columns"])]
-    except (TypeError, ValueError) as error:
+        if isinstance(stored, np.ndarray) and stored.size > 1 and stored.dtype.kind in "OSU":
+            texts = [text.decode() if isinstance(text, bytes) else text for text in stored.flat]
+            names = [text.strip() for text in texts]  # fixed-length strings may end with blanks
+        else:
+            names = [str(name) for name in json.loads(stored)]
+    except (AttributeError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: the attribute `columns` is not a JSON list of names; write it as one"
+            f"{path}: the attribute `columns` is not a JSON list of names or an array of strings; "
+            "write it as one of them"
         ) from error
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
@@ -364,14 +392,16 @@ def _column_names(path: Path, file: h5py.File) -> list[str] | None:
 
 
 def _subject_keys(path: Path, group: h5py.Group, prefix: str) -> dict[str, str]:
-    """Return id -> key for every member named `<prefix><id>`, in numeric order."""
+    """Return id -> key for every member named `<prefix><number>`, in numeric order."""
     if not isinstance(group, h5py.Group):
         raise InputError(f"{path}: {group.name}: a dataset; it must be a group of subjects")
     matches = [re.fullmatch(rf"{prefix}(\d+)", key) for key in group]
     found = sorted((match for match in matches if match), key=lambda match: int(match[1]))
     if not found:
+        members = f"; it contains {shorten(', '.join(group), 100)}" if len(group) else ""
         raise InputError(
             f"{path}: {group.name}: no subject; subjects must be named {prefix} and a number"
+            f"{members}"
         )
     for first, second in pairwise(found):
         if int(first[1]) == int(second[1]):
@@ -379,6 +409,30 @@ def _subject_keys(path: Path, group: h5py.Group, prefix: str) -> dict[str, str]:
                 f"{path}: {first[0]} and {second[0]} have the same number; rename one of them"
             )
     return {match[1]: match[0] for match in found}
+
+
+def ignored_members(file: h5py.File) -> list[str]:
+    """Return the members that seem to be subjects but are not read because of their names.
+
+    In Dataset A, these are all other members of `/All_subjects`; in Dataset B, those whose name
+    begins with "subject" and the arrays with three axes.
+    """
+    if "All_subjects" in file:
+        return [key for key in file["All_subjects"] if not re.fullmatch(r"Subject_\d+", key)]
+    return [
+        key
+        for key in file
+        if not re.fullmatch(r"subject_\d+", key)
+        and (key.lower().startswith("subject") or getattr(file.get(key), "ndim", None) == 3)
+    ]
+
+
+def describe_ignored(ignored: Sequence[str]) -> str:
+    """Return a line that names ignored members and the names that subjects must have."""
+    return (
+        f"ignored {shorten(', '.join(ignored))}: a subject must be named Subject_<number> in "
+        "Dataset A, subject_<number> in Dataset B"
+    )
 
 
 def _member(path: Path, group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
@@ -401,6 +455,13 @@ def _table(
         raise InputError(f"{path}: {dataset.name}: a group; it must be a dataset of samples")
     if dataset.dtype.kind not in "fiu":
         raise InputError(f"{path}: {dataset.name}: {dataset.dtype} values; store it as float32")
+    if dataset.ndim == axes and dataset.shape[0] == width != dataset.shape[-1]:
+        order = " ".join(map(str, range(axes, 0, -1)))
+        raise InputError(
+            f"{path}: {dataset.name}: shape {dataset.shape}: its axes are reversed, as MATLAB's "
+            f"h5write stores them; write permute(x, [{order}]) in MATLAB, or transpose the dataset "
+            f"in Python (numpy.transpose), so that its last axis has the {width} columns"
+        )
     if dataset.ndim != axes or dataset.shape[-1] != width:
         raise InputError(
             f"{path}: {dataset.name}: shape {dataset.shape}; it must have {axes} axes, "
@@ -445,9 +506,11 @@ def _read(
                 f"{path}: subject {subject}: nothing but NaN in {column}; "
                 "supply the column or leave the subject out of the file"
             )
+    ignored = ignored_members(file)
     if len(buffer.subjects) < 2:
+        note = f" ({describe_ignored(ignored)})" if ignored else ""
         raise InputError(
-            f"{path}: one subject; add another one, to train on one and test on the other"
+            f"{path}: one subject; add another one, to train on one and test on the other{note}"
         )
     samples, labels = buffer.trimmed()
     return Recording(
@@ -459,6 +522,7 @@ def _read(
         dropped=buffer.dropped,
         has_trials=has_trials,
         is_synthetic=bool(file.attrs.get("synthetic", False)),
+        ignored=ignored,
     )
 
 

@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from common import parallel, training
-from common.data import Recording, SensorSet, Target
+from common.data import Recording, SensorSet, Target, describe_ignored
 from common.files import (
     CHECKPOINT_SUFFIX,
     InputError,
@@ -522,6 +522,8 @@ class Run:
             parts = [f"{place} {number:,}" for place, number in recording.dropped.items()]
             total = sum(recording.dropped.values())
             lines.append(f"Dropped {total:,} samples with NaN: {', '.join(parts)}")
+        if recording.ignored:
+            lines.append(f"NOTICE: {describe_ignored(recording.ignored)}.")
         if self.args.protocol == "strict" and not recording.has_trials:
             lines.append("NOTICE: the file has no `trial_starts`: windows stay within an activity.")
         if recording.is_synthetic:

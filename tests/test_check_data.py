@@ -1,8 +1,9 @@
-"""The check of a data file: silent on what is right, a warning for every fault."""
+"""The check of a data file: silent if all is right, a warning for every fault."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,95 +11,113 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from common.columns import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
-from common.sample import dataset_b, write_sample
+from scipy.io import savemat
 
-from common import folds
-from common.data import read_dataset_a
+import Dataset_A_Sensor_Distillation as script_a
+import Dataset_B_sensor_distillation as script_b
+from common.cli import run_main
+from common.data import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
 from common.files import InputError
-from tools.check import figure, layout, summary
-from tools.check.strides import Strides
-from tools.check_data import main
-from tools.command import start
+from common.runs import Script
+from common.windows import PROTOCOLS, cut_windows
+from synthetic_gait import write_file
+from synthetic_gait.dataset_b import DATASET_B_COLUMNS
+from tools.check_data.__main__ import Summary, main
+from tools.check_data.layout import DataFile
+from tools.check_data.strides import Strides
 
-COLUMNS_B = dataset_b.columns()
 Fault = Callable[[np.ndarray, Callable[[str], int]], None]
+"""Changes `(..., columns)` in place; the second argument returns the position of a column."""
 
 
 def check(path: Path, folder: Path) -> int:
-    """Run the command in this process; the page of figures, if it is drawn, goes into `folder`."""
+    """Run the command in this process; the figure, if it is drawn, is written to `folder`."""
     return main([str(path), "--figure", str(folder / "page.png")])
 
 
 @pytest.fixture
 def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw nothing, which takes a second."""
-    monkeypatch.setattr(figure, "save", lambda *_: None)
+    monkeypatch.setattr("tools.check_data.__main__.save_figure", lambda *_: None)
+
+
+def warnings_in(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Return the warnings that were printed."""
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING")]
+
+
+# Files without a fault ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dataset", ["a", "b"])
-def test_the_sample_is_plausible(
-    dataset: str, sample_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_synthetic_data_are_plausible(
+    dataset: str,
+    synthetic_files: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Else everybody learns to look over the warnings."""
-    assert check(sample_files[dataset], tmp_path) == 0
-    said = capsys.readouterr().out
-    assert f"Dataset {dataset.upper()}, 3 subjects" in said
-    assert "WARNING" not in said
-    assert "All is plausible." in said
+    """Otherwise users learn to overlook the warnings."""
+    assert check(synthetic_files[dataset], tmp_path) == 0
+    output = capsys.readouterr().out
+    assert f"Dataset {dataset.upper()}, 3 subjects" in output
+    assert "WARNING" not in output
+    assert "Everything is plausible." in output
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_measured_example_is_plausible(
     example_b: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Else the limits are those of the simulation and not of people."""
+    """Otherwise the limits are those of the simulation and not of people."""
     assert check(example_b, tmp_path) == 0
-    said = capsys.readouterr().out.split("\n")
-    assert said[3].split() == ["01", "0.2", "0.2", "20", "10"]  # paper windows as in the README
-    assert said[4].split() == ["02", "0.2", "0.2", "20", "14"]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["01", "0.2", "0.2", "20", "10"] in lines  # the paper's windows, as in the README
+    assert ["02", "0.2", "0.2", "20", "14"] in lines
 
 
-def test_windows_are_those_that_the_scripts_cut(sample_files: dict[str, Path]) -> None:
-    """Else the number on the screen is not that of a training."""
-    script = layout.script_a
-    recording = read_dataset_a(sample_files["a"], script.prepare)
-    found, subjects, _ = layout.opened(sample_files["a"])
-    for parts in subjects():
-        amount = summary.amount(parts, found.study.window)
-        for protocol in folds.PROTOCOLS:
-            windows = folds.subject_windows(recording, [amount.subject], script.WINDOW, protocol)
-            assert amount.windows[protocol] == len(windows.rows)
+def test_windows_are_those_that_the_scripts_cut(synthetic_files: dict[str, Path]) -> None:
+    """Otherwise the number on the screen is not that of a training."""
+    recording = script_a.read(synthetic_files["a"])
+    with h5py.File(synthetic_files["a"]) as file:
+        data = DataFile(synthetic_files["a"], file)
+        summary = Summary(data.layout)
+        for subject, parts in data.subjects():
+            amount = summary.add(subject, parts)
+            for protocol in PROTOCOLS:
+                windows, _ = cut_windows(recording, [subject], script_a.WINDOW, protocol)
+                assert amount.windows[protocol] == len(windows)
 
 
-def spoilt_a(path: Path, good: Path, fault: Fault) -> Path:
-    """Copy the sample of A with a fault in every activity of its first subject, 7."""
+# Faults in the values -----------------------------------------------------------------------------
+
+
+def write_faulty_a(path: Path, good: Path, fault: Fault) -> Path:
+    """Copy a file of A with a fault in every activity of its first subject, 7."""
     shutil.copy(good, path)
     with h5py.File(path, "r+") as file:
         for table in file["All_subjects/Subject_7"].values():
-            rows = table[:]
-            fault(rows, DATASET_A_COLUMNS.index)
-            table[:] = rows
+            samples = table[:]
+            fault(samples, DATASET_A_COLUMNS.index)
+            table[:] = samples
     return path
 
 
-def spoilt_b(path: Path, good: Path, fault: Fault) -> Path:
-    """Copy the sample of B with a fault in its first subject, 01."""
+def write_faulty_b(path: Path, good: Path, fault: Fault) -> Path:
+    """Copy a file of B with a fault in its first subject, 01."""
     shutil.copy(good, path)
     with h5py.File(path, "r+") as file:
-        names = json.loads(file.attrs["columns"])
-        rows = file["subject_01"][:]
-        fault(rows, names.index)
-        file["subject_01"][:] = rows
+        steps = file["subject_01"][:]
+        fault(steps, DATASET_B_COLUMNS.index)
+        file["subject_01"][:] = steps
     return path
 
 
-def times(prefix: str, factor: float) -> Fault:
+def multiply(prefix: str, factor: float) -> Fault:
     """Return a fault that multiplies the columns whose names begin with `prefix`."""
 
-    def fault(rows: np.ndarray, index: Callable[[str], int]) -> None:
-        names = DATASET_A_COLUMNS if rows.shape[-1] == 129 else COLUMNS_B
-        rows[..., [index(name) for name in names if name.startswith(prefix)]] *= factor
+    def fault(samples: np.ndarray, index: Callable[[str], int]) -> None:
+        names = DATASET_A_COLUMNS if samples.shape[-1] == 129 else DATASET_B_COLUMNS
+        samples[..., [index(name) for name in names if name.startswith(prefix)]] *= factor
 
     return fault
 
@@ -106,36 +125,58 @@ def times(prefix: str, factor: float) -> Fault:
 def swap(one: str, other: str) -> Fault:
     """Return a fault that exchanges two columns."""
 
-    def fault(rows: np.ndarray, index: Callable[[str], int]) -> None:
-        rows[..., [index(one), index(other)]] = rows[..., [index(other), index(one)]]
+    def fault(samples: np.ndarray, index: Callable[[str], int]) -> None:
+        samples[..., [index(one), index(other)]] = samples[..., [index(other), index(one)]]
 
     return fault
 
 
-def put(name: str, value: float) -> Fault:
-    """Return a fault that fills a column."""
+def fill(name: str, value: float, every: int = 1) -> Fault:
+    """Return a fault that overwrites every n-th sample of a column."""
 
-    def fault(rows: np.ndarray, index: Callable[[str], int]) -> None:
-        rows[..., index(name)] = value
+    def fault(samples: np.ndarray, index: Callable[[str], int]) -> None:
+        time = samples if samples.ndim == 2 else np.moveaxis(samples, 1, 0)
+        time[::every, ..., index(name)] = value
 
     return fault
+
+
+def freeze(samples: np.ndarray, index: Callable[[str], int]) -> None:
+    """Stop the foot's IMU of A for 1.2 s."""
+    first = index("foot_Accel_X")
+    samples[10:250, first : first + 6] = samples[10, first : first + 6]
+
+
+def clear_imus(samples: np.ndarray, index: Callable[[str], int]) -> None:
+    """Write 0 into all IMU channels of A for three samples."""
+    samples[5:8, : index("trunk_Gyro_Z") + 1] = 0
+
+
+def clear_forces_of_a_step(steps: np.ndarray, index: Callable[[str], int]) -> None:
+    """Remove the force of the third step of B."""
+    steps[2][:, [index(f"plate_2_force_{axis}") for axis in "xyz"]] = 0
 
 
 FAULTS_A = {
-    "newton": (times("right_v", 700.0), "GRF y: median of the loaded foot 6"),
-    "wrong mass": (times("right_v", 2.2), "far from a body weight"),
-    "no force": (times("right_v", 0.0), "the foot is never loaded"),
+    "newton": (multiply("right_v", 700.0), "GRF y: median of the loaded foot 6"),
+    "wrong mass": (multiply("right_v", 2.2), "far from a body weight"),
+    "no force": (multiply("right_v", 0.0), "the foot is never loaded"),
+    "trial without force": (multiply("right_v", 0.0), "exactly 0 in Ramp, trial 1"),
     "z is vertical": (
         swap("right_vy", "right_vz"),
         "GRF z is the largest, not GRF y; axes swapped",
     ),
-    "g": (times("foot_Accel", 1 / 9.8), "m/s², far from 9.8; in g?"),
-    "doubled": (times("trunk_Accel", 2.0), "accelerometer trunk: median norm 19"),
-    "deg/s": (times("foot_Gyro", 57.3), "rad/s; in deg/s?"),
-    "Nm": (times("knee_angle_r_moment", 1200.0), "knee moment: 99th percentile of its size"),
-    "EMG": (times("soleus", 300.0), "an envelope over its maximum is from 0 to 1"),
-    "dead": (put("thigh_Gyro_Z", 0.5), "thigh_Gyro_Z: constant, 0.5"),
-    "nothing": (put("gracilis", np.nan), "gracilis: nothing but NaN"),
+    "g": (multiply("foot_Accel", 1 / 9.8), "m/s², far from 9.8; in g?"),
+    "doubled": (multiply("trunk_Accel", 2.0), "accelerometer trunk: median norm 19"),
+    "deg/s": (multiply("foot_Gyro", 57.3), "rad/s; in deg/s?"),
+    "Nm": (multiply("knee_angle_r_moment", 1200.0), "knee moment: 99th percentile of its"),
+    "EMG": (multiply("soleus", 300.0), "an envelope divided by its maximum is from 0 to 1"),
+    "dead": (fill("thigh_Gyro_Z", 0.5), "thigh_Gyro_Z: constant, 0.5"),
+    "frozen": (freeze, "Stair: frozen IMU, all six channels constant: foot (1.2 s from sample 10)"),
+    "zeros": (clear_imus, "all IMUs exactly 0 in 12 of "),
+    "sentinel": (fill("foot_Gyro_X", -9999.0, every=50), "foot_Gyro_X: -9999 in 2"),
+    "another sentinel": (fill("soleus", 999.0, every=50), "soleus: 999 in 2"),
+    "nothing": (fill("gracilis", np.nan), "gracilis: nothing but NaN"),
     "turned": (swap("shank_Accel_X", "shank_Accel_Y"), "accelerometer shank: gravity"),
 }
 
@@ -145,24 +186,30 @@ FAULTS_A = {
 def test_a_fault_in_a_is_found(
     fault: Fault,
     warning: str,
-    sample_files: dict[str, Path],
+    synthetic_files: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Else a network trains for days on a wrong unit, a dead channel or a turned sensor."""
-    assert check(spoilt_a(tmp_path / "a.h5", sample_files["a"], fault), tmp_path) == 1
-    warnings = [line for line in capsys.readouterr().out.splitlines() if "WARNING" in line]
+    """Otherwise a network trains for days on a wrong unit, a dead channel or a turned sensor."""
+    assert check(write_faulty_a(tmp_path / "a.h5", synthetic_files["a"], fault), tmp_path) == 1
+    warnings = warnings_in(capsys)
     assert any(warning in line for line in warnings), warnings
     assert all("subject 7" in line for line in warnings)
 
 
 FAULTS_B = {
-    "rad/s": (times("Gyro", 1 / 57.3), "deg/s; in rad/s?"),
-    "g": (times("AccelX_CHEST", 0.0), "AccelX_CHEST: constant, 0"),
-    "pounds": (times("body weight", 2.2), "GRF vertical: median of the loaded foot 0.4"),
-    "Nm": (times("EXT_KM_X", 12.0), "KFM: 99th percentile of its size"),
+    "rad/s": (multiply("Gyro", 1 / 57.3), "deg/s; in rad/s?"),
+    "dead": (multiply("AccelX_CHEST", 0.0), "AccelX_CHEST: constant, 0"),
+    "pounds": (multiply("body weight", 2.2), "GRF vertical: median of the loaded foot 0.4"),
+    "cm": (multiply("body height", 100.0), "m; in cm?"),
+    "Nm": (multiply("EXT_KM_X", 12.0), "KFM: 99th percentile of its magnitude"),
     "y is vertical": (swap("plate_2_force_y", "plate_2_force_z"), "not GRF vertical; axes swapped"),
-    "no mass": (put("body weight", 0.0), "infinite values, divided by 0"),
+    "step without force": (
+        clear_forces_of_a_step,
+        "ground reaction: exactly 0 in step 3, although the KFM reaches",
+    ),
+    "no mass": (fill("body weight", 0.0), "infinite values, divided by 0"),
+    "joint not found": (fill("RAnkle_x_90", 0.0), "video joint RAnkle: exactly 0 in x_90 in 100 %"),
 }
 
 
@@ -171,120 +218,315 @@ FAULTS_B = {
 def test_a_fault_in_b_is_found(
     fault: Fault,
     warning: str,
-    sample_files: dict[str, Path],
+    synthetic_files: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The same for the other dataset."""
-    assert check(spoilt_b(tmp_path / "b.h5", sample_files["b"], fault), tmp_path) == 1
-    warnings = [line for line in capsys.readouterr().out.splitlines() if "WARNING" in line]
+    """Otherwise the same happens with the other dataset."""
+    assert check(write_faulty_b(tmp_path / "b.h5", synthetic_files["b"], fault), tmp_path) == 1
+    warnings = warnings_in(capsys)
     assert any(warning in line for line in warnings), warnings
     assert all("subject 01" in line for line in warnings)
 
 
 @pytest.mark.usefixtures("no_page")
-def test_share_of_nan_is_told(
-    sample_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_joint_that_was_not_found_is_reported_with_its_share(
+    synthetic_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Else nobody sees that half of the moments are missing."""
+    """Otherwise a joint jumps to the corner of the image, and nobody knows how often."""
 
-    def fault(rows: np.ndarray, index: Callable[[str], int]) -> None:
-        rows[: len(rows) // 2, index("knee_angle_r_moment")] = np.nan
+    def fault(steps: np.ndarray, index: Callable[[str], int]) -> None:
+        for view in script_b.VIEWS:
+            steps[:, ::5, index(f"LKnee_{view}")] = 0
 
-    assert check(spoilt_a(tmp_path / "a.h5", sample_files["a"], fault), tmp_path) == 0
-    said = capsys.readouterr().out
-    line = next(line for line in said.splitlines() if line.startswith("knee moment"))
-    assert line.split()[3] == "16.67"  # half of one subject of three
-    subject = next(line for line in said.splitlines() if line.split()[:1] == ["7"])
+    assert check(write_faulty_b(tmp_path / "b.h5", synthetic_files["b"], fault), tmp_path) == 1
+    [warning] = warnings_in(capsys)
+    assert "video joint LKnee: exactly 0 in all views in 20" in warning
+
+
+@pytest.mark.usefixtures("no_page")
+def test_pixels_are_not_taken_for_sentinels(
+    synthetic_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise a knee at pixel 999, in the middle of the image, is called a missing value."""
+
+    def fault(steps: np.ndarray, index: Callable[[str], int]) -> None:
+        steps[0, 0, index("RKnee_y_90")] = 999.0
+
+    assert check(write_faulty_b(tmp_path / "b.h5", synthetic_files["b"], fault), tmp_path) == 0
+    assert not warnings_in(capsys)
+
+
+@pytest.mark.usefixtures("no_page")
+def test_the_share_of_nan_is_printed(
+    synthetic_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise nobody notices that half of the moments are missing."""
+
+    def fault(samples: np.ndarray, index: Callable[[str], int]) -> None:
+        samples[: len(samples) // 2, index("knee_angle_r_moment")] = np.nan
+
+    assert check(write_faulty_a(tmp_path / "a.h5", synthetic_files["a"], fault), tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    block = next(line for line in lines if line.startswith("knee moment"))
+    assert block.split()[3] == "16.67"  # half of one subject of three
+    subject = next(line for line in lines if line.split()[:1] == ["7"])
     assert subject.split()[1:3] == ["0.1", "0.1"]
 
 
 @pytest.mark.usefixtures("no_page")
 def test_a_subject_without_a_window_is_named(
-    sample_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    synthetic_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Else every script stops at it."""
+    """Otherwise every script stops at it."""
 
-    def fault(rows: np.ndarray, index: Callable[[str], int]) -> None:
-        rows[1:, index("knee_angle_r_moment")] = np.nan
+    def fault(samples: np.ndarray, index: Callable[[str], int]) -> None:
+        samples[1:, index("knee_angle_r_moment")] = np.nan
 
-    assert check(spoilt_a(tmp_path / "a.h5", sample_files["a"], fault), tmp_path) == 1
-    said = capsys.readouterr().out
-    for protocol in folds.PROTOCOLS:
-        assert f"subject 7: no full window of 100 rows under --protocol {protocol}" in said
+    assert check(write_faulty_a(tmp_path / "a.h5", synthetic_files["a"], fault), tmp_path) == 1
+    output = capsys.readouterr().out
+    for protocol in PROTOCOLS:
+        assert f"subject 7: no full window of 100 samples under --protocol {protocol}" in output
+
+
+# Faults in the layout -----------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("no_page")
 def test_one_subject_is_too_few(
-    sample_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    synthetic_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Else the check passes a file that every script refuses."""
+    """Otherwise the check passes a file that every script refuses."""
     path = tmp_path / "a.h5"
-    with h5py.File(sample_files["a"]) as good, h5py.File(path, "w") as file:
+    with h5py.File(synthetic_files["a"]) as good, h5py.File(path, "w") as file:
         good.copy("All_subjects/Subject_7", file.create_group("All_subjects"))
     assert check(path, tmp_path) == 1
     assert "WARNING: one subject; the scripts need one to train on" in capsys.readouterr().out
 
 
-def test_strides_are_averaged_within_a_trial(tmp_path: Path) -> None:
-    """Else the figure shows strides that nobody walked."""
-    write_sample(tmp_path / "a.h5", "a", subjects=1, minutes=0.5, seed=3)
-    found, subjects, _ = layout.opened(tmp_path / "a.h5")
-    strides = Strides(found)
-    for parts in subjects():
-        for part in parts:
-            strides.add(part)
-    assert list(strides.counts) == list(DATASET_A_ACTIVITIES)
-    assert 3 <= strides.counts["Treadmill"] <= 6  # two trials of 3.75 s
-    mean, sd = strides.mean_and_sd("Treadmill")
-    vertical = mean[:, found.vertical]
-    assert 0.9 < vertical[5:30].max() < 1.5  # BW, weight acceptance
-    assert np.abs(vertical[70:95]).max() < 0.02  # swing
-    assert sd[70:95, found.vertical].max() < 0.02
-    assert -0.15 < mean[35:60, 3].min() < -0.05  # ankle: push-off
+@pytest.mark.usefixtures("no_page")
+def test_trial_starts_beyond_the_table_are_reported(
+    synthetic_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise starts counted at 1000 Hz join trials, and windows of `strict` cross them."""
+    path = shutil.copy(synthetic_files["a"], tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        table = file["All_subjects/Subject_8/Ramp"]
+        size = len(table)
+        table.attrs["trial_starts"] = [0, 100, size]
+    assert check(path, tmp_path) == 1
+    [warning] = warnings_in(capsys)
+    assert f"subject 8: Ramp: `trial_starts` has [{size}], but the table has {size}" in warning
 
 
-def test_stances_of_b_are_those_of_force_phase(sample_files: dict[str, Path]) -> None:
-    """Else the average of B is smeared over where the steps begin."""
-    found, subjects, _ = layout.opened(sample_files["b"])
-    strides = Strides(found)
-    steps = 0
-    for parts in subjects():
-        strides.add(parts[0])
-        steps += parts[0].block.trial.max() + 1
-    mean, _ = strides.mean_and_sd("walking")
-    assert strides.counts == {"walking": steps}
-    assert mean[0, found.vertical] < 0.2
-    assert mean[50, found.vertical] > 0.6
-    assert mean[-1, found.vertical] < 0.2
+def copy(good: Path, path: Path, edit: Callable[[h5py.File], None]) -> Path:
+    """Copy a file and edit the copy."""
+    shutil.copy(good, path)
+    with h5py.File(path, "r+") as file:
+        edit(file)
+    return path
+
+
+def replace_tables(file: h5py.File, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Replace every table of a file, whose attributes are kept."""
+    names: list[str] = []
+    file.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
+    for name in names:
+        values, attributes = file[name][:], dict(file[name].attrs)
+        del file[name]
+        file[name] = change(values)
+        file[name].attrs.update(attributes)
 
 
 @pytest.mark.usefixtures("no_page")
-def test_what_is_no_data_file_is_refused(sample_files: dict[str, Path], tmp_path: Path) -> None:
-    """Else a traceback ends the check, or a check passes what no script reads."""
-    (tmp_path / "text.h5").write_text("no HDF5")
+@pytest.mark.parametrize(
+    ("dataset", "script", "order"), [("a", script_a, "[2 1]"), ("b", script_b, "[3 2 1]")]
+)
+def test_reversed_axes_are_named(
+    dataset: str, script: Script, order: str, synthetic_files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Otherwise users of MATLAB search for the fault in the number of columns."""
+    path = copy(
+        synthetic_files[dataset],
+        tmp_path / "reversed.h5",
+        lambda file: replace_tables(file, np.transpose),
+    )
+    message = re.escape(
+        f"its axes are reversed, as MATLAB's h5write stores them; write permute(x, {order})"
+    )
+    with pytest.raises(InputError, match=message):
+        check(path, tmp_path)
+    with pytest.raises(InputError, match=message):
+        script.read(path)
+
+
+@pytest.mark.parametrize("dtype", [h5py.string_dtype(), "S40"])
+def test_column_names_may_be_an_array_of_strings(
+    dtype: np.dtype | str, synthetic_files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Otherwise a file written by MATLAB or R, which have no JSON at hand, is refused."""
+
+    def edit(file: h5py.File) -> None:
+        names = json.loads(file.attrs["columns"])
+        del file.attrs["columns"]
+        file.attrs.create("columns", names, dtype=dtype)
+
+    path = copy(synthetic_files["b"], tmp_path / "b.h5", edit)
+    assert script_b.read(path).digest() == script_b.read(synthetic_files["b"]).digest()
+
+
+@pytest.mark.usefixtures("no_page")
+def test_subjects_with_other_names_are_reported(
+    synthetic_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise a subject is left out of training without notice."""
+    path = copy(
+        synthetic_files["a"],
+        tmp_path / "a.h5",
+        lambda file: file.move("All_subjects/Subject_7", "All_subjects/Subject_AB07"),
+    )
+    note = "ignored Subject_AB07: a subject must be named Subject_<number>"
+    assert check(path, tmp_path) == 1
+    [warning] = warnings_in(capsys)
+    assert note in warning
+    flags = ["--data", path, "--output-dir", tmp_path / "out", "--rows", "student-foot"]
+    script_a.main([*map(str, flags), "--epochs", "1", "--jobs", "1"])
+    assert f"NOTICE: {note}" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_page")
+@pytest.mark.parametrize("name", ["subject_S02", "AB_02", "Subject_02"])
+def test_subjects_of_b_with_other_names_are_reported(
+    name: str,
+    synthetic_files: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Otherwise the same happens with the other dataset, and "one subject" explains nothing."""
+    path = copy(synthetic_files["b"], tmp_path / "b.h5", lambda file: file.move("subject_02", name))
+    assert check(path, tmp_path) == 1
+    [warning] = warnings_in(capsys)
+    assert f"ignored {name}: a subject must be named" in warning
+    assert script_b.read(path).ignored == [name]
+    with h5py.File(path, "r+") as file:
+        del file["subject_03"]
+    with pytest.raises(InputError, match=f"one subject; .*ignored {name}"):
+        script_b.read(path)
+
+
+def fill_padding(*columns: str) -> Callable[[h5py.File], None]:
+    """Return an edit that repeats columns of B through the padding of every step."""
+
+    def change(steps: np.ndarray) -> np.ndarray:
+        for column in map(DATASET_B_COLUMNS.index, columns):
+            steps[..., column] = steps[:, :1, column]
+        return steps
+
+    return lambda file: replace_tables(file, change)
+
+
+@pytest.mark.usefixtures("no_page")
+def test_body_weight_and_height_in_the_padding_are_not_data(
+    synthetic_files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Otherwise a third of the samples are zeros, and the errors look better than they are."""
+    path = copy(synthetic_files["b"], tmp_path / "b.h5", fill_padding("body weight", "body height"))
+    assert script_b.read(path).digest() == script_b.read(synthetic_files["b"]).digest()
+    assert check(path, tmp_path) == 0
+
+
+@pytest.mark.usefixtures("no_page")
+def test_steps_that_are_mostly_zero_are_reported(
+    synthetic_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise padding that is filled with another constant is read as data without notice."""
+    path = copy(synthetic_files["b"], tmp_path / "b.h5", fill_padding("RAC_Z"))
+    assert check(path, tmp_path) == 1
+    warnings = warnings_in(capsys)
+    for subject in ("01", "02", "03"):
+        assert any(f"subject {subject}: all IMUs exactly 0 in" in line for line in warnings)
+
+
+# Files that cannot be used ------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_page")
+def test_other_files_are_refused(synthetic_files: dict[str, Path], tmp_path: Path) -> None:
+    """Otherwise a traceback ends the check, or the check passes a file that no script reads."""
+    (tmp_path / "text.h5").write_text("not HDF5")
     with pytest.raises(InputError, match="not an HDF5 file"):
         check(tmp_path / "text.h5", tmp_path)
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["values"] = 1
     with pytest.raises(InputError, match="neither All_subjects"):
         check(tmp_path / "other.h5", tmp_path)
-    shutil.copy(sample_files["a"], tmp_path / "a.h5")
-    with h5py.File(tmp_path / "a.h5", "r+") as file:
+
+    def delete_an_activity(file: h5py.File) -> None:
         del file["All_subjects/Subject_8/Ramp"]
-    with pytest.raises(InputError, match="no Ramp in it"):
-        check(tmp_path / "a.h5", tmp_path)
-    with pytest.raises(InputError, match="no format of figures"):
-        main([str(sample_files["a"]), "--figure", str(tmp_path / "page.txt")])
+
+    path = copy(synthetic_files["a"], tmp_path / "a.h5", delete_an_activity)
+    with pytest.raises(InputError, match="Ramp is missing"):
+        check(path, tmp_path)
+    with pytest.raises(InputError, match="not a figure format"):
+        main([str(synthetic_files["a"]), "--figure", str(tmp_path / "page.txt")])
 
 
-def test_the_command_ends_with_2_and_one_line(
+def test_a_matlab_5_file_is_called_by_its_name(tmp_path: Path) -> None:
+    """Otherwise users are told to copy a file again that is whole, but of another format."""
+    savemat(tmp_path / "a.mat", {"subject_01": np.ones((2, 3))})
+    message = r"a MATLAB 5\.0 file .*not HDF5; .*-v7\.3"
+    with pytest.raises(InputError, match=message):
+        check(tmp_path / "a.mat", tmp_path)
+    with pytest.raises(InputError, match=message):
+        script_a.read(tmp_path / "a.mat")
+
+
+def test_the_command_ends_with_status_2_and_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Else a job that checks first does not notice."""
+    """Otherwise a job that checks the file first does not notice."""
     with pytest.raises(SystemExit) as end:
-        start(lambda: check(tmp_path / "nowhere.h5", tmp_path))
+        run_main(lambda: check(tmp_path / "nowhere.h5", tmp_path))
     assert end.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {tmp_path}/nowhere.h5: no such file")
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {tmp_path}/nowhere.h5: no such file")
+    assert message.count("\n") == 1
+
+
+# The figure ---------------------------------------------------------------------------------------
+
+
+def add_strides(path: Path) -> tuple[Strides, int]:
+    """Return the strides of a file, and its number of steps or trials."""
+    with h5py.File(path) as file:
+        data = DataFile(path, file)
+        strides, trials = Strides(data.layout), 0
+        for _, parts in data.subjects():
+            for part in parts:
+                strides.add(part)
+                trials += len(np.unique(part.trial))
+    return strides, trials
+
+
+def test_strides_are_averaged_within_a_trial(tmp_path: Path) -> None:
+    """Otherwise the figure shows strides that nobody walked."""
+    write_file(tmp_path / "a.h5", "a", subjects=1, minutes=0.5, seed=3)
+    strides, _ = add_strides(tmp_path / "a.h5")
+    vertical = strides.layout.vertical
+    assert list(strides.counts) == list(DATASET_A_ACTIVITIES)
+    assert 3 <= strides.counts["Treadmill"] <= 6  # two trials of 3.75 s
+    mean, sd = strides.mean_and_sd("Treadmill")
+    assert 0.9 < mean[5:30, vertical].max() < 1.5  # BW, weight acceptance
+    assert np.abs(mean[70:95, vertical]).max() < 0.02  # swing
+    assert sd[70:95, vertical].max() < 0.02
+    assert -0.15 < mean[35:60, 3].min() < -0.05  # ankle: push-off
+
+
+def test_stances_of_b_are_those_of_force_phase(synthetic_files: dict[str, Path]) -> None:
+    """Otherwise the average of B is smeared by the different starts of the steps."""
+    strides, steps = add_strides(synthetic_files["b"])
+    mean, _ = strides.mean_and_sd("walking")
+    assert strides.counts == {"walking": steps}
+    assert mean[0, strides.layout.vertical] < 0.2
+    assert mean[50, strides.layout.vertical] > 0.6
+    assert mean[-1, strides.layout.vertical] < 0.2

@@ -1,0 +1,214 @@
+"""Check the HDF5 file of Dataset A or B before training on it.
+
+Prints the subjects, minutes and windows under both protocols, and the share of NaN and the range of
+every block. Warns of values that cannot be right: wrong units, swapped axes, dead or frozen
+sensors, zeros and codes such as -9999 for missing values, ignored subjects. Draws the average
+stride of every target and activity (in Dataset B the stance phase, by `force_phase`). The exit
+status is 0 if everything is plausible, 1 after a warning and 2 if the file cannot be used.
+
+  python -m tools.check_data data/dataset_a.h5
+  python -m tools.check_data example_data.h5 --figure check.pdf
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.cli import ArgumentParser, run_main
+from common.data import describe_ignored, open_hdf5
+from common.files import InputError
+from common.metrics import aligned_table
+from common.windows import PROTOCOLS, cut_stream, cut_stretches
+from tools.check_data.checks import check_orientation, check_subject, gravity_directions
+from tools.check_data.layout import DataFile, Layout, Part
+from tools.check_data.strides import Strides, save_figure
+
+FORMATS = (".png", ".pdf", ".svg")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check a file; return the exit status, 0 or 1."""
+    args = _parser().parse_args(argv)
+    page = args.figure or Path("outputs") / f"check_{args.file.stem}.png"
+    if page.suffix not in FORMATS:
+        raise InputError(f"--figure {page}: not a figure format; use {', '.join(FORMATS)}")
+    if not args.file.is_file():
+        raise InputError(f"{args.file}: no such file; give the path of an HDF5 file")
+    with open_hdf5(args.file) as file:
+        data = DataFile(args.file, file)
+        layout, summary, strides = data.layout, Summary(data.layout), Strides(data.layout)
+        warnings = [describe_ignored(data.ignored)] if data.ignored else []
+        directions = {}
+        for subject, parts in data.subjects():
+            amount = summary.add(subject, parts)
+            problems = [*check_subject(layout, parts), *_check_windows(layout, amount)]
+            warnings += [f"subject {subject}: {problem}" for problem in problems]
+            if amount.usable:
+                directions[subject] = gravity_directions(layout, parts)
+            for part in parts:
+                strides.add(part)
+    if directions:
+        warnings += check_orientation(layout, directions)
+    if len(summary.amounts) < 2:
+        warnings.append("one subject; the scripts need one to train on and one to test on")
+    title = f"Dataset {data.dataset.upper()}"
+    print(f"{args.file}: {title}, {len(summary.amounts)} subjects\n")
+    print(summary.tables())
+    if not data.has_trials:
+        print("\nNo `trial_starts`: windows of --protocol strict stay within an activity.")
+    try:
+        save_figure(page, strides, f"{args.file.name}, {title}")
+    except OSError as error:
+        raise InputError(
+            f"{page}: the figure cannot be written ({error.strerror}); choose another --figure"
+        ) from error
+    print(f"\nFigure: {page}")
+    print("".join(f"\nWARNING: {warning}" for warning in warnings) or "\nEverything is plausible.")
+    return 1 if warnings else 0
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="python -m tools.check_data", description=__doc__)
+    parser.add_argument("file", type=Path, metavar="FILE", help="HDF5 file of either dataset")
+    parser.add_argument(
+        "--figure",
+        type=Path,
+        metavar="FILE",
+        help="page of figures, .png, .pdf or .svg (default: outputs/check_<file>.png)",
+    )
+    return parser
+
+
+class Amount(NamedTuple):
+    """The amount of data of a subject.
+
+    Attributes:
+        samples: number of samples.
+        usable: number of samples without NaN in a used column.
+        windows: protocol -> number of windows of the usable samples.
+    """
+
+    samples: int
+    usable: int
+    windows: dict[str, int]
+
+
+class Range:
+    """Unit, share of NaN, smallest and largest value of a block."""
+
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
+        self.count = self.nan_count = 0
+        self.low, self.high = np.inf, -np.inf
+
+    def add(self, values: np.ndarray) -> None:
+        """Count more values, of any shape."""
+        self.count += values.size
+        self.nan_count += int(np.isnan(values).sum())
+        if values.size:
+            self.low = float(np.fmin(self.low, np.fmin.reduce(values, axis=None)))
+            self.high = float(np.fmax(self.high, np.fmax.reduce(values, axis=None)))
+
+    def limits(self) -> list[str]:
+        """Return the smallest and the largest value for the screen, dashes if there is none."""
+        if self.nan_count == self.count:
+            return ["-", "-"]
+        return [f"{limit + 0.0:.4g}" for limit in (self.low, self.high)]  # + 0.0: never -0
+
+
+class Summary:
+    """Amounts of data and ranges of values, added up subject by subject.
+
+    Attributes:
+        amounts: subject -> amount of data.
+        ranges: block -> range of its values.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.amounts: dict[str, Amount] = {}
+        self.ranges: dict[str, Range] = {}
+
+    def add(self, subject: str, parts: Sequence[Part]) -> Amount:
+        """Add a subject and return its amount of data."""
+        layout = self.layout
+        self.amounts[subject] = _count(parts, layout.script.WINDOW)
+        for part in parts:
+            for modality, unit in layout.units.items():
+                self._add_values(modality, unit, part.samples[modality])
+            for k, target in enumerate(layout.script.TARGETS):
+                self._add_values(target.name, target.unit, part.samples["targets"][:, k])
+            for name, (unit, columns) in layout.others.items():
+                if set(columns) <= part.columns.positions.keys():
+                    self._add_values(name, unit, part.columns[columns])
+        return self.amounts[subject]
+
+    def _add_values(self, name: str, unit: str, values: np.ndarray) -> None:
+        self.ranges.setdefault(name, Range(unit)).add(values)
+
+    def tables(self) -> str:
+        """Return the two tables for the screen."""
+        amounts = list(self.amounts.values())
+        total = Amount(
+            sum(amount.samples for amount in amounts),
+            sum(amount.usable for amount in amounts),
+            {p: sum(amount.windows[p] for amount in amounts) for p in PROTOCOLS},
+        )
+        samples_per_minute = 60 * self.layout.script.RATE_HZ
+        subjects = [
+            [
+                name,
+                f"{amount.samples / samples_per_minute:.1f}",
+                f"{amount.usable / samples_per_minute:.1f}",
+                *(f"{amount.windows[p]:,}" for p in PROTOCOLS),
+            ]
+            for name, amount in {**self.amounts, "all": total}.items()
+        ]
+        headers = ["subject", "minutes", "usable", *(f"windows, {p}" for p in PROTOCOLS)]
+        blocks = [
+            [
+                f"{name} ({values.unit})",
+                f"{100.0 * values.nan_count / max(values.count, 1):.2f}",
+                *values.limits(),
+            ]
+            for name, values in self.ranges.items()
+        ]
+        tables = (
+            aligned_table(headers, subjects),
+            aligned_table(["block (unit)", "NaN %", "smallest", "largest"], blocks),
+        )
+        return "\n\n".join(tables)
+
+
+def _count(parts: Sequence[Part], window: int) -> Amount:
+    """Count the samples of a subject and the windows that they give without other subjects."""
+    stretches, last = [np.empty(0, int)], 0
+    for part in parts:
+        kept = np.flatnonzero(part.is_usable)
+        if len(kept):
+            starts = (np.diff(kept) != 1) | (np.diff(part.trial[kept]) != 0)
+            stretches.append(last + 1 + np.append(0, np.cumsum(starts)))
+            last = int(stretches[-1][-1])
+    stretch = np.concatenate(stretches)
+    samples = np.arange(len(stretch))
+    windows = {
+        "paper": len(cut_stream(samples, window)[0]) if len(samples) >= window else 0,
+        "strict": len(cut_stretches(samples, stretch, window)[0]),
+    }
+    return Amount(sum(len(part.trial) for part in parts), len(samples), windows)
+
+
+def _check_windows(layout: Layout, amount: Amount) -> list[str]:
+    return [
+        f"no full window of {layout.script.WINDOW} samples under --protocol {protocol}"
+        for protocol, count in amount.windows.items()
+        if count == 0
+    ]
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,202 @@
+"""Values that cannot be right: wrong units, dead channels, swapped axes, zeros for missing data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import h5py
+import numpy as np
+
+import Dataset_B_sensor_distillation as script_b
+from common.files import shorten
+from tools.check_data.layout import LOADED_BW, Layout, Part
+from tools.plausibility import (
+    check_accelerometers,
+    check_frozen,
+    check_gyroscopes,
+    check_sentinels,
+    percentile,
+)
+
+# Of a loaded foot; 0.85 to 0.95 in level walking, with double support.
+MEDIAN_LOAD_BW = (0.6, 1.2)
+TURNED_DEGREES = 45.0
+TALLEST_M = 3.0
+
+
+def check_subject(layout: Layout, parts: Sequence[Part]) -> Iterator[str]:
+    """Yield what is not plausible in the data of one subject, one message per problem."""
+    for part in parts:
+        yield from _check_trial_starts(part.activity, part.table)
+    samples = {
+        name: np.concatenate([part.samples[name] for part in parts]) for name in parts[0].samples
+    }
+    if not len(samples["targets"]):
+        yield "no samples"
+        return
+    sensors, rate_hz = layout.script.SENSORS, layout.script.RATE_HZ
+    used_columns = parts[0].used_columns
+    yield from check_sentinels(used_columns, _stack(parts, used_columns))
+    yield from _check_channels(layout, samples)
+    yield from check_accelerometers(sensors, samples["acc"])
+    yield from check_gyroscopes(sensors, samples["gyr"], layout.units["gyr"])
+    yield from _check_zero_imus(samples)
+    for part in parts:
+        for problem in check_frozen(sensors, part.samples["acc"], part.samples["gyr"], rate_hz):
+            yield f"{part.activity}: {problem}" if part.activity else problem
+    yield from _check_forces(layout, samples["targets"])
+    for part in parts:
+        yield from _check_zero_forces(layout, part)
+    yield from _check_moments(layout, samples["targets"])
+    if "emg" in samples:
+        yield from _check_envelopes(samples["emg"])
+    if "video" in samples:
+        yield from _check_height(_stack(parts, ["body height"]))
+        yield from _check_joints(parts)
+
+
+def _stack(parts: Sequence[Part], names: Sequence[str]) -> np.ndarray:
+    """Return columns of the file as stored, `(samples, len(names))`."""
+    return np.concatenate([part.columns[names] for part in parts])
+
+
+def _check_trial_starts(activity: str, table: h5py.Dataset) -> Iterator[str]:
+    starts = table.attrs.get("trial_starts", []) if activity else []
+    outside = [int(start) for start in starts if not 0 <= start < len(table)]
+    if outside:
+        yield (
+            f"{activity}: `trial_starts` has {shorten(outside, 40)}, but the table has "
+            f"{len(table):,} samples; were they counted at another sampling rate?"
+        )
+
+
+def _check_channels(layout: Layout, samples: Mapping[str, np.ndarray]) -> Iterator[str]:
+    names = {**layout.channels, "targets": [target.name for target in layout.script.TARGETS]}
+    for modality, values in samples.items():
+        low, high = np.fmin.reduce(values), np.fmax.reduce(values)
+        for name, least, largest in zip(names[modality], low, high, strict=True):
+            if np.isnan(least):
+                yield f"{name}: nothing but NaN"
+            elif np.isinf(least) or np.isinf(largest):
+                yield f"{name}: infinite values, divided by 0"
+            elif least == largest and name not in layout.zero_channels:
+                yield f"{name}: constant, {least + 0.0:g}"
+
+
+def _check_zero_imus(samples: Mapping[str, np.ndarray]) -> Iterator[str]:
+    is_zero = ~samples["acc"].any(axis=1) & ~samples["gyr"].any(axis=1)
+    if is_zero.any():
+        yield (
+            f"all IMUs exactly 0 in {np.count_nonzero(is_zero):,} of {len(is_zero):,} samples; "
+            "padding read as data, or 0 for missing values?"
+        )
+
+
+def _check_forces(layout: Layout, targets: np.ndarray) -> Iterator[str]:
+    names = [target.name for target in layout.script.TARGETS]
+    forces = targets[:, layout.forces]
+    is_loaded = np.linalg.norm(forces, axis=1) > LOADED_BW
+    if not is_loaded.any():
+        yield "ground reaction: the foot is never loaded"
+        return
+    medians = np.median(np.abs(forces[is_loaded]), axis=0)
+    largest = layout.forces[int(np.argmax(medians))]
+    if largest != layout.vertical:
+        yield (
+            f"ground reaction: {names[largest]} is the largest, not {names[layout.vertical]}; "
+            "axes swapped?"
+        )
+        return
+    median = float(np.median(targets[is_loaded, layout.vertical]))
+    if not MEDIAN_LOAD_BW[0] <= median <= MEDIAN_LOAD_BW[1]:
+        yield (
+            f"{names[layout.vertical]}: median of the loaded foot {median:.3g}, far from a body "
+            "weight"
+        )
+
+
+def _check_zero_forces(layout: Layout, part: Part) -> Iterator[str]:
+    """Yield the trials or steps with a moment of the stance phase but no force."""
+    targets, (_, starts) = part.samples["targets"], np.unique(part.trial, return_index=True)
+    if not len(targets):
+        return
+    moment = np.abs(targets[:, layout.stance_moment])
+    largest_force = np.fmax.reduceat(np.abs(targets[:, layout.forces]).max(axis=1), starts)
+    largest_moment = np.fmax.reduceat(moment, starts)
+    is_bad = (largest_force == 0) & (largest_moment > layout.stance_moment_size)
+    if is_bad.any():
+        target = layout.script.TARGETS[layout.stance_moment]
+        trials = part.trial[starts[is_bad]] + (0 if part.activity else 1)  # counted from 1
+        where = f"{part.activity}, trial" if part.activity else "step"
+        yield (
+            f"ground reaction: exactly 0 in {where} {shorten(', '.join(map(str, trials)), 60)}, "
+            f"although the {target.name} reaches {largest_moment[is_bad].max():.3g} {target.unit}"
+        )
+
+
+def _check_moments(layout: Layout, targets: np.ndarray) -> Iterator[str]:
+    low, high = layout.moment_range
+    for k, target in enumerate(layout.script.TARGETS):
+        size = percentile(np.abs(targets[:, k]), 99)
+        if k not in layout.forces and not np.isnan(size) and not low <= size <= high:
+            yield (
+                f"{target.name}: 99th percentile of its magnitude {size:.3g} {target.unit}, "
+                f"expected {low:g} to {high:g}; divided by body weight x height?"
+            )
+
+
+def _check_envelopes(emg: np.ndarray) -> Iterator[str]:
+    low, high = float(np.fmin.reduce(emg, axis=None)), float(np.fmax.reduce(emg, axis=None))
+    if low < -0.01 or high > 1.01:
+        yield (
+            f"EMG: from {low:.3g} to {high:.3g}; an envelope divided by its maximum is from 0 to 1"
+        )
+
+
+def _check_height(height_m: np.ndarray) -> Iterator[str]:
+    largest = float(np.fmax.reduce(height_m, axis=None))
+    if largest > TALLEST_M:
+        yield f"body height: {largest:g} m; in cm?"
+
+
+def _check_joints(parts: Sequence[Part]) -> Iterator[str]:
+    """Yield the joints that pose estimation did not find: it then writes 0 as their coordinates."""
+    for joint in script_b.JOINTS:
+        is_zero = _stack(parts, [f"{joint}_{view}" for view in script_b.VIEWS]) == 0
+        if is_zero.any():
+            affected = [
+                view for view, zero in zip(script_b.VIEWS, is_zero.T, strict=True) if zero.any()
+            ]
+            where = "all views" if is_zero.any(axis=0).all() else ", ".join(affected)
+            percent = 100 * is_zero.any(axis=1).mean()
+            yield (
+                f"video joint {joint}: exactly 0 in {where} in {percent:.3g} % of the samples; "
+                "replace the coordinates of a joint that was not found with NaN"
+            )
+
+
+def gravity_directions(layout: Layout, parts: Sequence[Part]) -> np.ndarray:
+    """Return the direction of a subject's mean acceleration in every sensor, `(sensors, 3)`."""
+    acc = np.concatenate([part.samples["acc"] for part in parts])
+    acc = acc[np.isfinite(acc).all(axis=1)]
+    mean = acc.reshape(len(acc), len(layout.script.SENSORS), 3).mean(axis=0, dtype=float)
+    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+
+
+def check_orientation(layout: Layout, directions: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Yield the sensors that measure gravity in another direction than in the other subjects.
+
+    Args:
+        layout: layout of the file.
+        directions: subject -> result of `gravity_directions`.
+    """
+    middle = np.median(np.stack(list(directions.values())), axis=0)
+    middle /= np.linalg.norm(middle, axis=1, keepdims=True)
+    for subject, own in directions.items():
+        cosine = (own * middle).sum(axis=1)
+        for i in np.flatnonzero(cosine < np.cos(np.radians(TURNED_DEGREES))):
+            angle = np.degrees(np.arccos(np.clip(cosine[i], -1, 1)))
+            yield (
+                f"subject {subject}: accelerometer {layout.script.SENSORS[i]}: gravity {angle:.0f} "
+                "degrees away from its direction in the other subjects; axes swapped?"
+            )
