@@ -250,7 +250,7 @@ def test_other_settings_under_the_same_name_are_refused(
     with pytest.raises(SystemExit) as end:
         script_a.study.start(lambda: finished.again("--seed", "7"))
     assert end.value.code == 2
-    assert "seed: 42 there, 7 now" in capsys.readouterr().err
+    assert "seed: 42 in the run, 7 now" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
