@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from common import plots
 from common.runs import Row, find_row
 from common.training import Criterion, Epoch, Loss, Progress, count_used_parameters
 from common.windows import Batch, Windows
@@ -53,11 +54,11 @@ def parameters_of_rows(script: ModuleType) -> dict[str, int]:
     return {row.name: count_parameters(meta_network(script, row.name)) for row in script.ROWS}
 
 
-def unused_parameters(script: ModuleType) -> dict[str, int]:
-    """Count, for every row, the parameters that the prediction does not depend on, if any."""
+def unused_parameters(script: ModuleType, rows: Iterable[Row]) -> dict[str, int]:
+    """Count the parameters that the prediction of each row does not depend on, if any."""
     samples = random_samples(script, 1)
     unused = {}
-    for row in script.ROWS:
+    for row in rows:
         network = row.network()
         used = count_used_parameters(network, script.inputs(samples, row.sensor_set))
         if used != count_parameters(network):
@@ -107,9 +108,12 @@ def check_dropout(network: nn.Module, inputs: Sequence[Tensor]) -> None:
 def run_script(
     script: ModuleType, data: Path, output_dir: Path, run_name: str, *flags: str
 ) -> Path:
-    """Run a script in this process on one job; return the folder of the run."""
+    """Run a script in this process on one job, without figures; return the folder of the run."""
     where = ["--data", str(data), "--output-dir", str(output_dir), "--run-name", run_name]
-    script.main([*where, "--device", "cpu", "--jobs", "1", *flags])
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("distillation_figures", "comparison_figures", "ablation_figures"):
+            patch.setattr(plots, name, lambda *_: None)
+        script.main([*where, "--device", "cpu", "--jobs", "1", *flags])
     return output_dir / Path(script.__file__).stem / run_name
 
 
