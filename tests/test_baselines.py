@@ -169,9 +169,9 @@ def test_features_equal_a_plain_loop_on_measured_windows(example_b: Path) -> Non
     check_recorded_features(script_b, example_b)
 
 
-def test_features_equal_a_plain_loop_on_synthetic_windows(sample_files: dict[str, Path]) -> None:
+def test_features_equal_a_plain_loop_on_synthetic_windows(synthetic_files: dict[str, Path]) -> None:
     """The channels of Dataset A, EMG among them."""
-    check_recorded_features(script_a, sample_files["a"])
+    check_recorded_features(script_a, synthetic_files["a"])
 
 
 def test_a_constant_channel_gives_finite_features_and_trains() -> None:
@@ -235,11 +235,11 @@ def run_features(
 
 @pytest.mark.usefixtures("narrow")
 def test_features_are_computed_once_per_window_and_in_chunks(
-    sample_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """40 epochs must not compute them 40 times, nor copy all windows of a dataset at once."""
     monkeypatch.setattr(windows_module, "CHUNK", 16)
-    data = sample_files["a"]
+    data = synthetic_files["a"]
     _, counts = run_features(data, tmp_path, monkeypatch, "--epochs", "3")
     recording = script_a.read(data)
     signals = script_a.inputs(recording.samples, "foot")
@@ -250,10 +250,10 @@ def test_features_are_computed_once_per_window_and_in_chunks(
 
 @pytest.mark.usefixtures("narrow")
 def test_predictions_from_precomputed_features_equal_those_from_windows(
-    sample_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A user predicts from windows what the run predicted from precomputed features."""
-    data = sample_files["a"]
+    data = synthetic_files["a"]
     folder, _ = run_features(data, tmp_path, monkeypatch, "--epochs", "1")
     recording = script_a.read(data)
     subject = recording.subjects[-1]
@@ -269,11 +269,11 @@ def test_predictions_from_precomputed_features_equal_those_from_windows(
 
 @pytest.mark.usefixtures("narrow")
 def test_a_shuffled_batch_has_the_features_of_its_own_windows(
-    sample_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Features of other windows would be trained against the wrong targets without an error."""
     trainings = record_trainings(script_a, monkeypatch)
-    run_features(sample_files["a"], tmp_path, monkeypatch)
+    run_features(synthetic_files["a"], tmp_path, monkeypatch)
     (training,) = trainings
     assert training.epochs == script_a.EPOCHS
     for windows in (training.windows, training.validation):

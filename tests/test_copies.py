@@ -143,7 +143,7 @@ def test_copies_are_the_same() -> None:
 
 SOURCE = '''"""A script."""
 
-# What the paper fixes ----
+# Data ----
 
 WINDOW = 100  # samples
 LEARNING_RATE = 1e-3
@@ -221,7 +221,7 @@ def test_twins_wants_all_sections_and_a_training_loop_in_every_script() -> None:
     assert twins.missing(SOURCE) == []
     for text in ("# Losses ----", "# Training ----", "# Running ----"):
         (problem,) = twins.missing(SOURCE.replace(text, ""))[:1]
-        assert problem.startswith("the sections must be What the paper fixes, Models, ")
+        assert problem.startswith("the sections must be Models, Losses, ")
     renamed = SOURCE.replace("def train(", "def fit(")
     assert twins.missing(renamed) == ["no train in the section Training"]
 

@@ -104,15 +104,19 @@ def run_rows(
 
 
 @pytest.fixture(scope="module")
-def finished_a(sample_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished_a(
+    synthetic_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Finished:
     """A run on Dataset A."""
-    return run_rows(script_a, sample_files["a"], tmp_path_factory.mktemp("a"), "run")
+    return run_rows(script_a, synthetic_files["a"], tmp_path_factory.mktemp("a"), "run")
 
 
 @pytest.fixture(scope="module")
-def finished_b(sample_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished_b(
+    synthetic_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Finished:
     """A run on Dataset B."""
-    return run_rows(script_b, sample_files["b"], tmp_path_factory.mktemp("b"), "run")
+    return run_rows(script_b, synthetic_files["b"], tmp_path_factory.mktemp("b"), "run")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -364,10 +368,10 @@ def test_all_networks_of_a_have_40_epochs(finished_a: Finished) -> None:
 
 
 def test_a_flag_sets_the_epochs_of_all_rows_of_b(
-    sample_files: dict[str, Path], tmp_path: Path
+    synthetic_files: dict[str, Path], tmp_path: Path
 ) -> None:
     """`--epochs 3` must not train some rows for 55."""
-    finished = run_rows(script_b, sample_files["b"], tmp_path, "run", "--epochs", "3")
+    finished = run_rows(script_b, synthetic_files["b"], tmp_path, "run", "--epochs", "3")
     assert [training.epochs for training in finished.trainings.values()] == [3, 3, 3]
     assert finished.settings["epochs"] == 3
     assert "row_epochs" not in finished.settings
@@ -433,17 +437,17 @@ def check_line(finished: Finished, data: Path, protocol: str) -> None:
 
 
 def test_under_paper_the_line_is_fitted_to_the_test_predictions(
-    finished_b: Finished, sample_files: dict[str, Path]
+    finished_b: Finished, synthetic_files: dict[str, Path]
 ) -> None:
     """As published; without measured targets, but with the whole test set."""
-    check_line(finished_b, sample_files["b"], "paper")
+    check_line(finished_b, synthetic_files["b"], "paper")
 
 
 def test_under_strict_no_test_sample_takes_part_in_the_fit(
-    sample_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The line is fitted to the validation predictions: other test data must not change it."""
-    data, strict = sample_files["b"], ("--protocol", "strict", "--rows", "dlr-feet")
+    data, strict = synthetic_files["b"], ("--protocol", "strict", "--rows", "dlr-feet")
     original = run_rows(script_b, data, tmp_path, "original", *strict)
     check_line(original, data, "strict")
     read = script_b.read

@@ -74,13 +74,13 @@ class Way(NamedTuple):
 @pytest.fixture(scope="module", params=CASES)
 def way(
     request: pytest.FixtureRequest,
-    sample_files: dict[str, Path],
+    synthetic_files: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Way:
     """The way of a script on one job."""
     script, start = request.param
     row = next(row.name for row in script.ROWS if row.name.startswith(start))
-    data, folder = sample_files[script.DATASET], tmp_path_factory.mktemp("run")
+    data, folder = synthetic_files[script.DATASET], tmp_path_factory.mktemp("run")
     with narrow_networks(script), recorded_steps() as stacks:
         run_script(script, data, folder, "run", "--rows", row, "--epochs", "1")
     codes = stacks[0][stacks[0].index(script.main.__code__) :]

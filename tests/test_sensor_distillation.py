@@ -273,12 +273,12 @@ def run_rows(script: ModuleType, data: Path, output_dir: Path, folds: int, *flag
 @pytest.fixture(scope="module", params=SCRIPTS)
 def finished(
     request: pytest.FixtureRequest,
-    sample_files: dict[str, Path],
+    synthetic_files: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Finished:
     """A finished run of a script."""
     script = request.param
-    return run_rows(script, sample_files[script.DATASET], tmp_path_factory.mktemp("run"), 2)
+    return run_rows(script, synthetic_files[script.DATASET], tmp_path_factory.mktemp("run"), 2)
 
 
 def test_a_student_learns_from_the_trained_teacher_of_its_fold(finished: Finished) -> None:
@@ -339,13 +339,13 @@ def test_without_weights_distillation_is_plain_training(finished: Finished, tmp_
 
 @pytest.fixture(scope="module")
 def trainings(
-    sample_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    synthetic_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> list[Training]:
     """The trainings of teacher, student and distilled student with other weights."""
     rows = ("--rows", "student-foot", "distilled-foot", "--alpha", "0.3", "--beta", "2")
     with narrow_networks(script_a), pytest.MonkeyPatch.context() as patch:
         trainings = record_trainings(script_a, patch)
-        run_script(script_a, sample_files["a"], tmp_path_factory.mktemp("run"), "run", *rows)
+        run_script(script_a, synthetic_files["a"], tmp_path_factory.mktemp("run"), "run", *rows)
     return trainings
 
 

@@ -2,9 +2,9 @@
 
 The scripts are self-contained, so a class may be in several of them. A name that is defined in
 several scripts must have the same text in all of them if it is in the section "Models", "Losses" or
-"Training", and in all scripts of a dataset if it is in the section above them, which defines the
-sensors, the targets and how the data are read. The first script in the order of names is the source
-of a repair.
+"Training", and in all scripts of a dataset if it is above them, where the sensors, the targets and
+the reading of the data are defined. The first script in the order of names is the source of a
+repair.
 
     python tests/twins.py            # list the copies that differ; exit status 1 if there are any
     python tests/twins.py --write    # replace them by the text of the source
@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = "What the paper fixes"
-SECTIONS = (DATA, "Models", "Losses", "Rows of the table", "Training", "Running")
+SECTIONS = ("Models", "Losses", "Rows of the table", "Training", "Running")
 SHARED_BY_ALL = ("Models", "Losses", "Training")
 IN_EVERY_SCRIPT = {"train": "Training"}  # function: its section
-NOT_SHARED = ("LEARNING_RATE",)  # of the data section; the baselines have their own
+NOT_SHARED = ("LEARNING_RATE",)  # above the models; the baselines have their own
 
 
 class Definition(NamedTuple):
@@ -30,7 +29,7 @@ class Definition(NamedTuple):
 
     Attributes:
         name: its name.
-        section: the section that it is in; empty above the first.
+        section: the section that it is in; empty above the models.
         start: its first line, counted from 0.
         stop: the line after its last.
         text: these lines.
@@ -101,7 +100,7 @@ def repair(sources: dict[str, str]) -> tuple[dict[str, str], list[str]]:
             name, section, start, stop, text = definition
             if section in SHARED_BY_ALL:
                 key = ("", name)
-            elif section == DATA and name not in NOT_SHARED:
+            elif not section and name not in NOT_SHARED:
                 key = (dataset, name)
             else:
                 continue
