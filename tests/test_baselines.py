@@ -45,7 +45,7 @@ from tests.reference import (
 )
 
 SCRIPTS = [pytest.param(script_a, id="A"), pytest.param(script_b, id="B")]
-USED = {  # the design's table of used parameters: IMU sets, then the full set
+USED = {  # the paper's networks: IMU sets, then the full set
     script_a: {
         "ffn_hf": [301_116, 347_196, 393_276, 439_356, 523_836],
         "ffn": [9_128_508, 9_131_580, 9_134_652, 9_137_724, 9_143_356],

@@ -204,7 +204,7 @@ def test_twins_finds_and_repairs_a_difference() -> None:
 
 
 def test_twins_compares_data_within_a_dataset() -> None:
-    """A sensor set, a target or a scale that drifts in one script makes other experiments of it."""
+    """If a sensor set or a target differs in one script, its rows cannot be compared."""
     changes = ('return "a"', 'return "b"'), ("100  # samples", "50  # samples")
     assert differing(*changes) == []
     assert differing(*changes, script="Dataset_A_y.py") == ["prepare", "WINDOW"]

@@ -59,7 +59,7 @@ def recorded_steps() -> Iterator[list[list[CodeType]]]:
         hook.remove()
 
 
-class Way(NamedTuple):
+class CallPath(NamedTuple):
     """The functions of the project from `main` to the first optimizer step."""
 
     script: ModuleType
@@ -72,38 +72,38 @@ class Way(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=CASES)
-def way(
+def call_path(
     request: pytest.FixtureRequest,
     synthetic_files: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Way:
-    """The way of a script on one job."""
+) -> CallPath:
+    """Run a script on one job and return its call path."""
     script, start = request.param
     row = next(row.name for row in script.ROWS if row.name.startswith(start))
     data, folder = synthetic_files[script.DATASET], tmp_path_factory.mktemp("run")
     with narrow_networks(script), recorded_steps() as stacks:
         run_script(script, data, folder, "run", "--rows", row, "--epochs", "1")
     codes = stacks[0][stacks[0].index(script.main.__code__) :]
-    return Way(script, [code for code in codes if Path(code.co_filename).is_relative_to(ROOT)])
+    return CallPath(script, [code for code in codes if Path(code.co_filename).is_relative_to(ROOT)])
 
 
-def test_the_script_itself_trains(way: Way) -> None:
-    """A reader finds in the script what happens; `common` calls no code that trains of its own."""
-    script = way.script
-    own = [code for code in way.functions if code.co_filename == script.__file__]
+def test_the_script_itself_trains(call_path: CallPath) -> None:
+    """A reader must find the training in the script, not in `common`."""
+    script = call_path.script
+    own = [code for code in call_path.functions if code.co_filename == script.__file__]
     functions = (script.main, script.train_and_test, script.train)
-    assert own == [function.__code__ for function in functions], way.names
-    assert way.functions[-1] == script.train.__code__  # which calls optimizer.step()
+    assert own == [function.__code__ for function in functions], call_path.names
+    assert call_path.functions[-1] == script.train.__code__  # which calls optimizer.step()
 
 
-def test_few_calls_and_files_lie_between_main_and_the_optimizer_step(way: Way) -> None:
+def test_few_calls_and_files_lie_between_main_and_the_optimizer_step(call_path: CallPath) -> None:
     """Nobody follows eight calls through six files to see how a network is trained."""
-    calls = [*way.functions[1:], "step"]
-    assert len(calls) <= 6, way.names
-    assert len({code.co_filename for code in way.functions}) <= 4, way.names
+    calls = [*call_path.functions[1:], "step"]
+    assert len(calls) <= 6, call_path.names
+    assert len({code.co_filename for code in call_path.functions}) <= 4, call_path.names
 
 
 @pytest.mark.xfail(strict=True, reason="today: each > run_tasks > _do > train_and_test > train")
-def test_main_reaches_train_in_three_calls(way: Way) -> None:
+def test_main_reaches_train_in_three_calls(call_path: CallPath) -> None:
     """`main` calls `Run.each`, which calls `train_and_test`, which calls `train`."""
-    assert len(way.functions) - 1 <= 3, way.names
+    assert len(call_path.functions) - 1 <= 3, call_path.names
