@@ -639,6 +639,7 @@ def _do_in_worker(
             run.settings, run.shows_progress = settings, False
             _worker_runs[key] = run
         run = _worker_runs[key]
+        training.set_up(args.threads, args.faster)  # the number of threads is set per thread
         if not run._load_result(Task(row, test_subject)):
             run._do(run.script.train_and_test, row, test_subject)
 
