@@ -562,10 +562,11 @@ class Run:
         print(f"\nResults: {self.folder}")
         problems += [f"{t.row}, subject {t.subject}: {why}" for t, why in self.failures.items()]
         if problems:
-            left = len(self._todo()) - len(self.failures)
+            failed, tasks = len(self.failures), len(self.labels)
             raise FailedTasksError(
-                f"{len(self.failures)} trainings failed, {left} did not start; --resume runs what "
-                "is left" + "".join(f"\n  {problem}" for problem in problems)
+                f"{failed} of {tasks} trainings failed, {len(self._todo()) - failed} did not "
+                "start; --resume runs what is left"
+                + "".join(f"\n  {problem}" for problem in problems)
             )
         return self.metrics
 
