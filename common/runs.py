@@ -480,10 +480,11 @@ class Run:
         print(f"\nResults: {self.folder.path}")
         problems += [f"{t.row}, subject {t.subject}: {why}" for t, why in self.failures.items()]
         if problems:
-            left = len(self._todo()) - len(self.failures)
+            failed, tasks = len(self.failures), len(self.labels)
             raise FailedTasksError(
-                f"{len(self.failures)} trainings failed, {left} did not start; --resume runs what "
-                "is left" + "".join(f"\n  {problem}" for problem in problems)
+                f"{failed} of {tasks} trainings failed, {len(self._todo()) - failed} did not "
+                "start; --resume runs what is left"
+                + "".join(f"\n  {problem}" for problem in problems)
             )
         return self.folder.metrics
 
@@ -558,6 +559,7 @@ def _do_in_worker(
             run.settings, run.shows_progress = settings, False
             _worker_runs[key] = run
         run = _worker_runs[key]
+        training.set_up(args.threads, args.faster)  # the number of threads is set per thread
         task = Task(row, test_subject)
         try:
             if not run.folder.load_result(task):

@@ -103,7 +103,6 @@ def test_few_calls_and_files_lie_between_main_and_the_optimizer_step(call_path: 
     assert len({code.co_filename for code in call_path.functions}) <= 4, call_path.names
 
 
-@pytest.mark.xfail(strict=True, reason="today: each > run_tasks > _do > train_and_test > train")
 def test_main_reaches_train_in_three_calls(call_path: CallPath) -> None:
     """`main` calls `Run.each`, which calls `train_and_test`, which calls `train`."""
     assert len(call_path.functions) - 1 <= 3, call_path.names
