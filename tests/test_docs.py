@@ -34,6 +34,7 @@ from tests.narrow import narrow_networks
 
 PAGES = ["README.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in sorted(ROOT.glob("docs/*.md")))]
 TEXT = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+PREDICT = "docs/predict_and_export.md"
 INSTALL = "python -m pip install -r "
 SET_UP = f"{INSTALL}requirements.txt && "
 FULL = "--run-name full"
@@ -102,6 +103,12 @@ def inputs(synthetic_files: dict[str, Path], tmp_path_factory: pytest.TempPathFa
     walk = pd.DataFrame(treadmill[:, :6], columns=DATASET_A_COLUMNS[:6])
     walk.insert(0, "time", walk.index / distillation_a.RATE_HZ)
     walk.to_csv(folder / "walk.csv", index=False)
+    names = [f"{kind}_{axis}" for kind in ("Acc", "Gyr") for axis in "YXZ"]
+    device = walk.set_axis(["SampleTimeFine", *names], axis="columns")
+    device["SampleTimeFine"] *= 1e6
+    device.to_csv(folder / "device.csv", index=False)
+    mapping = re.search(r"```\n(yours,ours\n.*?)```", TEXT[PREDICT], re.DOTALL)[1]
+    (folder / "my_sensor.csv").write_text(mapping, encoding="utf-8")
     where = ["--data", str(synthetic_files["a"]), "--output-dir", str(folder / "outputs")]
     distillation_a.main([*where, "--rows", "student-foot", "--run-name", "first", *TINY])
     [checkpoint] = folder.glob("outputs/*/first/checkpoints/*")
@@ -194,7 +201,7 @@ def follow(page: str, has_onnx: bool) -> None:
             assert result is None or tuple(result.shape)[1:] == (100, 7)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if "export" not in page])
+@pytest.mark.parametrize("page", [page for page in PAGES if page != PREDICT])
 def test_page_can_be_followed(page: str, place: Path, request: pytest.FixtureRequest) -> None:
     """A command that is copied from a page must work; the export to ONNX has its own test."""
     if "prepare_dataset_a" in TEXT[page] and importlib.util.find_spec("matio"):
@@ -210,9 +217,10 @@ def test_export_page_can_be_followed(place: Path) -> None:
     """Prediction, export and the snippet that runs the exported network."""
     pytest.importorskip("onnxruntime", reason="requirements-export.txt is not installed")
     assert (place / "student.safetensors").exists()
-    follow("docs/predict_and_export.md", has_onnx=True)
+    follow(PREDICT, has_onnx=True)
     for name in ("prediction.csv", "prediction.json", "prediction.png"):
         assert (place / "outputs" / "walk" / name).exists()
+    assert (place / "outputs" / "device" / "prediction.csv").exists()
 
 
 def test_copied_class_runs_with_the_imports_of_the_readme() -> None:
