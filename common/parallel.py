@@ -86,6 +86,7 @@ def _connect(stack: ExitStack, jobs: int, scheduler: str | None) -> Client:
             threads_per_worker=1,
             memory_limit=0,
             dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # any port, not one for all runs
             silence_logs=logging.CRITICAL,
         )
         return Client(stack.enter_context(cluster))

@@ -1,10 +1,11 @@
-"""Run a script again and again in processes that are killed, until it is done.
+"""Run a script once, then again in processes that are killed and resumed until it is done.
 
     python -m tests.killing SCRIPT KILLS FLAGS...
 
-Processes are forked from one that has imported everything, so that the kill hits a run and not an
-import. Each is killed after a random time; the next goes on with `--resume`. At the end one runs
-undisturbed. Prints how many were killed.
+The first run is called `whole` and has one process; the second, `killed`, has the flags given. The
+processes are forked from one that has imported everything, so that a kill hits a run and not an
+import. Each is killed at a random moment: three of ten while it starts, the others once it has
+saved something. At the end one is left undisturbed. Prints how many were killed.
 """
 
 from __future__ import annotations
@@ -16,47 +17,73 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
+
+import dask
+
+from common.cli import run_main
 
 
-def forked(script: object, flags: list[str]) -> int:
+def fork(script: ModuleType, flags: list[str]) -> int:
     """Run the script in a child process; return its id."""
     sys.stdout.flush()
     pid = os.fork()
     if pid:
         return pid
-    code = 0
+    status: object = 1
     try:
-        script.study.start(lambda: script.main(flags))
+        run_main(lambda: script.main(flags))
     except SystemExit as end:
-        code = end.code or 0
+        status = end.code
     finally:
         sys.stdout.flush()
-        os._exit(code)
+        os._exit(status if isinstance(status, int) else 1)
+
+
+def newest_change(folder: Path) -> float:
+    """Return the time of the last change in the folders of a run, 0 for none."""
+    times = [0.0]
+    for path in folder.glob("*/"):
+        try:
+            times.append(path.stat().st_mtime)
+        except FileNotFoundError:
+            continue
+    return max(times)
+
+
+def wait_for_random_moment(pid: int, folder: Path, randomness: random.Random) -> None:
+    """Wait while a run starts, or until a random moment after it has saved something."""
+    if randomness.random() < 0.3:
+        time.sleep(randomness.uniform(0.02, 1))
+        return
+    before = newest_change(folder)
+    while (
+        newest_change(folder) == before
+        and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    ):
+        time.sleep(0.01)
+    time.sleep(randomness.uniform(0, 0.3))
 
 
 def main(name: str, kills: int, flags: list[str]) -> None:
-    """Kill the script that many times, then let it finish."""
+    """Run the script undisturbed, kill it that many times, then let it finish."""
     script = importlib.import_module(name)
-    moments = random.Random(kills)
-    killed = 0
-    resume: list[str] = []
-    while killed < kills:
-        pid = forked(script, [*flags, *resume])
-        time.sleep(moments.uniform(0.02, 0.8))
+    output_dir = Path(flags[flags.index("--output-dir") + 1])
+    folder = output_dir / name / "killed"
+    os.waitpid(fork(script, [*flags, "--run-name", "whole", "--jobs", "1"]), 0)
+    flags = [*flags, "--run-name", "killed"]
+    randomness = random.Random(kills)
+    for killed in range(kills):
+        resume = ["--resume"] if (folder / "config.json").exists() else []
+        with dask.config.set({"distributed.worker.multiprocessing-method": "fork"}):
+            pid = fork(script, [*flags, *resume])
+        wait_for_random_moment(pid, folder, randomness)
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if not os.WIFSIGNALED(status):
             raise SystemExit(f"it ended by itself after {killed} kills; give it more to do")
-        killed += 1
-        resume = ["--resume"] if begun(flags) else []
-    _, status = os.waitpid(forked(script, [*flags, *resume]), 0)
-    print(f"killed {killed} times, then status {os.waitstatus_to_exitcode(status)}")
-
-
-def begun(flags: list[str]) -> bool:
-    """Whether the run is there to be resumed."""
-    folder, name = (flags[flags.index(flag) + 1] for flag in ("--output-dir", "--run-name"))
-    return any(Path(folder).glob(f"*/{name}/config.json"))
+    _, status = os.waitpid(fork(script, [*flags, "--resume"]), 0)
+    print(f"killed {kills} times, then status {os.waitstatus_to_exitcode(status)}")
 
 
 if __name__ == "__main__":

@@ -1,26 +1,33 @@
-"""A run's folder: what is in it, and that it is never half there."""
+"""The folder of a run: what is in it, what is refused, and that nothing in it is half there."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-import numpy as np
+import h5py
 import pandas as pd
 import pytest
+import torch
 from torch import nn
 
-from common import checkpoints, files, flags, runs
-from common.files import InputError
+from common import cli, files, parallel, runs
+from common.files import InputError, load_checkpoint, save_checkpoint
+from common.runs import Run
+from tests.running import NAME, ROWS, left_overs, no_figures, outcome, script, usual_flags
+
+# Files -------------------------------------------------------------------------------------------
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    """A metrics file cut by a full disk or a kill would be read as the whole result."""
+    """A metrics file cut off by a full disk or a kill would be read as the whole result."""
     path = tmp_path / "folder" / "metrics.csv"
-    with files.written_whole(path) as part:
+    with files.write_atomically(path) as part:
         part.write_text("first")
         assert not path.exists()
     with pytest.raises(OSError, match="disk full"):
@@ -31,170 +38,207 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def write_until_the_disk_is_full(path: Path) -> None:
     """Fail in the middle of a file."""
-    with files.written_whole(path) as part:
+    with files.write_atomically(path) as part:
         part.write_text("sec")
         raise OSError("disk full")
 
 
-def begun(folder: Path, settings: dict[str, object] | None = None, **about: str) -> runs.Run:
-    """Begin a run, or open it again as a later process does."""
-    run = runs.Run(folder, ["teacher", "student"])
-    with run.working(settings or {}, about):
-        return run
+def test_a_checkpoint_returns_what_was_saved(tmp_path: Path) -> None:
+    """A network that is loaded with other weights, or as another class, is another network."""
+    network = nn.LSTM(3, 4)
+    description = {"model": "LSTM", "arguments": {"channels": [3, 4]}, "unit": "BW·BH"}
+    save_checkpoint(tmp_path / "x.safetensors", network.state_dict(), description)
+    checkpoint = load_checkpoint(tmp_path / "x.safetensors")
+    assert checkpoint.description == {"format": 1, **description}
+    assert checkpoint.tensors.keys() == network.state_dict().keys()
+    assert all(torch.equal(checkpoint.tensors[n], v) for n, v in network.state_dict().items())
 
 
-def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
-    """Rows trained with different settings in one table would be compared as equals."""
-    begun(tmp_path / "run", {"seed": 1, "protocol": "paper"})
-    begun(tmp_path / "run", {"seed": 1, "protocol": "paper"})
-    with pytest.raises(InputError, match="seed: 1 there, 2 now"):
-        begun(tmp_path / "run", {"seed": 2, "protocol": "paper"})
+def test_errors_fit_on_one_line() -> None:
+    """A file name or a library's message of several lines must not hide the remedy."""
+    assert files.shorten("a\nb\x1b[2J  c") == "a b [2J c"
+    assert len(files.shorten("x" * 1000)) == 200
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("config.json", '{"settings": {"se', "a damaged run"),
-        ("config.json", "[]", "a damaged run"),
-    ],
-)
-def test_a_damaged_run_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
-    """What is left of it must not be overwritten as if it were empty."""
-    begun(tmp_path / "run")
-    (tmp_path / "run" / name).write_text(content)
-    with pytest.raises(InputError, match=message):
-        begun(tmp_path / "run")
-    assert (tmp_path / "run" / name).read_text() == content
+# A run that exists already -----------------------------------------------------------------------
+
+Main = Callable[..., pd.DataFrame]
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    """A student must not be taught by half a teacher."""
-    run = begun(tmp_path / "run")
-    path = run.checkpoint("teacher", "07")
-    checkpoints.save(nn.Linear(2, 2).state_dict(), {}, path)
-    whole = path.read_bytes()
-    for content in (whole[: len(whole) // 2], b"", b"text"):
-        path.write_bytes(content)
-        with pytest.raises(InputError, match=r"teacher-subject_07\.safetensors: damaged"):
-            run.load("teacher", "07", nn.Linear(2, 2))
-    path.write_bytes(whole)
-    with pytest.raises(InputError, match="another model's"):
-        run.load("teacher", "07", nn.Linear(3, 2))
+@pytest.fixture
+def main(synthetic_files: dict[str, Path], tmp_path: Path) -> Iterator[Main]:
+    """Return a function that runs the script with more flags, into the folder of the test."""
+    with no_figures():
+        yield lambda *more: script.main([*usual_flags(synthetic_files["b"], tmp_path), *more])
 
 
-def test_every_call_of_a_run_is_on_record(tmp_path: Path) -> None:
-    """Rows trained earlier, with other versions or flags, keep theirs."""
-    for device in ("first", "second"):
-        begun(tmp_path / "run", {"seed": 1}, device_name=device)
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert [call["device_name"] for call in config["calls"]] == ["first", "second"]
+@pytest.fixture(scope="module")
+def finished(
+    synthetic_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, object]]:
+    """Return the folder of a finished run of both rows, and its numbers."""
+    with no_figures():
+        output_dir = tmp_path_factory.mktemp("finished")
+        script.main([*usual_flags(synthetic_files["b"], output_dir), "--run-name", "mine"])
+    folder = output_dir / NAME / "mine"
+    return folder, outcome(folder)
 
 
-def test_an_unwritable_folder_is_found_before_training(tmp_path: Path) -> None:
-    """Hours of training must not end at a folder that cannot be written."""
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write there"):
-        begun(tmp_path / "file" / "run")
+@pytest.fixture
+def folder(finished: tuple[Path, dict[str, object]], tmp_path: Path) -> Path:
+    """Return a copy of the finished run in the folder of the test."""
+    return shutil.copytree(finished[0], tmp_path / NAME / "mine")
 
 
-def test_new_runs_do_not_share_a_folder(tmp_path: Path) -> None:
-    """Two runs started in the same second must not mix."""
-    script = Path("Dataset_A_x.py")
-    first = runs.run_folder(tmp_path, script, None)
-    first.mkdir(parents=True)
-    assert runs.run_folder(tmp_path, script, None) != first
-    assert runs.run_folder(tmp_path, script, "mine") == tmp_path / "Dataset_A_x" / "mine"
-    with pytest.raises(InputError, match="name of one folder"):
-        runs.run_folder(tmp_path, script, "../mine")
-    for name in ("", ".", ".."):
-        with pytest.raises(InputError, match="name of one folder"):
-            runs.run_folder(tmp_path, script, name)
-
-
-def test_devices_that_are_not_there_are_refused() -> None:
-    """A mistyped device ends with the names of those that exist."""
-    assert flags.choose_device("cpu").type == "cpu"
-    assert flags.choose_device("auto").type in ("cpu", "cuda")
-    for wanted in ("gpu", "meta", "cuda:99"):
-        with pytest.raises(InputError, match=f"--device {wanted}"):
-            flags.choose_device(wanted)
-
-
-def test_unknown_rows_are_refused_with_the_list() -> None:
-    """A mistyped row must not be left out in silence; the table's order is kept."""
-    rows = ["teacher", "student-foot", "distilled-foot"]
-    assert flags.choose_rows(None, rows) == rows
-    assert flags.choose_rows(["distilled-foot", "teacher"], rows) == ["teacher", "distilled-foot"]
-    with pytest.raises(InputError, match="no row student; there are teacher student-foot"):
-        flags.choose_rows(["student", "teacher"], rows)
-
-
-def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
-    """Both would train the same rows, and write over each other's tables."""
-    refused = pytest.raises(InputError, match="another process works on this run")
-    with runs.Run(tmp_path / "run").working({}, {}), refused:
-        begun(tmp_path / "run")
-    begun(tmp_path / "run")
-
-
-def added(folder: Path, row: str = "teacher") -> tuple[runs.Run, pd.DataFrame]:
-    """Add a result to a run."""
-    lines = pd.DataFrame({"row": row, "test_subject": "07", "rmse": [0.1 + 0.2, 1 / 3, math.nan]})
-    history = pd.DataFrame({"row": [row], "fold": ["07"], "epoch": [1]})
-    run = begun(folder)
-    model = checkpoints.Checkpoint(nn.Linear(1, 1).state_dict(), {"row": row})
-    run.add(row, "07", model, {"truth": np.zeros(1)}, history, lines, "well")
-    return run, lines
-
-
-def test_going_on_with_a_run_keeps_its_numbers(tmp_path: Path) -> None:
-    """Rows that a continued run takes over must stay the same to the last digit."""
-    _, lines = added(tmp_path / "run", "student")
-    added(tmp_path / "run", "teacher")
-    again = begun(tmp_path / "run")
-    assert again.has("teacher", "07")
-    assert not again.has("teacher", "7")
-    assert again.metrics["row"].tolist() == ["teacher"] * 3 + ["student"] * 3  # the tables' order
-    taken = again.metrics[again.metrics["row"] == "student"]
-    assert taken["rmse"].tolist() == pytest.approx(lines["rmse"].tolist(), abs=0, nan_ok=True)
-    written = pd.read_csv(
-        again.folder / "metrics.csv", engine="python", dtype={"test_subject": str}
-    )
-    pd.testing.assert_frame_equal(written, again.metrics, check_exact=True)
-
-
-@pytest.mark.parametrize("name", ["results/*.json", "checkpoints/*", "predictions/*.npz"])
-@pytest.mark.parametrize("is_missing", [True, False])
-def test_a_result_with_a_file_cut_in_half_does_not_count(
-    tmp_path: Path, name: str, is_missing: bool
+def test_a_finished_run_is_not_trained_again(
+    main: Main, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A full disk or a crash leaves such files: the row is done again, rather than believed."""
-    run, _ = added(tmp_path / "run")
-    (path,) = run.folder.glob(name)
+    """Asking twice costs nothing, and the numbers stay the same to the last digit."""
+    before = outcome(folder)
+    times = {path: path.stat().st_mtime_ns for path in folder.glob("*/*")}
+    metrics = main("--run-name", "mine")
+    printed = capsys.readouterr().out
+    assert printed.count("already done") == 2
+    assert times == {path: path.stat().st_mtime_ns for path in folder.glob("*/*")}
+    assert outcome(folder) == before
+    written = pd.read_csv(
+        folder / "metrics.csv",
+        dtype={"test_subject": str},
+        engine="python",  # which rounds nothing
+    )
+    pd.testing.assert_frame_equal(written, metrics, check_exact=True)
+
+
+def test_a_run_can_be_extended_by_rows(main: Main, finished: tuple, tmp_path: Path) -> None:
+    """Only the missing row is trained, to the same numbers; the order is that of the table."""
+    main("--run-name", "grown", "--rows", ROWS[1])
+    grown = main("--run-name", "grown", "--rows", ROWS[0])
+    assert list(dict.fromkeys(grown["row"])) == ROWS
+    assert outcome(tmp_path / NAME / "grown") == finished[1]
+
+
+@pytest.mark.parametrize("is_missing", [False, True])
+@pytest.mark.parametrize("kind", ["checkpoints/*", "predictions/*.npz", "results/*.json"])
+def test_a_damaged_result_is_trained_again(
+    main: Main, folder: Path, finished: tuple, kind: str, is_missing: bool
+) -> None:
+    """A full disk or a crash leaves such files: of all rows, only that one is trained again."""
+    path, other = sorted(folder.glob(kind))
+    time_of_other = other.stat().st_mtime_ns
     if is_missing:
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert not begun(tmp_path / "run").has("teacher", "07")
+    (folder / "metrics.csv").write_text("row,sens")
+    (folder / "results" / ".teacher.json.abc.part").write_text("{")
+    main("--resume", "mine")
+    assert outcome(folder) == finished[1]
+    assert other.stat().st_mtime_ns == time_of_other
+    assert left_overs(folder) == []
 
 
-def test_tables_cut_in_half_are_written_anew(tmp_path: Path) -> None:
-    """They are made of the results, so that nothing is lost with them."""
-    run, _ = added(tmp_path / "run")
-    begun(tmp_path / "run")
-    whole = (run.folder / "metrics.csv").read_text()
-    (run.folder / "metrics.csv").write_text(whole[: len(whole) // 2])
-    begun(tmp_path / "run")
-    assert (run.folder / "metrics.csv").read_text() == whole
+def test_tables_cut_off_are_written_again(main: Main, folder: Path, finished: tuple) -> None:
+    """They are assembled from the results, so that nothing is lost with them."""
+    for name in ("metrics.csv", "history.csv"):
+        path = folder / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    main("--run-name", "mine")
+    assert outcome(folder) == finished[1]
 
 
-def test_the_run_to_resume_is_the_newest_or_the_named(tmp_path: Path) -> None:
-    """`--resume` after a lost night must not pick up last week's run."""
-    script = Path("Dataset_A_x.py")
-    with pytest.raises(InputError, match="no run to resume"):
+def test_a_run_with_other_settings_is_refused(
+    main: Main, folder: Path, tmp_path: Path, synthetic_files: dict[str, Path]
+) -> None:
+    """Rows trained with different settings or data in one table would be compared as equals."""
+    with pytest.raises(InputError, match="seed: 42 there, 7 now.*use another --run-name"):
+        main("--run-name", "mine", "--seed", "7")
+    with pytest.raises(InputError, match="protocol: paper there, strict now"):
+        main("--resume", "mine", "--protocol", "strict")
+    other = tmp_path / "other" / synthetic_files["b"].name
+    other.parent.mkdir()
+    shutil.copy(synthetic_files["b"], other)
+    with h5py.File(other, "r+") as file:
+        file["subject_01"][0, 0, :] += 1
+    with pytest.raises(InputError, match="data: .*digest"):
+        main("--resume", "mine", "--data", str(other))
+
+
+@pytest.mark.parametrize("content", ['{"settings": {"se', "[]", '{"settings": 1, "calls": 2}'])
+@pytest.mark.parametrize("flag", ["--run-name", "--resume"])
+def test_a_damaged_run_is_refused(main: Main, folder: Path, flag: str, content: str) -> None:
+    """What is left of it must not be overwritten as if it were empty."""
+    (folder / "config.json").write_text(content)
+    with pytest.raises(InputError, match=f"{folder}: damaged run .*use another --run-name"):
+        main(flag, "mine")
+    assert (folder / "config.json").read_text() == content
+
+
+def test_every_call_is_on_record(main: Main, folder: Path) -> None:
+    """Rows trained earlier, with other flags or versions, keep theirs."""
+    main("--run-name", "mine", "--patience", "10", "--save-every", "7")
+    calls = json.loads((folder / "config.json").read_text())["calls"]
+    assert [call["flags"]["save_every"] for call in calls] == [180, 7]
+    assert all(call["versions"].keys() >= {"python", "torch", "numpy"} for call in calls)
+
+
+def test_two_processes_do_not_share_a_run(main: Main, folder: Path) -> None:
+    """Both would train the same rows, and overwrite each other's tables."""
+    with runs.FileLock(folder / ".lock"), pytest.raises(InputError, match="another process"):
+        main("--run-name", "mine")
+    main("--run-name", "mine")
+
+
+def test_a_damaged_checkpoint_is_named(
+    folder: Path, synthetic_files: dict[str, Path], tmp_path: Path
+) -> None:
+    """A student must not learn from half a teacher."""
+    flags = [*usual_flags(synthetic_files["b"], tmp_path), "--run-name", "mine"]
+    run = Run(script, cli.parse(script, cli.script_parser(script), flags))
+    path = folder / "checkpoints" / f"{ROWS[0]}-subject_03.safetensors"
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"text"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=f"{path}: damaged.*delete it to train {ROWS[0]}"):
+            run.load_network(ROWS[0], "03")
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match="damaged, or of another network"):
+        run.load_weights(ROWS[0], "03", nn.Linear(3, 2))
+    network = run.load_network(ROWS[0], "03")
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+# Where a run is written --------------------------------------------------------------------------
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_training(
+    main: Main, tmp_path: Path
+) -> None:
+    """Hours of training must not end at a folder that cannot be written."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file.*: cannot write there .*use another --output-dir"):
+        main("--output-dir", str(tmp_path / "file"))
+
+
+def test_new_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    """Two runs started in the same second must not mix; a name must not leave its folder."""
+    first = runs.run_folder(tmp_path, script, None)
+    first.mkdir(parents=True)
+    assert runs.run_folder(tmp_path, script, None) != first
+    assert runs.run_folder(tmp_path, script, "mine") == tmp_path / NAME / "mine"
+    for name in ("../mine", "", ".", ".."):
+        with pytest.raises(InputError, match="name of one folder"):
+            runs.run_folder(tmp_path, script, name)
+
+
+def test_the_run_to_resume_is_the_newest_or_the_named_one(tmp_path: Path) -> None:
+    """`--resume` after a lost night must not continue the run of last week."""
+    with pytest.raises(InputError, match="no run to resume; leave out --resume"):
         runs.find_run(tmp_path, script, "")
     for i, name in enumerate(("b", "c", "a")):
-        path = begun(tmp_path / "Dataset_A_x" / name).folder / "config.json"
+        path = tmp_path / NAME / name / "config.json"
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
         os.utime(path, (i, i))
     assert runs.find_run(tmp_path, script, "").name == "a"
     assert runs.find_run(tmp_path, script, "b").name == "b"
@@ -202,28 +246,82 @@ def test_the_run_to_resume_is_the_newest_or_the_named(tmp_path: Path) -> None:
         runs.find_run(tmp_path, script, "d")
 
 
-def test_flags_that_were_given_are_known_from_defaults() -> None:
-    """A resumed run takes its own flags, but for those that are given again."""
-    parser = flags.parser("", dataset="a", rows=[], epochs=40, learning_rate=1e-3)
-    options = parser.parse_args(["--seed", "42", "--resume", "--rows", "a", "b"])
-    assert sorted(options.given) == ["resume", "rows", "seed"]
-    assert options.epochs is None
-    assert options.resume == ""
+def test_resuming_restores_the_flags(
+    main: Main, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A resumed run gets its own flags, except those that are given again."""
+    where = ["--output-dir", str(tmp_path), "--resume"]
+    args = cli.parse(script, cli.script_parser(script), [*where, "--rows", "all", "--jobs", "3"])
+    assert (args.epochs, args.batch_size, args.device) == (2, 16, "cpu")
+    assert (args.rows, args.jobs, args.run_name) == (["all"], 3, "mine")
+    assert isinstance(args.data, Path)
+    script.main(where)
+    assert capsys.readouterr().out.count("already done") == len(ROWS)
+
+
+# Room and memory ---------------------------------------------------------------------------------
+
+
+def test_too_small_a_disk_is_found_before_training(
+    main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Days of training must not end at a disk that was too small from the first minute."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
+    with pytest.raises(InputError, match=r"needs up to .* MB, 1\.0 MB are free; use another"):
+        main("--run-name", "small")
+    assert not (tmp_path / NAME).exists()
+
+
+def test_jobs_fit_cores_memory_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More trainings than the memory holds would end all of them."""
+    monkeypatch.setattr(parallel, "_free_memory", lambda: 64e9)
+    monkeypatch.setattr(parallel, "_available_cores", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    cpu, all_gpus, one_gpu = map(torch.device, ("cpu", "cuda", "cuda:1"))
+    count = partial(
+        parallel.count_jobs,
+        None,
+        threads=1,
+        device=cpu,
+        tasks=20,
+        parameters=10_000_000,
+        recording_bytes=10**8,
+    )
+    assert count() == 8
+    assert count(threads=3) == 2
+    assert count(tasks=3) == 3
+    assert count(device=all_gpus) == 1
+    count_given = partial(count.func, **count.keywords)
+    assert count_given(12) == 12
+    assert count_given(3, device=all_gpus) == 6  # three on each
+    assert count_given(3, device=one_gpu) == 3
+    monkeypatch.setattr(parallel, "_free_memory", lambda: 4e9)
+    assert count() == 2  # about 2 GB each
+
+
+# The command line --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "x"])
-def test_numbers_out_of_range_are_refused(value: str) -> None:
+@pytest.mark.parametrize("flag", ["--learning-rate", "--epochs", "--batch-size", "--patience"])
+def test_numbers_out_of_range_are_refused(
+    flag: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """No run starts with a learning rate or a number of epochs that makes no sense."""
-    parser = flags.parser("", dataset="a", rows=[], epochs=40, learning_rate=1e-3)
-    for flag in ("--learning-rate", "--epochs", "--batch-size", "--patience"):
-        with pytest.raises(SystemExit):
-            parser.parse_args([flag, value])
+    with pytest.raises(SystemExit, match="2"):
+        cli.script_parser(script).parse_args([flag, value])
+    complaint = capsys.readouterr().err
+    assert complaint.startswith(f"error: argument {flag}: ")
+    assert complaint.count("\n") == 1
 
 
 def test_every_flag_has_help_with_its_default() -> None:
     """`--help` is the manual."""
-    parser = flags.parser("", dataset="a", rows=["teacher"], epochs=40, learning_rate=1e-3)
-    flags.add_weight(parser, "--alpha", 0.5, "of something")
+    parser = cli.script_parser(script)
+    cli.add_weight(parser, "--alpha", 0.5, "of something")
     for action in parser._actions:
         without_default = isinstance(action, argparse._HelpAction | argparse._StoreTrueAction)
         assert without_default or "(default" in action.help, action.option_strings
+    text = parser.format_help()
+    assert all(row.name in text for row in script.ROWS)

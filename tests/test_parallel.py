@@ -1,0 +1,284 @@
+"""Trainings in several processes and on a Dask cluster: the same numbers, whatever fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from distributed import LocalCluster
+from torch import Tensor, nn
+
+from common import parallel
+from common.cli import run_main
+from common.parallel import Task
+from common.runs import FailedTasksError
+from common.windows import Batch
+from tests.conftest import ROOT
+from tests.running import NAME, ROWS, left_overs, no_figures, outcome, script, usual_flags
+
+# On a scheduler ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Start a scheduler on loopback with one worker of two threads in this process."""
+    with LocalCluster(
+        n_workers=1,
+        threads_per_worker=2,
+        processes=False,
+        protocol="tcp",
+        host="127.0.0.1",
+        dashboard_address=None,
+        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.fixture
+def usual(synthetic_files: dict[str, Path], tmp_path: Path) -> Iterator[list[str]]:
+    """Return the flags of a small run into the folder of the test; draw no figures."""
+    with no_figures():
+        yield usual_flags(synthetic_files["b"], tmp_path)
+
+
+def test_a_cluster_changes_nothing(
+    usual: list[str], address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same bits from one process and from threads of a worker, in any order, on all folds."""
+    usual += ["--test-subjects", "all"]
+    script.main([*usual, "--run-name", "one"])
+    script.main([*usual, "--run-name", "cluster", "--scheduler", address])
+    assert f"in parallel, on the cluster at {address}" in capsys.readouterr().out
+    folder = tmp_path / NAME
+    assert outcome(folder / "cluster") == outcome(folder / "one")
+    assert left_overs(folder / "cluster") == []
+
+
+def test_a_row_that_fails_on_a_cluster_is_named(
+    usual: list[str],
+    address: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It does not stop the others, its best epoch is saved, and `--resume` trains it again."""
+    loss, steps = script.supervised_loss, []
+
+    def diverging(network: nn.Module, batch: Batch) -> Tensor:
+        is_first_row = batch.inputs[0].shape[-1] == 6  # accelerometers of both feet
+        steps.append(is_first_row)
+        return loss(network, batch) * (float("nan") if is_first_row and sum(steps) > 2 else 1)
+
+    usual += ["--scheduler", address, "--run-name", "mine"]
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "supervised_loss", diverging)
+        message = f"{ROWS[0]}, subject 03: epoch 2: the validation loss is not finite"
+        with pytest.raises(FailedTasksError, match=message):
+            script.main(usual)
+    folder = tmp_path / NAME / "mine"
+    assert [path.stem for path in folder.glob("results/*")] == [f"{ROWS[1]}-subject_03"]
+    assert (folder / "checkpoints" / f"{ROWS[0]}-subject_03.diverged.safetensors").exists()
+    capsys.readouterr()
+    script.main(["--output-dir", str(tmp_path), "--resume", "--scheduler", address])
+    assert capsys.readouterr().out.count("already done") == 1
+    assert len(list(folder.glob("results/*"))) == 2
+
+
+def test_workers_that_do_not_share_the_folder_are_named(
+    usual: list[str], address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results that a worker writes to its own disk must not end as a traceback."""
+    monkeypatch.setattr(script, "train_and_test", lambda row, test_subject, run: None)
+    with pytest.raises(FailedTasksError, match="its result is not there; workers must share"):
+        script.main([*usual, "--scheduler", address])
+
+
+def test_a_scheduler_that_does_not_exist_is_refused(
+    usual: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistyped address ends with one line."""
+    with pytest.raises(SystemExit, match="2"):
+        run_main(lambda: script.main([*usual, "--scheduler", "http://127.0.0.1:1"]))
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("error: --scheduler http://127.0.0.1:1: no Dask scheduler answers")
+    assert complaint.count("\n") == 1
+
+
+# Rows that need others ---------------------------------------------------------------------------
+
+
+def teacher_1_fails(folder: Path, row: str, subject: str, *needed: None) -> None:
+    """Leave a trace, and fail as the teacher of subject 1."""
+    (folder / f"{row}-{subject}").touch()
+    if (row, subject) == ("teacher", "1"):
+        raise MemoryError("too little")
+
+
+@pytest.mark.parametrize("is_cluster", [False, True])
+def test_a_row_that_needs_a_failed_row_is_not_begun(
+    is_cluster: bool, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A student of a teacher that failed has no teacher; that of the other subject has one."""
+    tasks = {
+        Task(row, subject): [Task("teacher", subject)] * (row == "distilled")
+        for subject in "12"
+        for row in ("teacher", "distilled", "student")
+    }
+    scheduler = request.getfixturevalue("address") if is_cluster else None
+    ended = dict(parallel.run_tasks(partial(teacher_1_fails, tmp_path), tasks, 1, scheduler))
+    failures = {task: error for task, error in ended.items() if error is not None}
+    assert ended.keys() == tasks.keys()
+    assert failures.keys() == {("teacher", "1"), ("distilled", "1")}
+    assert isinstance(failures["teacher", "1"], MemoryError)
+    assert str(failures["distilled", "1"]) == "needs teacher, which failed"
+    begun = {path.name for path in tmp_path.iterdir()}
+    assert begun == {"-".join(task) for task in tasks} - {"distilled-1"}
+
+
+# In several processes ----------------------------------------------------------------------------
+
+
+def run_script(*flags: str, path: Path = ROOT / f"{NAME}.py") -> subprocess.CompletedProcess[str]:
+    """Run the script in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(path), *flags]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.mark.slow
+def test_processes_change_nothing(usual: list[str], tmp_path: Path) -> None:
+    """The same bits from one process and from three, and nothing but the results on the screen."""
+    usual += ["--test-subjects", "all"]
+    script.main([*usual, "--run-name", "one"])
+    done = run_script(*usual, "--jobs", "3", "--run-name", "three")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "Trainings run in parallel, 3 at a time." in done.stdout
+    assert outcome(tmp_path / NAME / "three") == outcome(tmp_path / NAME / "one")
+
+
+@pytest.mark.slow
+def test_synthetic_data_in_several_processes(tmp_path: Path) -> None:
+    """The first command of a new user must run on a machine with many cores, too."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / f"{NAME}.py"), *("--jobs", "2", "--epochs", "1", "--sample")]
+        + ["--rows", *ROWS, "--output-dir", "results"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("results/*/*/results/*.json"))) == len(ROWS)
+
+
+FATAL = """
+import os, signal
+from pathlib import Path
+import {name} as original
+from {name} import *
+
+TRAIN = original.train_and_test
+
+def train_and_test(row, test_subject, run):
+    deaths = Path({path!r}).with_name("deaths-" + row.name)
+    count = len(deaths.read_text()) if deaths.exists() else 0
+    if count < {deaths}.get(row.name, 0):
+        deaths.write_text("x" * (count + 1))
+        os.kill(os.getpid(), signal.SIGKILL)
+    TRAIN(row, test_subject, run)
+
+def main(argv=None):
+    script = sys.modules[__name__]
+    with Run(script, cli.parse(script, cli.script_parser(script), argv)) as run:
+        run.each(train_and_test)
+        return run.report(lambda run, rows, test_subjects: None)
+
+if __name__ == "__main__":
+    cli.run_main(main)
+"""
+
+
+@pytest.mark.slow
+def test_a_training_that_kills_its_workers_fails_alone(usual: list[str], tmp_path: Path) -> None:
+    """A row that is out of memory is named after a few tries; one unlucky death is retried."""
+    path = tmp_path / "fatal.py"
+    path.write_text(
+        FATAL.format(name=NAME, path=str(path), deaths={ROWS[0]: 1000, "lmfn-all_imus": 1})
+    )
+    done = run_script(*usual, "lmfn-all_imus", "--jobs", "2", "--run-name", "mine", path=path)
+    assert done.returncode == 1, done.stderr
+    assert f"{ROWS[0]}, subject 03: its worker process died several times" in done.stderr
+    assert len((tmp_path / f"deaths-{ROWS[0]}").read_text()) == 4
+    names = [file.stem for file in (tmp_path / "fatal" / "mine").glob("results/*")]
+    assert sorted(names) == ["lmfn-all_imus-subject_03", f"{ROWS[1]}-subject_03"]
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+# With workers that come and go -------------------------------------------------------------------
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    """Wait for a condition; fail if it does not come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def two_workers(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
+    """Start a scheduler and two workers on loopback with the commands in the README."""
+    started = []
+
+    def start(*arguments: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", *arguments]
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        started.append(process)
+        return process
+
+    file = tmp_path / "scheduler.json"
+    local = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    start("distributed.cli.dask_scheduler", *local, "--scheduler-file", str(file))
+    wait_until(file.exists)
+    address = json.loads(file.read_text())["address"]
+    flags = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(tmp_path)]
+    workers = [start("distributed.cli.dask_worker", address, *flags) for _ in range(2)]
+    yield address, workers
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", ["worker killed", "worker terminated", "client killed"])
+def test_what_is_lost_on_a_cluster_is_done_again(
+    lost: str, usual: list[str], tmp_path: Path, two_workers: tuple[str, list[subprocess.Popen]]
+) -> None:
+    """A node dies or is preempted, or the job that started the run: the numbers stay the same."""
+    address, workers = two_workers
+    usual += ["--batch-size", "1", "--epochs", "25", "--save-every", "0.000001"]
+    script.main([*usual, "--run-name", "whole"])
+    command = [sys.executable, str(ROOT / f"{NAME}.py"), *usual, "--scheduler", address]
+    process = subprocess.Popen([*command, "--run-name", "lost"], stdout=subprocess.DEVNULL)
+    folder = tmp_path / NAME / "lost"
+    wait_until(lambda: len(list(folder.glob("unfinished/*.pt"))) == 2)
+    if lost == "client killed":
+        process.kill()
+        process.wait()
+        script.main(["--output-dir", str(tmp_path), "--resume", "lost", "--scheduler", address])
+    else:
+        number = signal.SIGKILL if lost == "worker killed" else signal.SIGTERM
+        os.kill(workers[0].pid, number)
+        assert process.wait(timeout=300) == 0
+        workers[0].wait(timeout=60)
+    assert outcome(folder) == outcome(tmp_path / NAME / "whole")
+    assert left_overs(folder) == []
