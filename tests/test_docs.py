@@ -24,10 +24,10 @@ import h5py
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import Dataset_A_Sensor_Distillation as distillation_a
 from common.data import DATASET_A_COLUMNS
-from common.runs import Run
 from tests.conftest import ROOT
 from tests.made_runs import SCRIPT, make_run
 from tests.narrow import narrow_networks
@@ -84,10 +84,10 @@ def load_command(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module", autouse=True)
 def narrow() -> Iterator[None]:
-    """Make the networks of all scripts small, and leave out the figures of runs."""
+    """Make the networks of all scripts small, and the files of figures empty."""
     scripts = [load_script(path.name) for path in ROOT.glob("Dataset_*.py")]
     with narrow_networks(*scripts), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "save_figure", lambda run, name, figure: None)
+        patch.setattr(Figure, "savefig", lambda figure, path, **options: Path(path).touch())
         yield
 
 
@@ -123,7 +123,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw_tree = importlib.import_module("tests.raw_tree")
     folder = tmp_path_factory.mktemp("camargo")
     trials = [trial for trial in raw_tree.TRIALS if trial[1].endswith("01_01")]  # one per activity
-    walkers = [raw_tree.simulate_walker(number, trials) for number in (7, 8)]
+    walkers = [raw_tree.simulate_walker(number, trials, duration_s=2.0) for number in (7, 8)]
     for walker in walkers:
         raw_tree.write_walker(folder, walker)
     raw_tree.write_people(folder, walkers)
