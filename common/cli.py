@@ -14,13 +14,13 @@ from typing import Any, NoReturn, TextIO
 
 from common import training
 from common.files import InputError
+from common.folder import find_run, last_flags
 from common.runs import (
     BATCH_SIZE,
     FailedTasksError,
     Script,
     default_data_file,
-    find_run,
-    last_flags,
+    script_folder,
 )
 from common.windows import PROTOCOLS
 
@@ -218,7 +218,7 @@ def parse(script: Script, parser: ArgumentParser, argv: Sequence[str] | None) ->
     args = parser.parse_args(argv)
     if args.resume is None:
         return args
-    folder = find_run(args.output_dir, script, args.resume or args.run_name or "")
+    folder = find_run(script_folder(args.output_dir, script), args.resume or args.run_name or "")
     flags = {name: value for name, value in last_flags(folder).items() if name in vars(args)}
     flags["data"] = flags.get("data") and Path(flags["data"])
     parser.set_defaults(**{name: flags[name] for name in flags if name not in NOT_RESTORED})

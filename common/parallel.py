@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import dask
 import psutil
@@ -17,6 +16,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 from tqdm import tqdm
 
 from common.files import InputError
+from common.folder import Task
 
 PROCESS_BYTES = 1.2e9  # process that trains a small network; measured
 RECORDING_COPIES = 5  # the recording, the inputs of a row, and outputs of a teacher
@@ -25,13 +25,6 @@ PARAMETER_BYTES = 28  # weights, gradients, Adam's moments, best epoch, workspac
 
 class WorkerDiedError(RuntimeError):
     """The process of a worker died again and again while it did a task."""
-
-
-class Task(NamedTuple):
-    """One row of the table with one subject held out."""
-
-    row: str
-    subject: str
 
 
 def in_workers(

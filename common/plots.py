@@ -88,7 +88,7 @@ def _save_chart(run: Run, name: str, figure: Figure) -> None:
     """Save a chart, marked if the data are synthetic."""
     if run.recording.is_synthetic:
         figure.text(0.005, 0.005, "SYNTHETIC DATA", fontsize=7, color="0.4")
-    run.save_figure(name, figure)
+    run.folder.save_figure(name, figure)
 
 
 def _kind(row: str) -> str:
@@ -97,7 +97,7 @@ def _kind(row: str) -> str:
 
 def _lines(run: Run, rows: Sequence[str], test_subjects: Sequence[str]) -> pd.DataFrame:
     """Return the metrics over all activities with the columns `kind`, `imus` and `third`."""
-    metrics, sensor_sets = run.metrics, run.script.SENSOR_SETS
+    metrics, sensor_sets = run.folder.metrics, run.script.SENSOR_SETS
     chosen = metrics["row"].isin(rows) & metrics["test_subject"].isin(test_subjects)
     lines = metrics[chosen & (metrics["activity"] == "all")]
     imus = {name: len(sensor_set.sensors) for name, sensor_set in sensor_sets.items()}
@@ -124,7 +124,7 @@ def _save_traces(
     of_kind = {kind: [row for row in rows if _kind(row) == kind] for kind in colors}
     drawn = [min(names, key=imus) for names in of_kind.values() if names]
     for subject in test_subjects:
-        run.save_figure(f"traces-subject_{subject}", traces(run, drawn, subject, colors))
+        run.folder.save_figure(f"traces-subject_{subject}", traces(run, drawn, subject, colors))
 
 
 def traces(run: Run, rows: Iterable[str], subject: str, colors: dict[str, str]) -> Figure:
@@ -135,7 +135,7 @@ def traces(run: Run, rows: Iterable[str], subject: str, colors: dict[str, str]) 
     """
     targets, rate_hz = run.script.TARGETS, run.script.RATE_HZ
     truth = "synthetic" if run.recording.is_synthetic else "measured"
-    saved = {row: np.load(run.predictions_file(row, subject)) for row in rows}
+    saved = {row: np.load(run.folder.predictions_file(row, subject)) for row in rows}
     first = next(iter(saved.values()))
     part = _trace_part(first["stretch"], first["activity"], rate_hz)
     breaks = np.flatnonzero(np.diff(first["stretch"][part])) + 1

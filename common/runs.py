@@ -6,15 +6,12 @@ import argparse
 import errno
 import importlib
 import inspect
-import json
-import math
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,26 +23,19 @@ import h5py
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from common import parallel, training
 from common.data import Recording, SensorSet, Target, describe_ignored
-from common.files import (
-    CHECKPOINT_SUFFIX,
-    InputError,
-    load_checkpoint,
-    save_checkpoint,
-    write_atomically,
-)
+from common.files import InputError, load_checkpoint
+from common.folder import RunFolder, Task, new_run
 from common.metrics import final_table, fold_table, long_form
-from common.parallel import Task
 from common.training import DivergedError, Epoch, Progress
 from common.windows import Fold, check_windows, choose_subjects
 from synthetic_gait import write_file
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 BATCH_SIZE = 64  # windows, as in the paper
 STATE_BYTES = 16  # per parameter of a saved training: weights, Adam's moments, best epoch
@@ -118,27 +108,23 @@ class FailedTasksError(RuntimeError):
 
 
 class Run:
-    """A run of a script and its folder.
-
-    The folder holds `config.json`, `history.csv`, `metrics.csv` and the folders `results`,
-    `predictions`, `checkpoints`, `unfinished` and `figures`. A row is done on a fold once its file
-    in `results` exists; that file is written last, and the CSV files are assembled from them.
+    """A run of a script: its data, its settings, and the loop over rows and folds.
 
     Attributes:
         script: the script.
         args: its flags; `epochs` is None unless a flag or the quick look sets it.
         is_quick: whether synthetic data stand in for a missing file, with quick settings.
-        folder: `<output-dir>/<script>/<run>`.
+        folder: its results.
         device: device to train on.
         recording: the data, with the samples on the device.
-        settings: everything that the numbers depend on; a script may add settings of its own.
-        rows: names of the rows to run, with those that they need, in the order of the table.
+        settings: everything that affects the results; a script may add settings of its own.
+        rows: names of the rows to run, including rows they need, in the order of the table.
         test_subjects: ids of the subjects to hold out.
-        results: (row, test subject) -> content of its file in `results`.
+        failures: failed task -> reason.
     """
 
     def __init__(self, script: Script, args: argparse.Namespace) -> None:
-        """Check the flags and read the data; nothing is written but synthetic data.
+        """Check the flags and read the data; only synthetic data are written.
 
         Args:
             script: the script.
@@ -154,7 +140,10 @@ class Run:
         if args.threads > cores and not args.scheduler:
             raise InputError(f"--threads {args.threads}: this machine has {cores} cores; use fewer")
         training.check_faster(args.faster, self.device)
-        self.folder = run_folder(args.output_dir, script, args.run_name)
+        rows = [row.name for row in script.ROWS]
+        self.folder = RunFolder(
+            new_run(script_folder(args.output_dir, script), args.run_name), rows
+        )
         self.args.data, self.is_quick = _find_data(script, args)
         quick = script.QUICK_LOOK
         self.args.batch_size = args.batch_size or (
@@ -175,15 +164,13 @@ class Run:
             task: f"[{number}/{len(tasks)}] {task.row}, subject {task.subject}"
             for number, task in enumerate(tasks, start=1)
         }
-        self.results: dict[Task, dict[str, Any]] = {}
         self.failures: dict[Task, str] = {}
         self.problems: list[str] = []  # other than failed trainings
         self.shows_progress = True
-        self._load_results()
         self.jobs = self._count_jobs()
 
     def _settings(self) -> dict[str, Any]:
-        """Return everything that the numbers depend on; runs that differ in it do not mix."""
+        """Return everything that affects the results; results with other settings never mix."""
         args, recording = self.args, self.recording
         faster = [way for way in training.FASTER if way in args.faster]
         return {
@@ -204,24 +191,6 @@ class Run:
             **({"threads": args.threads} if self.device.type == "cpu" else {}),
         }
 
-    # The folder -----------------------------------------------------------------------------------
-
-    def result_file(self, row: str, test_subject: str) -> Path:
-        """Return the path of a row's metrics and history."""
-        return self.folder / "results" / f"{row}-subject_{test_subject}.json"
-
-    def checkpoint_file(self, row: str, test_subject: str) -> Path:
-        """Return the path of a row's trained network."""
-        return self.folder / "checkpoints" / f"{row}-subject_{test_subject}{CHECKPOINT_SUFFIX}"
-
-    def predictions_file(self, row: str, test_subject: str) -> Path:
-        """Return the path of the truth and the prediction of the test subject."""
-        return self.folder / "predictions" / f"{row}-subject_{test_subject}.npz"
-
-    def state_file(self, row: str, test_subject: str) -> Path:
-        """Return the path of the state of an unfinished training."""
-        return self.folder / "unfinished" / f"{row}-subject_{test_subject}.pt"
-
     def __enter__(self) -> Run:
         """Create the folder, or open it if it was created with the same settings.
 
@@ -229,37 +198,6 @@ class Run:
             InputError: The folder holds a run with other settings, cannot be written, or is in use.
         """
         self._check_space()
-        self.lock = FileLock(self.folder / ".lock", timeout=0)
-        try:
-            self._open()
-        except Timeout as error:
-            raise InputError(
-                f"{self.folder}: another process is working on this run; use another --run-name"
-            ) from error
-        except OSError as error:
-            self.lock.release()
-            raise InputError(
-                f"{self.folder}: cannot write there ({error.strerror}); use another --output-dir"
-            ) from error
-        except BaseException:
-            self.lock.release()
-            raise
-        print(self._introduction())
-        print(f"Run: {self.folder}\n", flush=True)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.lock.release()
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
-            raise KeyboardInterrupt(
-                f"what is done is saved in {self.folder}; --resume {self.folder.name} continues"
-            )
-
-    def _open(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock.acquire()
-        config = _read_config(self.folder)
-        _check_same_settings(self.folder, config["settings"], self.settings)
         call = {
             "flags": {
                 name: str(value) if isinstance(value, Path) else value
@@ -269,51 +207,18 @@ class Run:
             "versions": _versions(),
             "git": _git_description(self.script.__file__),
         }
-        config = {"settings": self.settings, "calls": [*config["calls"], call]}
-        with write_atomically(self.folder / "config.json") as part:
-            part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        for path in self.folder.glob("*/.*.part"):
-            path.unlink(missing_ok=True)  # left by a process that was killed while it wrote
-        self._load_results()
-        if self.results:
-            self._write_tables()
+        self.folder.open(self.settings, call)
+        print(self._introduction())
+        print(f"Run: {self.folder.path}\n", flush=True)
+        return self
 
-    def _load_results(self) -> None:
-        for path in sorted((self.folder / "results").glob("*.json")):
-            row, _, subject = path.stem.rpartition("-subject_")
-            self._load_result(Task(row, subject))
-
-    def _load_result(self, task: Task) -> bool:
-        """Load the result of a task, if it and the files that belong to it are complete."""
-        try:
-            result = json.loads(self.result_file(*task).read_text(encoding="utf-8"))
-            for path in (self.checkpoint_file(*task), self.predictions_file(*task)):
-                if path.stat().st_size != result["bytes"][path.name]:
-                    return False
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-        self.results[task] = result
-        return True
-
-    def _write_tables(self) -> None:
-        for name, table in (("history", self._table("history")), ("metrics", self.metrics)):
-            with write_atomically(self.folder / f"{name}.csv") as part:
-                table.to_csv(part, index=False, encoding="utf-8")
-
-    @property
-    def metrics(self) -> pd.DataFrame:
-        """The metrics of all results, subject by subject, rows in the order of the table."""
-        return self._table("metrics")
-
-    def _table(self, part: str) -> pd.DataFrame:
-        order = {row.name: i for i, row in enumerate(self.script.ROWS)}
-        tasks = sorted(self.results, key=lambda t: (int(t.subject), order.get(t.row, math.inf), t))
-        return pd.DataFrame([line for task in tasks for line in self.results[task][part]])
-
-    def save_figure(self, name: str, figure: Figure) -> None:
-        """Write `figures/<name>.png`."""
-        with write_atomically(self.folder / "figures" / f"{name}.png") as part:
-            figure.savefig(part, format="png", dpi=150)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.folder.close()
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            path = self.folder.path
+            raise KeyboardInterrupt(
+                f"finished trainings are saved in {path}; continue with --resume {path.name}"
+            )
 
     # Rows and folds -------------------------------------------------------------------------------
 
@@ -324,7 +229,7 @@ class Run:
         A failed training does not stop the others.
         """
         for task, label in self.labels.items():
-            if task in self.results:
+            if task in self.folder.results:
                 print(f"{label}: already done", flush=True)
         for task, finish in self._start(train_and_test):
             failed = [need.row for need in self._needs(task) if need in self.failures]
@@ -332,7 +237,7 @@ class Run:
                 if failed:
                     raise InputError(f"needs {' and '.join(failed)}, which failed")
                 finish()
-                if not self._load_result(task):
+                if not self.folder.load_result(task):
                     raise InputError("its result is missing; workers must share --output-dir")
             except Exception as error:
                 self.failures[task] = _reason(error)
@@ -369,34 +274,28 @@ class Run:
         return [Task(row, task.subject) for row in find_row(self.script, task.row).needs]
 
     def _todo(self) -> list[Task]:
-        return [task for task in self.labels if task not in self.results]
+        return [task for task in self.labels if task not in self.folder.results]
 
     def _handle(self) -> tuple[Path, argparse.Namespace, dict[str, Any]]:
         """Return what a worker needs to open this run; all paths are absolute."""
         args = argparse.Namespace(**{**vars(self.args), "sample": False, "rows": self.rows})
-        args.data, args.output_dir = self.args.data.resolve(), self.folder.resolve().parents[1]
-        args.run_name, args.device, args.scheduler = self.folder.name, str(self.device), None
+        args.data, args.output_dir = self.args.data.resolve(), self.folder.path.resolve().parents[1]
+        args.run_name, args.device, args.scheduler = self.folder.path.name, str(self.device), None
         args.rows = self.rows
         script = Path(self.script.__file__).resolve()
         return script, args, self.settings
 
     def _save_diverged(self, task: Task, error: DivergedError) -> None:
-        """Save the best epoch before a divergence beside the checkpoints, and delete the state."""
-        if error.best_weights:
-            path = self.checkpoint_file(*task)
-            description = self._checkpoint_description(
-                find_row(self.script, task.row), task.subject
-            )
-            path = path.with_suffix(f".diverged{path.suffix}")
-            save_checkpoint(path, error.best_weights, description)
-            error.best_weights = {}  # a worker sends the error to the process that reports it
-        self.state_file(*task).unlink(missing_ok=True)
+        """Save the best epoch before a divergence."""
+        description = self._checkpoint_description(find_row(self.script, task.row), task.subject)
+        self.folder.save_diverged(task, error.best_weights, description)
+        error.best_weights = {}  # a worker sends the error to the process that reports it
 
     def progress(self, row: Row, test_subject: str) -> Progress:
         """Return the progress of the training of a row, which resumes where it was saved."""
         return Progress(
             self.labels[Task(row.name, test_subject)],
-            self.state_file(row.name, test_subject),
+            self.folder.state_file(row.name, test_subject),
             self.args.save_every,
             self.shows_progress,
         )
@@ -413,18 +312,18 @@ class Run:
         Raises:
             InputError: The checkpoint is damaged or belongs to another network.
         """
-        path = self.checkpoint_file(row, test_subject)
+        path = self.folder.checkpoint_file(row, test_subject)
         try:
             network.load_state_dict(load_checkpoint(path).tensors)
         except (InputError, RuntimeError) as error:
             raise InputError(
-                f"{path}: damaged, or of another network; delete it to train {row} again"
+                f"{path}: damaged, or from a different network; delete it to retrain {row}"
             ) from error
 
     def used_parameters(self, row: str, test_subject: str) -> int:
-        """Return the number of parameters of a row that is done."""
-        result = json.loads(self.result_file(row, test_subject).read_text(encoding="utf-8"))
-        return int(result["metrics"][0]["parameters"])
+        """Return the number of used parameters of a finished row."""
+        self.folder.load_result(Task(row, test_subject))
+        return int(self.folder.results[Task(row, test_subject)]["metrics"][0]["parameters"])
 
     def record(
         self,
@@ -476,23 +375,16 @@ class Run:
         scores = long_form(
             arrays["truth"], arrays["prediction"], arrays["activity"], self.script.TARGETS, shared
         )
-        task = Task(row.name, fold.test_subject)
-        checkpoint, predictions = self.checkpoint_file(*task), self.predictions_file(*task)
-        description = self._checkpoint_description(row, fold.test_subject)
-        save_checkpoint(checkpoint, network.state_dict(), description)
-        with write_atomically(predictions) as part, part.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        result = {
-            "bytes": {path.name: path.stat().st_size for path in (checkpoint, predictions)},
-            "history": [
-                {"row": row.name, "fold": fold.test_subject, **epoch._asdict()} for epoch in history
-            ],
-            "metrics": scores.to_dict("records"),
-            "summary": summary,
-        }
-        with write_atomically(self.result_file(*task)) as part:
-            part.write_text(json.dumps(result) + "\n", encoding="utf-8")
-        self.state_file(*task).unlink(missing_ok=True)
+        history = [
+            {"row": row.name, "fold": fold.test_subject, **epoch._asdict()} for epoch in history
+        ]
+        self.folder.save_result(
+            Task(row.name, fold.test_subject),
+            network.state_dict(),
+            self._checkpoint_description(row, fold.test_subject),
+            arrays,
+            {"history": history, "metrics": scores.to_dict("records"), "summary": summary},
+        )
 
     def _checkpoint_description(self, row: Row, test_subject: str) -> dict[str, Any]:
         """Return what is needed to use a checkpoint without its run."""
@@ -551,13 +443,13 @@ class Run:
     def _report_task(self, task: Task) -> None:
         """Print the result of a task, and the table of a fold once it is complete."""
         try:
-            self._write_tables()
+            self.folder.write_tables()
             self.problems = []
         except OSError as error:
             self.problems = [f"history.csv and metrics.csv: {_reason(error)}"]
-        print(f"{self.labels[task]}: {self.results[task]['summary']}", flush=True)
-        if all(Task(row, task.subject) in self.results for row in self.rows):
-            print(f"\n{fold_table(self.metrics, self.rows, task.subject)}\n", flush=True)
+        print(f"{self.labels[task]}: {self.folder.results[task]['summary']}", flush=True)
+        if all(Task(row, task.subject) in self.folder.results for row in self.rows):
+            print(f"\n{fold_table(self.folder.metrics, self.rows, task.subject)}\n", flush=True)
 
     def report(self, figures: Callable[[Run, Sequence[str], Sequence[str]], None]) -> pd.DataFrame:
         """Print the table of the rows that are done on every fold, and draw their figures.
@@ -574,26 +466,27 @@ class Run:
         rows = [
             row
             for row in self.rows
-            if all(Task(row, subject) in self.results for subject in self.test_subjects)
+            if all(Task(row, subject) in self.folder.results for subject in self.test_subjects)
         ]
         problems = list(self.problems)
         if rows:
-            print(final_table(self.metrics, rows, self.test_subjects), flush=True)
+            print(final_table(self.folder.metrics, rows, self.test_subjects), flush=True)
             try:
                 figures(self, rows, self.test_subjects)
             except OSError as error:
                 problems.append(f"figures: {_reason(error)}")
         if self.recording.is_synthetic:
             print("\nSYNTHETIC DATA: these results are not those of the paper.")
-        print(f"\nResults: {self.folder}")
+        print(f"\nResults: {self.folder.path}")
         problems += [f"{t.row}, subject {t.subject}: {why}" for t, why in self.failures.items()]
         if problems:
-            left = len(self._todo()) - len(self.failures)
+            failed, tasks = len(self.failures), len(self.labels)
             raise FailedTasksError(
-                f"{len(self.failures)} trainings failed, {left} did not start; --resume runs what "
-                "is left" + "".join(f"\n  {problem}" for problem in problems)
+                f"{failed} of {tasks} trainings failed, {len(self._todo()) - failed} did not "
+                "start; --resume runs what is left"
+                + "".join(f"\n  {problem}" for problem in problems)
             )
-        return self.metrics
+        return self.folder.metrics
 
     # Resources ------------------------------------------------------------------------------------
 
@@ -629,11 +522,12 @@ class Run:
         for task in self._todo():
             outputs = 2 * int(samples[task.subject]) * len(self.script.TARGETS)
             values += parameters[task.row] + outputs
-        existing = next(p for p in (self.folder, *self.folder.absolute().parents) if p.exists())
+        path = self.folder.path
+        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
         free = shutil.disk_usage(existing).free
         if 4 * values > free:
             raise InputError(
-                f"{self.folder}: needs up to {4 * values / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are "
+                f"{path}: needs up to {4 * values / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are "
                 "free; use another --output-dir, fewer --rows or fewer --jobs"
             )
 
@@ -665,9 +559,10 @@ def _do_in_worker(
             run.settings, run.shows_progress = settings, False
             _worker_runs[key] = run
         run = _worker_runs[key]
+        training.set_up(args.threads, args.faster)  # the number of threads is set per thread
         task = Task(row, test_subject)
         try:
-            if not run._load_result(task):
+            if not run.folder.load_result(task):
                 run.script.train_and_test(find_row(run.script, row), test_subject, run)
         except DivergedError as error:
             run._save_diverged(task, error)
@@ -728,74 +623,12 @@ def _with_needed(script: Script, rows: Sequence[str]) -> list[str]:
     return _with_needed(script, [r.name for r in script.ROWS if r.name in needed.union(rows)])
 
 
-# Folders and settings -----------------------------------------------------------------------------
+# Data, device and versions ------------------------------------------------------------------------
 
 
-def run_folder(output_dir: Path, script: Script, run_name: str | None) -> Path:
-    """Return `<output-dir>/<script>/<run>`; without a name, a new one of date and time.
-
-    Raises:
-        InputError: The name cannot be the name of a folder.
-    """
-    parent = output_dir / Path(script.__file__).stem
-    if run_name is not None:
-        if Path(run_name).name != run_name or run_name in ("", ".", ".."):
-            raise InputError(f"--run-name {run_name!r}: it must be the name of one folder")
-        return parent / run_name
-    name = time.strftime("%Y-%m-%d_%H-%M-%S")
-    existing = sum(1 for _ in parent.glob(f"{name}*"))
-    return parent / (f"{name}_{existing + 1}" if existing else name)
-
-
-def find_run(output_dir: Path, script: Script, run_name: str) -> Path:
-    """Return the folder of an existing run, the newest one for an empty name.
-
-    Raises:
-        InputError: There is none.
-    """
-    parent = output_dir / Path(script.__file__).stem
-    if run_name:
-        folder = run_folder(output_dir, script, run_name)
-        if not (folder / "config.json").exists():
-            raise InputError(f"{folder}: no run to resume; leave out --resume to start one")
-        return folder
-    configs = sorted(parent.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
-    if not configs:
-        raise InputError(f"{parent}: no run to resume; leave out --resume to start one")
-    return configs[-1].parent
-
-
-def last_flags(folder: Path) -> dict[str, Any]:
-    """Return the flags of the last call of a run.
-
-    Raises:
-        InputError: Its `config.json` is damaged.
-    """
-    try:
-        return dict(_read_config(folder)["calls"][-1]["flags"])
-    except (OSError, IndexError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: damaged run ({error}); use another --run-name") from error
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.exists():
-        return {"settings": None, "calls": []}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        return {"settings": dict(config["settings"]), "calls": list(config["calls"])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: damaged run ({error}); use another --run-name") from error
-
-
-def _check_same_settings(folder: Path, old: dict[str, Any] | None, new: dict[str, Any]) -> None:
-    new = json.loads(json.dumps(new))  # tuples become lists
-    names = [name for name in {**(old or {}), **new} if (old or new).get(name) != new.get(name)]
-    if names:
-        parts = [f"{name}: {old.get(name)} there, {new.get(name)} now" for name in names]
-        raise InputError(
-            f"{folder}: a run with other settings ({'; '.join(parts)}); use another --run-name"
-        )
+def script_folder(output_dir: Path, script: Script) -> Path:
+    """Return the folder of all runs of a script."""
+    return output_dir / Path(script.__file__).stem
 
 
 def _choose_device(args: argparse.Namespace) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import ModuleType
 
 import numpy as np
@@ -14,12 +15,21 @@ import Dataset_A_model_ablation as script_a
 import Dataset_A_Sensor_Distillation as distillation_a
 import Dataset_B_model_ablation as script_b
 import Dataset_B_sensor_distillation as distillation_b
-from common import charts, training
-from tests.test_baselines import batch_of, check_dependence, linear, normed
-from tests.test_sensor_distillation import gru_direction, lstm_direction, parameters_of, sigmoid
+from common import plots
+from common.runs import find_row
+from tests.narrow import narrow_networks
+from tests.networks import (
+    check_dependence,
+    check_dropout,
+    meta_network,
+    parameters_of_rows,
+    random_batch,
+    unused_parameters,
+)
+from tests.reference import Parameters, gru, linear, lstm, normalized, parameters_of, sigmoid
 
 SCRIPTS = [pytest.param(script_a, id="A"), pytest.param(script_b, id="B")]
-USED = {  # the design's used parameters: A, B with video
+USED = {  # the paper's networks: A, B with video
     "early_lstm": (334_727, 392_837),
     "early_gru": (251_271, 294_789),
     "concat_lstm": (932_487, 990_085),
@@ -40,70 +50,91 @@ USED = {  # the design's used parameters: A, B with video
 }
 
 
+@pytest.fixture
+def narrow() -> Iterator[None]:
+    """Make the networks small."""
+    with narrow_networks(script_a, script_b, distillation_a, distillation_b):
+        yield
+
+
 @pytest.mark.parametrize(("script", "column"), [(script_a, 0), (script_b, 1)], ids="AB")
 def test_rows_and_parameter_counts(script: ModuleType, column: int) -> None:
-    """The rows of Table I and of the subsets, in order, each with the network of its size."""
+    """The rows of Table I and of the subsets, in order, with networks of the paper's size."""
     expected = {name: counts[column] for name, counts in USED.items()}
-    batch = batch_of(script, 1)
-    counts = {}
-    for experiment in script.EXPERIMENTS:
-        if experiment.sensor_set == script.FULL_SET:
-            predict = script.STUDY.predict(experiment.row)
-            counts[experiment.row] = training.used_parameters(experiment.model(), predict, batch)
-    assert counts == expected
-    assert list(counts) == list(expected)
-    rest = script.STUDY.rows[len(counts) :]
+    counts = parameters_of_rows(script)
+    full = {row.name: counts[row.name] for row in script.ROWS if row.sensor_set == script.FULL_SET}
+    assert full == expected
+    assert list(full) == list(expected)
+    rest = list(counts)[len(full) :]
     assert rest == ([] if script is script_a else [f"{name}-all_imus" for name in expected])
 
 
+def test_parameter_counts_without_video() -> None:
+    """Dataset B also has the rows for IMUs alone: two modalities of 24 channels."""
+    counts = parameters_of_rows(script_b)
+    for encoder, gates in (("lstm", 4), ("gru", 3)):  # video: 44 inputs of two directions of 128
+        expected = counts[f"early_{encoder}"] - 2 * gates * 128 * 44
+        assert counts[f"early_{encoder}-all_imus"] == expected
+    assert counts["mffm_gated-all_imus"] == 1_937_286  # the student with all IMUs
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_parameter_is_used(script: ModuleType) -> None:
+    """A layer that the prediction does not depend on inflates the size in the table."""
+    assert unused_parameters(script, script.ROWS) == {}
+
+
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(
     ("script", "distillation"),
     [(script_a, distillation_a), (script_b, distillation_b)],
     ids="AB",
 )
 def test_the_full_row_is_the_teachers_network(script: ModuleType, distillation: ModuleType) -> None:
-    """The ablation must take apart the network of the paper, not a relative of it."""
+    """The ablation must take blocks out of the network of the paper, not of a relative of it."""
     torch.manual_seed(0)
-    teacher = distillation.EXPERIMENTS[0].model()
+    teacher = find_row(distillation, "teacher").network()
     weights = {k: v for k, v in teacher.state_dict().items() if not k.startswith("projection")}
-    full = script.network("mffm_gated", script.FULL_SET)()
+    full = find_row(script, "mffm_gated").network()
     full.load_state_dict(weights)
-    sensors = script.inputs(batch_of(script, 3), script.SENSOR_SETS[script.FULL_SET])
-    for mode in (True, False):  # with the same dropout, and without
+    batch = random_batch(script, "mffm_gated", 3)
+    for is_training in (True, False):  # with the same dropout, and without
         outputs = []
         for model in (teacher, full):
             torch.manual_seed(1)
-            outputs.append(model.train(mode)(*sensors))
+            outputs.append(model.train(is_training)(*batch.inputs))
         assert torch.equal(*outputs)
 
 
-def test_rows_differ_in_their_blocks_only() -> None:
-    """The published rows differ in dropout too, so that nobody knows what a block did."""
-    for script in (script_a, script_b):
-        for name in script.NETWORKS:
-            model = script.network(name, script.FULL_SET)()
-            dropouts = {m.p for m in model.modules() if isinstance(m, nn.Dropout)}
-            assert dropouts == {0.25}, name
-        assert {experiment.epochs for experiment in script.EXPERIMENTS} == {None}
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_rows_differ_in_their_blocks_only(script: ModuleType) -> None:
+    """The published rows also differ in dropout, which hides the effect of a block."""
+    for row in script.ROWS:
+        modules = meta_network(script, row.name).modules()
+        assert {m.p for m in modules if isinstance(m, nn.Dropout)} == {0.25}, row.name
 
 
+@pytest.mark.usefixtures("narrow")
+def test_dropout_is_on_in_training_and_off_in_eval() -> None:
+    """A prediction that changes from call to call is no result; a training needs dropout."""
+    batch = random_batch(script_a, "mffm_lstm", 2)
+    check_dropout(find_row(script_a, "mffm_lstm").network(), batch.inputs)
+
+
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_row_sees_its_own_sensors_only(script: ModuleType) -> None:
-    """The rows with IMUs alone must not see the video."""
-    few = [e for e in script.EXPERIMENTS if e.row.split("-")[0] in ("early_lstm", "mwfs_lstm")]
-    check_dependence(script, batch_of(script, 1), few)
+    """The rows for IMUs alone must not see the video."""
+    check_dependence(script, script.ROWS)
 
 
-def encoded(x: np.ndarray, p: dict[str, np.ndarray], name: str, kind: str) -> np.ndarray:
-    """Norm and encode by two bidirectional layers, window by window."""
-    direction = {"lstm": lstm_direction, "gru": gru_direction}[kind]
-    windows = []
-    for h in normed(x):
-        for layer in (0, 1):
-            ends = ("", "_reverse")
-            h = np.hstack([direction(h, p, f"{name}.layers.{layer}", end) for end in ends])
-        windows.append(h)
-    return np.array(windows)
+def encoded(x: np.ndarray, p: Parameters, name: str, kind: str) -> np.ndarray:
+    """Normalize and encode by two bidirectional layers, window by window."""
+    layer = {"lstm": lstm, "gru": gru}[kind]
+    return np.array(
+        [layer(layer(h, p, f"{name}.layers.0"), p, f"{name}.layers.1") for h in normalized(x)]
+    )
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
@@ -126,7 +157,7 @@ def test_without_branches_encoders_meet_in_the_head(kind: str, early: bool) -> N
 @pytest.mark.parametrize("branches", [("mwfs",), ("mwff",), ("maf", "mwfs"), ("mwff", "mwfs")])
 @pytest.mark.parametrize("gated", [True, False])
 def test_a_subset_of_mffm_is_that_part_of_the_whole(branches: tuple[str, ...], gated: bool) -> None:
-    """Each branch must be computed as in the full module; the gate belongs to what is left."""
+    """Each branch must be computed as in the full module; the gate sees the remaining ones."""
     torch.manual_seed(0)
     whole = script_a.MFFM(3, 8, gated=False)
     part = script_a.MFFM(3, 8, branches=branches, gated=gated)
@@ -142,8 +173,8 @@ def test_a_subset_of_mffm_is_that_part_of_the_whole(branches: tuple[str, ...], g
     assert part.out_size == z.shape[-1]
 
 
-def test_the_figure_shows_the_change_against_the_full_network() -> None:
-    """A row's change is against the full network with the same sensors, of the same subjects."""
+def test_the_figure_shows_the_difference_to_the_full_network() -> None:
+    """A row is compared with the full network with the same sensors on the same subjects."""
     values = {  # sensor set and row: NRMSE on two subjects
         ("all", "early_lstm"): (6.0, 8.0),
         ("all", "mffm_gated"): (4.0, 5.0),
@@ -161,7 +192,7 @@ def test_the_figure_shows_the_change_against_the_full_network() -> None:
             for target, shift in (("KFM", -1.0), ("KAM", 1.0))
         ]
     )
-    upper, lower = charts.nrmse_of_ablation(lines, "mffm_gated").axes
+    upper, lower = plots.nrmse_of_ablation(lines, "mffm_gated").axes
     assert [text.get_text() for text in upper.texts] == ["7.00 (+2.50)", "4.50"]
     assert [text.get_text() for text in lower.texts] == ["9.00 (-1.25)", "10.25"]
     assert [bar.get_width() for bar in upper.patches] == [7.0, 4.5]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -12,16 +13,34 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import Dataset_A_lmfn_tfn_fusion_models as script_a
 import Dataset_B_lmfn_tfn_fusion_models as script_b
-from common import checkpoints, runs
-from tests.test_baselines import batch_of, check_dependence, linear, normed, used_parameters
-from tests.test_sensor_distillation import lstm_direction, parameters_of
+from common.files import load_checkpoint, save_checkpoint
+from common.runs import find_row
+from common.windows import Batch
+from tests.narrow import narrow_networks
+from tests.networks import (
+    check_dependence,
+    check_dropout,
+    parameters_of_rows,
+    random_batch,
+    unused_parameters,
+)
+from tests.reference import (
+    Parameters,
+    linear,
+    lstm,
+    normalized,
+    parameters_of,
+    part_of,
+    relu,
+)
 
 SCRIPTS = [pytest.param(script_a, id="A"), pytest.param(script_b, id="B")]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-USED = {  # the design's table of used parameters: IMU sets, then the full set
+USED = {  # the paper's networks: IMU sets, then the full set
     script_a: {
         "lmfn": [154_545, 157_617, 160_689, 163_761, 244_465],
         "tfn": [235_847, 238_919, 241_991, 245_063, 4_749_159],
@@ -33,81 +52,89 @@ USED = {  # the design's table of used parameters: IMU sets, then the full set
 }
 
 
+@pytest.fixture
+def narrow() -> Iterator[None]:
+    """Make the networks small."""
+    with narrow_networks(script_a, script_b):
+        yield
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_rows_and_parameter_counts(script: ModuleType) -> None:
-    """Every row of the table must be there, with the network of the design's size."""
+    """Every row of the table must be there, with a network of the paper's size."""
     sets = (*script.IMU_SETS, script.FULL_SET)
     expected = {
         f"{model}-{sensor_set}": count
         for model, counts in USED[script].items()
         for sensor_set, count in zip(sets, counts, strict=True)
     }
-    assert used_parameters(script) == expected
+    assert parameters_of_rows(script) == expected
 
 
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_parameter_is_used(script: ModuleType) -> None:
+    """A layer that the prediction does not depend on inflates the size in the table."""
+    assert unused_parameters(script, script.ROWS) == {}
+
+
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_row_sees_its_own_sensors_only(script: ModuleType) -> None:
-    """A sparse result that used other sensors is the error we are here to avoid."""
-    check_dependence(script, batch_of(script, 1))
+    """A result for few sensors that used others is wrong."""
+    check_dependence(script, script.ROWS)
 
 
-def encoded(x: np.ndarray, p: dict[str, np.ndarray], name: str) -> np.ndarray:
-    """Norm and encode a modality by a BiLSTM."""
-    directions = ("", "_reverse")
-    return np.stack(
-        [
-            np.hstack([lstm_direction(window, p, f"{name}.lstm", end) for end in directions])
-            for window in normed(x)
-        ]
-    )
+def encoded(x: np.ndarray, p: Parameters, name: str) -> np.ndarray:
+    """Normalize a modality and encode it by a BiLSTM."""
+    return np.stack([lstm(window, p, f"{name}.lstm") for window in normalized(x)])
 
 
 def with_one(features: np.ndarray) -> np.ndarray:
-    """Put the constant 1 before the features of a time step."""
+    """Return the features of a time step after a constant 1."""
     return np.concatenate([[1.0], features])
 
 
-def low_rank(modalities: list[np.ndarray], p: dict[str, np.ndarray], name: str) -> np.ndarray:
-    """Fuse the modalities' features at one time step, factor by factor, in a slow loop."""
-    rank = p[f"{name}.rank_weights"].size
-    total = p[f"{name}.bias"].copy()
-    for r in range(rank):
+def low_rank(modalities: list[np.ndarray], p: Parameters) -> np.ndarray:
+    """Fuse the features of the modalities at one time step, factor by factor."""
+    total = p["bias"].copy()
+    for r, weight in enumerate(p["rank_weights"].ravel()):
         product = np.ones_like(total)
         for m, features in enumerate(modalities):
-            product *= with_one(features) @ p[f"{name}.factors.{m}"][r]
-        total += p[f"{name}.rank_weights"].ravel()[r] * product
+            product *= with_one(features) @ p[f"factors.{m}"][r]
+        total += weight * product
     return total
 
 
 def outer_product(modalities: list[np.ndarray]) -> np.ndarray:
-    """Multiply out one time step, entry by entry, the first modality slowest."""
+    """Return the outer product at one time step, the first modality slowest."""
     return np.array([np.prod(entry) for entry in itertools.product(*map(with_one, modalities))])
 
 
 @pytest.mark.parametrize("modalities", [2, 3])
 def test_low_rank_fusion_equals_a_slow_loop_and_the_full_tensor(modalities: int) -> None:
-    """The factors stand for one big weight tensor: both ways must give the same fusion."""
+    """The factors represent one large weight tensor: both forms must give the same fusion."""
     torch.manual_seed(modalities)
     fusion = script_a.LowRankFusion(modalities, size=5, out_size=4, rank=3, gain=1.0)
     nn.init.normal_(fusion.bias)
-    p = {f"f.{name}": values for name, values in parameters_of(fusion).items()}
+    p = parameters_of(fusion)
     inputs = [torch.randn(2, 6, 5) for _ in range(modalities)]
     output = fusion(*inputs).detach().numpy()
     letters = "ijk"[:modalities]
     weight = np.einsum(
         f"r,{','.join(f'r{letter}o' for letter in letters)}->{letters}o",
-        p["f.rank_weights"].ravel(),
-        *(p[f"f.factors.{m}"] for m in range(modalities)),
+        p["rank_weights"].ravel(),
+        *(p[f"factors.{m}"] for m in range(modalities)),
     )
     for b, t in np.ndindex(2, 6):
         step = [x[b, t].double().numpy() for x in inputs]
-        assert output[b, t] == pytest.approx(low_rank(step, p, "f"), abs=1e-5)
-        full = outer_product(step) @ weight.reshape(-1, 4) + p["f.bias"]
+        assert output[b, t] == pytest.approx(low_rank(step, p), abs=1e-5)
+        full = outer_product(step) @ weight.reshape(-1, 4) + p["bias"]
         assert output[b, t] == pytest.approx(full, abs=1e-5)
 
 
-def test_low_rank_factors_are_born_as_the_paper_says() -> None:
-    """A product of three factors explodes or dies with their deviation."""
+def test_low_rank_factors_are_initialized_as_in_the_paper() -> None:
+    """A product of three factors explodes or vanishes if their deviation is wrong."""
     torch.manual_seed(0)
     fusion = script_a.LowRankFusion(modalities=3, size=128, out_size=32)
     for factor in fusion.factors:
@@ -121,25 +148,26 @@ def test_low_rank_factors_are_born_as_the_paper_says() -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_low_rank_factors_are_trained_and_saved(device: str, tmp_path: Path) -> None:
-    """In the published code the factors are no parameters on a GPU: the model stays as born."""
-    model = script_a.network("lmfn", "foot")().to(device)
+    """In the published code the factors are no parameters on a GPU, so they are never trained."""
+    row = find_row(script_a, "lmfn-foot")
+    network = row.network().to(device)
     names = ["fusion.factors.0", "fusion.factors.1", "fusion.rank_weights", "fusion.bias"]
-    assert set(names) <= set(dict(model.named_parameters())) & set(model.state_dict())
-    before = copy.deepcopy(model.state_dict())
-    batch = {name: values.to(device) for name, values in batch_of(script_a, 2).items()}
-    optimiser = torch.optim.Adam(model.parameters())
-    script_a.supervised_loss("foot")(model, batch).backward()
-    optimiser.step()
-    after = model.state_dict()
+    assert set(names) <= set(dict(network.named_parameters())) & set(network.state_dict())
+    before = copy.deepcopy(network.state_dict())
+    batch = random_batch(script_a, row.name, 2)
+    batch = Batch(tuple(x.to(device) for x in batch.inputs), batch.targets.to(device), ())
+    optimizer = torch.optim.Adam(network.parameters())
+    script_a.supervised_loss(network, batch).backward()
+    optimizer.step()
+    after = network.state_dict()
     for name in names:
         assert not torch.equal(before[name], after[name]), name
-    run = runs.Run(tmp_path / "run")
-    path = run.checkpoint("lmfn-foot", "1")
-    checkpoints.save(after, {}, path)
-    loaded = run.load("lmfn-foot", "1", script_a.network("lmfn", "foot")()).to(device)
+    save_checkpoint(tmp_path / "x.safetensors", after, {})
+    loaded = row.network()
+    loaded.load_state_dict(load_checkpoint(tmp_path / "x.safetensors").tensors)
+    loaded.to(device)
     assert all(torch.equal(after[name], value) for name, value in loaded.state_dict().items())
-    inputs = script_a.inputs(batch, script_a.SENSOR_SETS["foot"])
-    assert torch.equal(model.eval()(*inputs), loaded.eval()(*inputs))
+    assert torch.equal(network.eval()(*batch.inputs), loaded.eval()(*batch.inputs))
 
 
 @pytest.mark.parametrize("channels", [(3, 2), (3, 2, 4)])
@@ -151,8 +179,8 @@ def test_lmfn_equals_a_plain_computation(channels: tuple[int, ...]) -> None:
     h = [encoded(one.double().numpy(), p, f"encoders.{m}") for m, one in enumerate(x)]
     output = model(*x).detach().numpy()
     for b, t in np.ndindex(2, 5):
-        fused = low_rank([one[b, t] for one in h], p, "fusion")
-        expected = linear(np.maximum(linear(fused, p, "layer"), 0), p, "head")
+        fused = low_rank([one[b, t] for one in h], part_of(p, "fusion"))
+        expected = linear(relu(linear(fused, p, "layer")), p, "head")
         assert output[b, t] == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
@@ -163,7 +191,7 @@ def test_tfn_equals_a_plain_computation(channels: tuple[int, ...], training: boo
     torch.manual_seed(0)
     model = script_a.TFN(channels, targets=2, hidden_size=3, size=2, fused_size=4, dropout=0.0)
     x = [torch.randn(2, 5, count) * 3 + 1 for count in channels]
-    for encoder, one in zip(model.encoders, x, strict=True):  # eval norms by what is known
+    for encoder, one in zip(model.encoders, x, strict=True):  # used in eval mode
         encoder.norm.running_mean.copy_(one.mean(dim=(0, 1)))
         encoder.norm.running_var.copy_(one.var(dim=(0, 1), correction=0))
     p = parameters_of(model)
@@ -172,12 +200,12 @@ def test_tfn_equals_a_plain_computation(channels: tuple[int, ...], training: boo
     output = model.train(training)(*x).detach().numpy()
     for b, t in np.ndindex(2, 5):
         fused = linear(outer_product([one[b, t] for one in g]), p, "fusion.linear")
-        fused = np.maximum(linear(np.maximum(fused, 0), p, "layer"), 0)
+        fused = relu(linear(relu(fused), p, "layer"))
         assert output[b, t] == pytest.approx(linear(fused, p, "head"), abs=1e-5)
 
 
 def at_once(fusion: nn.Module, modalities: list[Tensor]) -> Tensor:
-    """Build the whole outer product, drop with the masks drawn chunk by chunk, apply the Linear."""
+    """Apply dropout, with masks drawn per chunk, and the Linear to the complete outer product."""
     z = [F.pad(x, (1, 0), value=1.0).flatten(0, 1) for x in modalities]
     letters = "ijk"[: len(z)]
     product = torch.einsum(f"{','.join('n' + letter for letter in letters)}->n{letters}", *z)
@@ -204,7 +232,9 @@ def test_tensor_fusion_equals_building_the_product_at_once(
     for forward in (fusion, lambda *x: at_once(fusion, x)):
         torch.manual_seed(1)
         output = forward(*inputs)
-        torch.rand(9, device=device)  # what is drawn before the backward pass must not matter
+        torch.rand(
+            9, device=device
+        )  # random numbers drawn before the backward pass must not matter
         leaves = [*inputs, *fusion.parameters()]
         results.append([output, *torch.autograd.grad((output * weights).sum(), leaves)])
     for ours, expected in zip(*results, strict=True):
@@ -212,7 +242,7 @@ def test_tensor_fusion_equals_building_the_product_at_once(
 
 
 def test_tensor_fusion_draws_a_new_mask_for_each_chunk_and_step() -> None:
-    """The same entries dropped in every chunk would be no dropout."""
+    """Dropping the same entries in every chunk would not be dropout."""
     fusion = script_a.TensorFusion(2, size=6, out_size=50, dropout=0.5, chunk=4)
     x = torch.randn(1, 1, 6).expand(1, 12, 6)
     output = fusion(x, x)[0]
@@ -221,7 +251,7 @@ def test_tensor_fusion_draws_a_new_mask_for_each_chunk_and_step() -> None:
 
 
 def test_tensor_fusion_drops_entries_and_scales_the_others() -> None:
-    """Dropout of 0.3 keeps the expected value: 30 % are 0, the others 1 / 0.7 as large."""
+    """Dropout of 0.3 preserves the expected value: 30 % are 0, the others are divided by 0.7."""
     fusion = script_a.TensorFusion(2, size=4, out_size=25, dropout=0.3, chunk=1000)
     nn.init.eye_(fusion.linear.weight)
     nn.init.zeros_(fusion.linear.bias)
@@ -233,10 +263,10 @@ def test_tensor_fusion_drops_entries_and_scales_the_others() -> None:
 
 
 def largest_tensor(fusion: nn.Module, x: Tensor) -> int:
-    """Return the most elements of a tensor that an operation of the fusion makes."""
+    """Return the number of elements of the largest tensor that the fusion computes."""
     sizes = []
 
-    class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
+    class Recorder(TorchDispatchMode):
         def __torch_dispatch__(
             self, func: object, types: object, args: tuple = (), kwargs: dict | None = None
         ) -> object:
@@ -251,8 +281,8 @@ def largest_tensor(fusion: nn.Module, x: Tensor) -> int:
     return max(sizes)
 
 
-def test_the_product_never_stands_in_memory_at_once() -> None:
-    """0.92 GB for a batch of 64 in A is what makes a TFN not fit beside other work."""
+def test_the_complete_product_is_never_in_memory() -> None:
+    """It is 0.92 GB for a batch of 64 in A, too much beside other work."""
     fusion = script_a.TensorFusion(3, size=9, out_size=2, chunk=8)
     x = torch.randn(4, 50, 9)
     rows, product = 200, 10**3
@@ -260,11 +290,18 @@ def test_the_product_never_stands_in_memory_at_once() -> None:
     assert largest_tensor(fusion.eval(), x) < rows * product / 20
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("model", ["lmfn", "tfn"])
 def test_dropout_is_on_in_training_and_off_in_eval(model: str) -> None:
-    """A prediction that changes from call to call cannot be a result; dropout must be on before."""
-    network = script_b.network(model, "feet")()
-    x = torch.randn(2, script_b.WINDOW, 6)
-    assert not torch.equal(network(x, x), network(x, x))
-    network.eval()
-    assert torch.equal(network(x, x), network(x, x))
+    """A prediction that changes from call to call is no result; a training needs dropout."""
+    row = f"{model}-feet"
+    check_dropout(find_row(script_b, row).network(), random_batch(script_b, row, 2).inputs)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_dropout_is_the_papers(script: ModuleType) -> None:
+    """0.10 after every encoder and, in TFN, on the product."""
+    for row in script.ROWS:
+        network = row.network()
+        assert {m.p for m in network.modules() if isinstance(m, nn.Dropout)} == {0.1}
+        assert row.name.startswith("lmfn") or network.fusion.dropout == 0.1

@@ -97,7 +97,8 @@ def test_an_interrupted_run_is_resumed_to_the_same_numbers(
         with pytest.raises(SystemExit, match="130"):
             run_main(lambda: script.main([*usual, "--run-name", "stopped"]))
     assert capsys.readouterr().err == (
-        f"error: interrupted: what is done is saved in {folder}; --resume stopped continues\n"
+        f"error: interrupted: finished trainings are saved in {folder}; "
+        "continue with --resume stopped\n"
     )
     row, step = divmod(at - 1, STEPS)
     assert len(list(folder.glob("results/*"))) == row
@@ -199,7 +200,7 @@ def test_a_diverged_training_does_not_stop_the_others(
         with pytest.raises(SystemExit, match="1"):
             run_main(lambda: script.main([*usual, "--run-name", "nan"]))
     complaint = capsys.readouterr().err
-    assert complaint.startswith("error: 1 trainings failed, 0 did not start; --resume runs")
+    assert complaint.startswith("error: 1 of 2 trainings failed, 0 did not start; --resume runs")
     assert f"{ROWS[0]}, subject 03: epoch 2: the validation loss is not finite" in complaint
     assert "best epoch before: 1" in complaint
     assert [path.stem for path in folder.glob("results/*")] == [f"{ROWS[1]}-subject_03"]
@@ -272,7 +273,8 @@ def test_ctrl_c_ends_with_one_line(jobs: str, usual: list[str], tmp_path: Path) 
     os.killpg(process.pid, signal.SIGINT)
     _, complaint = process.communicate(timeout=60)
     assert complaint == (
-        f"error: interrupted: what is done is saved in {folder}; --resume stopped continues\n"
+        f"error: interrupted: finished trainings are saved in {folder}; "
+        "continue with --resume stopped\n"
     )
     assert process.returncode == 130
     wait_until(lambda: group_is_empty(process.pid), seconds=20)

@@ -1,15 +1,18 @@
-"""The Kinetics-FM networks, the correlation loss, the regression, and the rows of both scripts."""
+"""The Kinetics-FM networks, their losses, the regression, and the rows of both scripts."""
 
 from __future__ import annotations
 
-import dataclasses
+import copy
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 import torch
@@ -17,14 +20,39 @@ from torch import Tensor, nn
 
 import Dataset_A_kinetics_fm_models as script_a
 import Dataset_B_kinetics_fm_models as script_b
-from common import checkpoints, training
+from common.data import Recording
+from common.files import load_checkpoint
+from common.runs import Row, find_row
+from common.training import predict
+from common.windows import make_fold
 from tests.conftest import ROOT
 from tests.narrow import narrow_networks
-from tests.test_baselines import batch_of, check_dependence, convolved, linear, normed, pooled
-from tests.test_sensor_distillation import gru_direction, parameters_of, sigmoid
+from tests.networks import (
+    Training,
+    check_dependence,
+    meta_network,
+    parameters_of_rows,
+    random_batch,
+    record_trainings,
+    run_script,
+    unused_parameters,
+)
+from tests.reference import (
+    FORWARD,
+    Parameters,
+    conv_encoder,
+    gru,
+    imu_planes,
+    linear,
+    normalized,
+    parameters_of,
+    part_of,
+    relu,
+    sigmoid,
+)
 
 SCRIPTS = [pytest.param(script_a, id="A"), pytest.param(script_b, id="B")]
-ONE_NETWORK = {  # the design's table of used parameters, by IMU set
+ONE_NETWORK = {  # the paper's networks, by IMU set
     script_a: [126_837_627, 126_901_371, 126_965_115, 127_028_859],
     script_b: [38_358_707, 38_422_451, 38_549_939, 38_677_427, 38_741_171],
 }
@@ -41,115 +69,136 @@ def narrow() -> Iterator[None]:
         yield
 
 
+def rows_of(script: ModuleType, sensor_set: str) -> list[Row]:
+    """Return the rows of a sensor set: `dlr_rmse`, `dlr_correlation`, `dlr` and `dl`."""
+    return [row for row in script.ROWS if row.sensor_set == sensor_set]
+
+
+class Finished(NamedTuple):
+    """A run of all rows of the first sensor set with the default flags, but one epoch each."""
+
+    folder: Path
+    trainings: dict[str, Training]  # by row
+
+    def tensors(self, row: str) -> dict[str, Tensor]:
+        """Return the tensors in the checkpoint of a row."""
+        (path,) = (self.folder / "checkpoints").glob(f"{row}-subject_*.safetensors")
+        return load_checkpoint(path).tensors
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings in config.json."""
+        return json.loads((self.folder / "config.json").read_text())["settings"]
+
+
+def run_rows(
+    script: ModuleType, data: Path, output_dir: Path, run_name: str, *flags: str
+) -> Finished:
+    """Run all rows of the first sensor set, except where flags choose others."""
+    rows = [row.name for row in rows_of(script, script.IMU_SETS[0])]
+    with narrow_networks(), pytest.MonkeyPatch.context() as patch:
+        trainings = record_trainings(script, patch)
+        folder = run_script(script, data, output_dir, run_name, "--rows", *rows, *flags)
+    trained = [rows[0], rows[1], rows[3]][: len(trainings)]
+    return Finished(folder, dict(zip(trained, trainings, strict=True)))
+
+
+@pytest.fixture(scope="module")
+def finished_a(
+    synthetic_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Finished:
+    """A run on Dataset A."""
+    return run_rows(script_a, synthetic_files["a"], tmp_path_factory.mktemp("a"), "run")
+
+
+@pytest.fixture(scope="module")
+def finished_b(
+    synthetic_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Finished:
+    """A run on Dataset B."""
+    return run_rows(script_b, synthetic_files["b"], tmp_path_factory.mktemp("b"), "run")
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_rows_and_parameter_counts(script: ModuleType) -> None:
-    """Every row of the table must be there, with the network of the design's size."""
+    """Every row of the table must be there, with a network of the paper's size."""
     expected = {}
     for name, one, dual in zip(script.IMU_SETS, ONE_NETWORK[script], DUAL[script], strict=True):
         expected |= {f"dlr_rmse-{name}": one, f"dlr_correlation-{name}": one, f"dl-{name}": dual}
         expected[f"dlr-{name}"] = 2 * one
-    counts = {}
-    for experiment in script.EXPERIMENTS:
-        with torch.device("meta"):  # 254 million take their time
-            model = experiment.model()
-        counts[experiment.row] = sum(parameter.numel() for parameter in model.parameters())
-    assert counts == expected
+    assert parameters_of_rows(script) == expected
 
 
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_parameter_is_used(script: ModuleType) -> None:
-    """A layer that nothing depends on inflates the size that the table states."""
-    name = script.IMU_SETS[0]
-    for row in (f"dlr_rmse-{name}", f"dlr_correlation-{name}", f"dl-{name}"):
-        model = script.STUDY.experiment(row).model()
-        used = training.used_parameters(model, script.STUDY.predict(row), batch_of(script, 1))
-        assert used == sum(parameter.numel() for parameter in model.parameters())
+    """A layer that the prediction does not depend on inflates the size in the table.
+
+    The line of a DLR row is applied to one of its networks and fitted to the other.
+    """
+    rows = rows_of(script, script.IMU_SETS[0])
+    assert set(unused_parameters(script, rows)) == {f"dlr-{script.IMU_SETS[0]}"}
+
+
+def all_outputs(network: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
+    """Return the outputs of all branches of a DL-Kinetics-FM-Net."""
+    outputs = network.branches(*inputs)
+    return [outputs.output, *outputs.rmse, *outputs.correlation]
 
 
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_row_sees_its_own_sensors_only(script: ModuleType) -> None:
-    """A sparse result that used other sensors is the error we are here to avoid."""
-    check_dependence(script, batch_of(script, 1))
+    """The published 2D branch for the foot read all four IMUs; a sum of branches can hide that."""
+    check_dependence(script, [rows_of(script, name)[0] for name in script.IMU_SETS])
+    check_dependence(script, rows_of(script, script.IMU_SETS[0])[3:], all_outputs)
+    for row in script.ROWS:  # the input of all rows of a set is the same
+        assert row.name.partition("-")[2] == row.sensor_set
 
 
-@pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_each_branch_sees_its_own_sensors_only(script: ModuleType) -> None:
-    """The published 2D branch of the foot read all four IMUs: no branch may hide that in a sum."""
-    name = script.IMU_SETS[0]
-    sensor_set = script.SENSOR_SETS[name]
-    model = script.STUDY.experiment(f"dlr_rmse-{name}").model().eval()
-    batch = batch_of(script, 2)
-    before = model.branches(*script.one_input(batch, sensor_set))
-    for modality in ("acc", "gyr"):
-        for i, sensor in enumerate(script.SENSORS):
-            changed = {key: value.clone() for key, value in batch.items()}
-            changed[modality][..., 3 * i : 3 * i + 3] += 1
-            after = model.branches(*script.one_input(changed, sensor_set))
-            for branch in before._fields:
-                same = torch.equal(getattr(before, branch), getattr(after, branch))
-                assert same == (sensor not in sensor_set.sensors), (branch, sensor, modality)
-
-
-def trunk(x: np.ndarray, p: dict[str, np.ndarray], name: str) -> np.ndarray:
-    """Read each window `(T, C)` by two BiGRU layers, flat and time-major."""
-    read = []
+def trunk(x: np.ndarray, p: Parameters, name: str) -> np.ndarray:
+    """Apply two BiGRU layers to each window `(T, C)` and flatten, time-major."""
+    encoded = []
     for h in x:
         for layer in (0, 1):
-            ends = ("", "_reverse")
-            h = np.hstack([gru_direction(h, p, f"{name}.layers.{layer}", end) for end in ends])
-        read.append(np.concatenate([*h]))
-    return np.array(read)
+            h = gru(h, p, f"{name}.layers.{layer}")
+        encoded.append(np.concatenate([*h]))
+    return np.array(encoded)
 
 
-def blocks(x: np.ndarray, p: dict[str, np.ndarray], name: str, pools: list) -> np.ndarray:
-    """Convolve `(B, S, H, W)`, ReLU, norm over the batch and pool, four times; then two layers."""
-    for i, (height, width) in enumerate(pools):
-        x = np.maximum(convolved(x, p, f"{name}.blocks.{i}.0"), 0)
-        mean, variance = (f(axis=(0, 2, 3), keepdims=True) for f in (x.mean, x.var))
-        x = pooled((x - mean) / np.sqrt(variance + 1e-5), height, width)
-    x = x[:, :, 0].transpose(0, 2, 1)
-    for i in range(2):
-        x = np.maximum(linear(x, p, f"{name}.layers.{i}"), 0)
-    return x.reshape(len(x), -1)
-
-
-def as_2d(p: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Write a kernel over 3 time steps as one of (3, 5) that looks at one line only."""
+def as_2d(p: Parameters) -> Parameters:
+    """Write a kernel over 3 time steps as one of (3, 5) that sees one line only."""
     kernels = {}
     for i in range(4):
-        weight = p[f"conv1d.blocks.{i}.0.weight"]
+        weight = p[f"blocks.{i}.0.weight"]
         kernel = np.zeros((*weight.shape[:2], 3, 5))
         kernel[:, :, 1, 1:4] = weight
-        kernels[f"conv1d.blocks.{i}.0.weight"] = kernel
+        kernels[f"blocks.{i}.0.weight"] = kernel
     return {**p, **kernels}
 
 
-def plain_branches(x: np.ndarray, p: dict[str, np.ndarray]) -> list[np.ndarray]:
+def plain_branches(x: np.ndarray, p: Parameters) -> list[np.ndarray]:
     """Compute the sum and the three branches of a Kinetics-FM-Net for two IMUs."""
     steps, targets = x.shape[1], len(p["gate.3.bias"])
-    x = normed(x)
+    x = normalized(x)
     features = [trunk(x, p, f"trunks.{i}") for i in range(3)]
-    lines = x.transpose(0, 2, 1)  # (B, C, T)
-    flat = blocks(lines[:, :, None], as_2d(p), "conv1d", [(1, 2)] * 4)
-    features[1] = np.hstack([features[1], flat])
-    order = [0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11]  # acc and gyr of the first IMU, the second
-    planes = np.stack([lines[:, channels] for channels in order], axis=1)
-    flat = blocks(planes, p, "conv2d", [(2, 2), (2, 2), (1, 2), (1, 2)])
-    features[2] = np.hstack([features[2], flat])
+    lines = x.transpose(0, 2, 1)[:, :, None]  # (B, C, 1, T)
+    conv1d = conv_encoder(lines, as_2d(part_of(p, "conv1d")), ((1, 2),) * 4)
+    pools = ((2, 2), (2, 2), (1, 2), (1, 2))
+    conv2d = conv_encoder(imu_planes(x), part_of(p, "conv2d"), pools)
+    features[1] = np.hstack([features[1], conv1d])
+    features[2] = np.hstack([features[2], conv2d])
     outputs = [
         linear(f, p, f"heads.{i}").reshape(-1, steps, targets) for i, f in enumerate(features)
     ]
     total = np.zeros_like(outputs[0])
     for y in outputs:
-        total += sigmoid(linear(np.maximum(linear(y, p, "gate.0"), 0), p, "gate.3")) * y
+        total += sigmoid(linear(relu(linear(y, p, "gate.0")), p, "gate.3")) * y
     return [total, *outputs]
 
 
 def without_dropout(module: nn.Module) -> nn.Module:
-    """Turn dropout off in a module that trains, so that its BatchNorms use the batch."""
+    """Turn off the dropout of a module in training mode, where BatchNorm uses the batch."""
     for child in module.modules():
         if isinstance(child, nn.Dropout):
             child.p = 0.0
@@ -158,7 +207,7 @@ def without_dropout(module: nn.Module) -> nn.Module:
 
 @pytest.mark.usefixtures("narrow")
 def test_kinetics_fm_net_equals_a_plain_computation() -> None:
-    """Norm, three trunks, both convolutions, heads and the shared gate, computed step by step."""
+    """Normalization, three trunks, both convolutions, heads and the shared gate, step by step."""
     torch.manual_seed(0)
     model = script_a.KineticsFMNet(2, targets=3, window=20, trunk_dropouts=(0.1, 0.2, 0.3))
     model = without_dropout(model)
@@ -170,20 +219,15 @@ def test_kinetics_fm_net_equals_a_plain_computation() -> None:
         assert output.detach().numpy() == pytest.approx(wanted, abs=1e-4), name
 
 
-def dual_gru(rmse: np.ndarray, correlation: np.ndarray, p: dict[str, np.ndarray]) -> np.ndarray:
+def dual_gru(rmse: np.ndarray, correlation: np.ndarray, p: Parameters) -> np.ndarray:
     """Compute the weights of one window from two predictions `(T, K)`."""
-    u = np.hstack(
-        [
-            gru_direction(rmse, p, "rmse_gru", ""),
-            gru_direction(correlation, p, "correlation_gru", ""),
-        ]
-    )
-    return linear(gru_direction(u, p, "gru", ""), p, "linear")
+    parts = [gru(rmse, p, "rmse_gru", FORWARD), gru(correlation, p, "correlation_gru", FORWARD)]
+    return linear(gru(np.hstack(parts), p, "gru", FORWARD), p, "linear")
 
 
 @pytest.mark.usefixtures("narrow")
 def test_dl_kinetics_fm_net_equals_a_plain_computation() -> None:
-    """Gain and offset come from GRUs of their own, over both networks' outputs."""
+    """Gain and offset come from GRUs of their own, over the outputs of both networks."""
     torch.manual_seed(0)
     model = script_a.DLKineticsFMNet(
         1, targets=2, window=16, rmse_dropouts=(0, 0, 0), correlation_dropouts=(0, 0, 0)
@@ -197,13 +241,13 @@ def test_dl_kinetics_fm_net_equals_a_plain_computation() -> None:
     expected = []
     for rmse, correlation in zip(*(part.detach().double().numpy() for part in parts), strict=True):
         gain = sigmoid(dual_gru(rmse, correlation, gains))
-        expected.append(correlation * gain + np.maximum(dual_gru(rmse, correlation, offsets), 0))
+        expected.append(correlation * gain + relu(dual_gru(rmse, correlation, offsets)))
     assert model(x).detach().numpy() == pytest.approx(np.array(expected), abs=1e-5)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_dropouts_are_the_papers(script: ModuleType) -> None:
-    """Dropout is what sets the two networks of a row apart, and A from B."""
+    """Dropout is where the two networks of a row differ, and A from B."""
 
     def dropouts(network: nn.Module) -> tuple[list[float], float]:
         return [trunk.dropout.p for trunk in network.trunks], network.gate[2].p
@@ -211,28 +255,22 @@ def test_dropouts_are_the_papers(script: ModuleType) -> None:
     name = script.IMU_SETS[0]
     rmse = [0.1] * 3 if script is script_a else [0.3] * 3
     correlation = [0.5] * 3 if script is script_a else [0.25, 0.3, 0.3]
-    with torch.device("meta"):
-        models = {row: script.STUDY.experiment(f"{row}-{name}").model() for row in ("dlr", "dl")}
-        alone = [
-            script.STUDY.experiment(f"dlr_{part}-{name}").model()
-            for part in ("rmse", "correlation")
-        ]
-    assert dropouts(models["dlr"].rmse_net) == dropouts(alone[0]) == (rmse, 0.0)
-    assert dropouts(models["dlr"].correlation_net) == dropouts(alone[1]) == (correlation, 0.4)
-    assert dropouts(models["dl"].rmse_net) == (rmse, 0.0)
-    assert dropouts(models["dl"].correlation_net) == ([0.5] * 3, 0.4)
-    assert [e.epochs for e in script.STUDY.experiments[:2]] == [
-        None,
-        None if script is script_a else 55,
-    ]
+    dlr, dl = (meta_network(script, f"{row}-{name}") for row in ("dlr", "dl"))
+    alone = [meta_network(script, f"dlr_{part}-{name}") for part in ("rmse", "correlation")]
+    assert dropouts(dlr.rmse_net) == dropouts(alone[0]) == (rmse, 0.0)
+    assert dropouts(dlr.correlation_net) == dropouts(alone[1]) == (correlation, 0.4)
+    assert dropouts(dl.rmse_net) == (rmse, 0.0)
+    assert dropouts(dl.correlation_net) == ([0.5] * 3, 0.4)
+    for network in alone:
+        assert network.conv1d.dropout.p == network.conv2d.dropout.p == 0.25
 
 
 def test_correlation_loss_is_one_minus_pearsons_r_of_each_target() -> None:
-    """The published loss pools all targets in one r; here SciPy says what it is for each."""
+    """The published loss pools all targets in one r; SciPy computes it for each."""
     torch.manual_seed(0)
     target = torch.randn(4, 50, 3) * torch.tensor([1.0, 0.02, 30.0]) + torch.tensor([0.0, 1.0, 5.0])
     prediction = 0.5 * target + torch.randn(4, 50, 3) * torch.tensor([1.0, 0.02, 30.0])
-    prediction[..., 2] *= -1  # r < 0 counts, and is not cut off at 0
+    prediction[..., 2] *= -1  # r < 0 counts and is not clipped at 0
     r = [
         scipy.stats.pearsonr(prediction[..., k].flatten(), target[..., k].flatten()).statistic
         for k in range(3)
@@ -244,7 +282,7 @@ def test_correlation_loss_is_one_minus_pearsons_r_of_each_target() -> None:
 
 @pytest.mark.parametrize("constant", ["prediction", "truth", "both"])
 def test_correlation_loss_is_finite_for_a_constant(constant: str) -> None:
-    """A dead output, or a batch in which a force is zero, must not turn a training to NaN."""
+    """A dead output, or a batch in which a force is zero, must not turn the weights into NaN."""
     torch.manual_seed(0)
     prediction, target = torch.randn(2, 10, 2), torch.randn(2, 10, 2)
     if constant != "truth":
@@ -260,7 +298,7 @@ def test_correlation_loss_is_finite_for_a_constant(constant: str) -> None:
 
 
 def test_correlation_loss_has_a_gradient_where_r_is_negative() -> None:
-    """A network that is born upside down must be able to turn round."""
+    """A network whose output starts with the wrong sign must be able to learn."""
     target = torch.randn(2, 20, 1)
     prediction = (-target + 0.1 * torch.randn(2, 20, 1)).requires_grad_()
     script_a.correlation_loss(prediction, target).backward()
@@ -270,7 +308,7 @@ def test_correlation_loss_has_a_gradient_where_r_is_negative() -> None:
 
 
 def test_right_means_alone_are_not_rewarded() -> None:
-    """Targets that differ in their means give one pooled r near 1 without any correlation."""
+    """Targets with different means have a pooled r near 1 without any correlation."""
     torch.manual_seed(0)
     means = torch.tensor([0.0, 10.0, -20.0, 40.0])
     target, prediction = means + torch.randn(64, 50, 4), means + torch.randn(64, 50, 4)
@@ -279,38 +317,64 @@ def test_right_means_alone_are_not_rewarded() -> None:
     assert script_a.correlation_loss(prediction, target).item() == pytest.approx(1, abs=0.05)
 
 
-@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("row", ["dlr_rmse", "dlr_correlation", "dl"])
-def test_losses_are_their_formulas(row: str) -> None:
-    """Four outputs of a network weigh the same, and the heads' biases are penalised."""
-    torch.manual_seed(0)
-    experiment = script_a.STUDY.experiment(f"{row}-foot")
-    model, batch = experiment.model().eval(), batch_of(script_a, 2)
-    (x,) = script_a.one_input(batch, script_a.SENSOR_SETS["foot"])
-    target = batch["targets"]
-    for network in [model.rmse_net, model.correlation_net] if row == "dl" else [model]:
-        for head in network.heads:
+def test_losses_are_their_formulas(row: str, finished_a: Finished) -> None:
+    """A row must be trained with its own loss: all outputs weigh the same, biases are penalized."""
+    training = finished_a.trainings[f"{row}-foot"]
+    network = copy.deepcopy(training.network).eval()
+    batch = random_batch(script_a, f"{row}-foot", 2)
+    for part in [network.rmse_net, network.correlation_net] if row == "dl" else [network]:
+        for head in part.heads:
             nn.init.normal_(head.bias)
 
     def rmse(y: Tensor) -> float:
-        return float((y - target).detach().square().mean().sqrt())
+        return float((y - batch.targets).detach().square().mean().sqrt())
 
     def correlation(y: Tensor) -> float:
-        y, t = y.detach().flatten(0, 1).numpy(), target.flatten(0, 1).numpy()
+        y, t = y.detach().flatten(0, 1).numpy(), batch.targets.flatten(0, 1).numpy()
         return 1 - np.mean([np.corrcoef(y[:, k], t[:, k])[0, 1] for k in range(t.shape[1])])
 
-    def penalty(network: nn.Module) -> float:
-        return 0.001 * sum(float(head.bias.detach().square().sum()) for head in network.heads)
+    def penalty(part: nn.Module) -> float:
+        return 0.001 * sum(float(head.bias.detach().square().sum()) for head in part.heads)
 
-    outputs = model.branches(x)
+    outputs = network.branches(*batch.inputs)
     if row == "dl":
         expected = rmse(outputs.output) + sum(map(rmse, outputs.rmse))
         expected += sum(map(correlation, outputs.correlation))
-        expected += penalty(model.rmse_net) + penalty(model.correlation_net)
+        expected += penalty(network.rmse_net) + penalty(network.correlation_net)
     else:
         term = {"dlr_rmse": rmse, "dlr_correlation": correlation}[row]
-        expected = sum(map(term, outputs)) + penalty(model)
-    assert experiment.loss(None)(model, batch).item() == pytest.approx(expected, rel=1e-5)
+        expected = sum(map(term, outputs)) + penalty(network)
+    assert training.loss(network, batch).item() == pytest.approx(expected, rel=1e-5)
+    early_stopping = correlation if row == "dlr_correlation" else rmse
+    prediction = outputs.output.detach()
+    criterion = training.criterion(prediction, batch.targets)
+    assert criterion.item() == pytest.approx(early_stopping(prediction), rel=1e-5)
+
+
+def test_the_correlation_networks_of_b_have_55_epochs(finished_b: Finished) -> None:
+    """They are trained for longer, as published, and config.json must say so."""
+    assert [training.epochs for training in finished_b.trainings.values()] == [40, 55, 40]
+    assert finished_b.settings["epochs"] == 40
+    row_epochs = {f"dlr_correlation-{name}": 55 for name in script_b.IMU_SETS}
+    assert finished_b.settings["row_epochs"] == row_epochs
+
+
+def test_all_networks_of_a_have_40_epochs(finished_a: Finished) -> None:
+    """As published."""
+    assert [training.epochs for training in finished_a.trainings.values()] == [40, 40, 40]
+    assert finished_a.settings["epochs"] == 40
+    assert "row_epochs" not in finished_a.settings
+
+
+def test_a_flag_sets_the_epochs_of_all_rows_of_b(
+    synthetic_files: dict[str, Path], tmp_path: Path
+) -> None:
+    """`--epochs 3` must not train some rows for 55."""
+    finished = run_rows(script_b, synthetic_files["b"], tmp_path, "run", "--epochs", "3")
+    assert [training.epochs for training in finished.trainings.values()] == [3, 3, 3]
+    assert finished.settings["epochs"] == 3
+    assert "row_epochs" not in finished.settings
 
 
 @pytest.fixture
@@ -329,7 +393,7 @@ def test_the_regression_is_numpys(regression: nn.Module) -> None:
     y = 2 * x + generator.normal(size=(500, 2))
     regression.fit(torch.from_numpy(y), torch.from_numpy(x))
     for k in range(2):
-        centred = np.polyfit(x[:, k] - x[:, k].mean(), y[:, k], 1)  # polyfit itself needs that
+        centred = np.polyfit(x[:, k] - x[:, k].mean(), y[:, k], 1)  # polyfit itself is not two-pass
         slope, offset = centred[0], centred[1] - centred[0] * x[:, k].mean()
         assert regression.slope[k].item() == pytest.approx(slope, rel=1e-10)
         assert regression.offset[k].item() == pytest.approx(offset, rel=1e-10)
@@ -339,7 +403,7 @@ def test_the_regression_is_numpys(regression: nn.Module) -> None:
 
 
 def test_a_constant_correlation_network_falls_back_to_the_mean(regression: nn.Module) -> None:
-    """No line goes through one point: the RMSE network's mean stands in, and a warning says so."""
+    """Without a line, the output is the mean of the RMSE network, and a warning says so."""
     x, y = torch.randn(100, 2), torch.randn(100, 2)
     x[:, 1] = 0.1
     with pytest.warns(RuntimeWarning, match="a constant for target 2"):
@@ -349,53 +413,73 @@ def test_a_constant_correlation_network_falls_back_to_the_mean(regression: nn.Mo
     assert regression.slope[0] != 0
 
 
-@pytest.fixture
-def changed_test_rows(
-    narrow: None,
-    monkeypatch: pytest.MonkeyPatch,
-    sample_files: dict[str, Path],
-    tmp_path: Path,
-) -> dict[str, dict[str, Tensor]]:
-    """Fit the line of a row twice, the second time with other sensor data of the test subject."""
-    lines = {}
-    read = script_b.STUDY.read
+def check_line(finished: Finished, data: Path, protocol: str) -> None:
+    """Compare the line of each target with NumPy's, fitted to the windows of the protocol."""
+    recording = script_b.read(data)
+    signals = script_b.inputs(recording.samples, "feet")
+    subject = recording.subjects[-1]
+    fold = make_fold(recording, signals, subject, script_b.WINDOW, protocol, seed=42)
+    windows = {"paper": fold.test, "strict": fold.validation}[protocol]
+    predictions = []
+    for row in ("dlr_rmse-feet", "dlr_correlation-feet"):
+        with narrow_networks():
+            network = find_row(script_b, row).network()
+        network.load_state_dict(finished.tensors(row))
+        prediction = predict(network, windows, batch_size=64)[windows.is_scored]
+        predictions.append(prediction.double().numpy())
+    tensors = finished.tensors("dlr-feet")
+    for k in range(len(script_b.TARGETS)):
+        y, x = (prediction[:, k] for prediction in predictions)
+        slope, mean = np.polyfit(x - x.mean(), y, 1)
+        assert tensors["slope"][k].item() == pytest.approx(slope, rel=1e-5)
+        expected = mean - slope * x.mean()
+        assert tensors["offset"][k].item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
-    def changed(path: Path) -> object:
+
+def test_under_paper_the_line_is_fitted_to_the_test_predictions(
+    finished_b: Finished, synthetic_files: dict[str, Path]
+) -> None:
+    """As published; without measured targets, but with the whole test set."""
+    check_line(finished_b, synthetic_files["b"], "paper")
+
+
+def test_under_strict_no_test_sample_takes_part_in_the_fit(
+    synthetic_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line is fitted to the validation predictions: other test data must not change it."""
+    data, strict = synthetic_files["b"], ("--protocol", "strict", "--rows", "dlr-feet")
+    original = run_rows(script_b, data, tmp_path, "original", *strict)
+    check_line(original, data, "strict")
+    read = script_b.read
+
+    def read_changed(path: Path) -> Recording:
         recording = read(path)
-        rows = torch.from_numpy(recording.subject == len(recording.subjects) - 1)
+        is_test = torch.from_numpy(recording.subject == len(recording.subjects) - 1)
         for modality in ("acc", "gyr", "targets"):
-            recording.samples[modality][rows] *= 3.0
+            recording.samples[modality][is_test] *= 3.0
         return recording
 
-    for protocol in ("paper", "strict"):
-        for name, reader in (("as it was", read), ("changed", changed)):
-            study = dataclasses.replace(script_b.STUDY, read=reader)
-            monkeypatch.setattr(script_b, "STUDY", study)
-            run = f"{protocol} {name}"
-            script_b.main(
-                [
-                    *("--data", str(sample_files["b"]), "--output-dir", str(tmp_path)),
-                    *("--rows", "dlr-feet", "--protocol", protocol, "--run-name", run),
-                    *("--epochs", "1", "--device", "cpu", "--jobs", "1"),
-                ]
-            )
-            folder = tmp_path / "Dataset_B_kinetics_fm_models" / run / "checkpoints"
-            lines[run] = checkpoints.load(next(folder.glob("dlr-feet-*"))).tensors
-    return lines
-
-
-def test_under_strict_no_test_row_takes_part_in_the_fit(
-    changed_test_rows: dict[str, dict[str, Tensor]],
-) -> None:
-    """Fitted to the test subject, a result needs the whole test set; `strict` must not."""
-    lines = changed_test_rows
+    monkeypatch.setattr(script_b, "read", read_changed)
+    changed = run_rows(script_b, data, tmp_path, "changed", *strict)
     for name in ("slope", "offset"):
-        assert torch.equal(lines["strict changed"][name], lines["strict as it was"][name])
-        assert not torch.equal(lines["paper changed"][name], lines["paper as it was"][name])
+        assert torch.equal(original.tensors("dlr-feet")[name], changed.tensors("dlr-feet")[name])
+
+
+def test_a_regression_has_the_trained_networks_and_the_size_of_both(finished_b: Finished) -> None:
+    """The size in the table is that of everything that has to be trained for the row."""
+    regression = finished_b.tensors("dlr-feet")
+    for part, row in (("rmse_net", "dlr_rmse-feet"), ("correlation_net", "dlr_correlation-feet")):
+        for name, values in finished_b.tensors(row).items():
+            assert torch.equal(regression[f"{part}.{name}"], values)
+    metrics = pd.read_csv(finished_b.folder / "metrics.csv")
+    sizes = metrics.groupby("row")["parameters"].first()
+    assert sizes["dlr-feet"] == sizes["dlr_rmse-feet"] + sizes["dlr_correlation-feet"]
+    history = pd.read_csv(finished_b.folder / "history.csv")
+    assert set(history["row"]) == {"dlr_rmse-feet", "dlr_correlation-feet", "dl-feet"}
 
 
 def peak_gb(code: str) -> float:
-    """Run code in a process of its own; return the peak of its memory, in GB."""
+    """Run code in a process of its own; return the peak of its memory in GB."""
     measure = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}\n{measure}"],
@@ -407,26 +491,22 @@ def peak_gb(code: str) -> float:
 
 
 SAVING = """
-import numpy, pandas, sys, torch
+import torch
 from pathlib import Path
-from common import runs
-from common.checkpoints import Checkpoint
-run = runs.Run(Path({folder!r}))
+from common.files import save_checkpoint
 state = {{"weight": torch.ones(int({gb} * 2.5e8))}}
-history = pandas.DataFrame({{"row": ["x"], "fold": ["1"]}})
-metrics = pandas.DataFrame({{"row": ["x"], "test_subject": ["1"]}})
 if {save}:
-    run.add("x", "1", Checkpoint(state, {{}}), {{"truth": numpy.zeros(1)}}, history, metrics, "")
+    save_checkpoint(Path({path!r}), state, {{}})
 """
 
 
 @pytest.mark.slow
 def test_a_checkpoint_is_written_without_a_second_copy(tmp_path: Path) -> None:
-    """A network of a gigabyte may fill the memory there is: saving it must not end the run."""
+    """A network of a gigabyte may fill the memory: saving it must not end the run."""
     size_gb = 0.3
+    path = str(tmp_path / "x.safetensors")
     idle, saving = (
-        peak_gb(SAVING.format(folder=str(tmp_path / str(save)), gb=size_gb, save=save))
-        for save in (False, True)
+        peak_gb(SAVING.format(path=path, gb=size_gb, save=save)) for save in (False, True)
     )
     assert saving - idle < size_gb / 2
 
@@ -434,21 +514,20 @@ def test_a_checkpoint_is_written_without_a_second_copy(tmp_path: Path) -> None:
 STEP = """
 import torch
 import Dataset_A_kinetics_fm_models as script
+from common.runs import Row, find_row
+from common.windows import Batch
 torch.set_num_threads(1)
-experiment = script.STUDY.experiment("dl-all_imus")
-model = experiment.model()
-optimiser = torch.optim.Adam(model.parameters())
-loss, batch = experiment.loss(None), {}
-for name, channels in (("acc", 12), ("gyr", 12), ("targets", 7)):
-    batch[name] = torch.randn(64, 100, channels)
+network = find_row(script, "dl-all_imus").network()
+optimizer = torch.optim.Adam(network.parameters())
+batch = Batch((torch.randn(64, 100, 24),), torch.randn(64, 100, 7), ())
 for _ in range(2):
-    optimiser.zero_grad(set_to_none=True)
-    loss(model, batch).backward()
-    optimiser.step()
+    optimizer.zero_grad(set_to_none=True)
+    script.dual_loss(network, batch).backward()
+    optimizer.step()
 """
 
 
 @pytest.mark.slow
 def test_a_training_step_of_the_largest_network_fits_in_8_gb() -> None:
-    """254 million parameters, their gradients and Adam's two moments are 4 GB of it."""
+    """254 million parameters, their gradients and both moments of Adam are 4 GB of it."""
     assert 4 < peak_gb(STEP) < 8

@@ -16,10 +16,11 @@ import pytest
 from distributed import LocalCluster
 from torch import Tensor, nn
 
+import Dataset_B_sensor_distillation as distillation
 from common import parallel
 from common.cli import run_main
-from common.parallel import Task
-from common.runs import FailedTasksError
+from common.folder import Task
+from common.runs import FailedTasksError, Row, Run
 from common.windows import Batch
 from tests.conftest import ROOT
 from tests.running import NAME, ROWS, left_overs, no_figures, outcome, script, usual_flags
@@ -97,7 +98,7 @@ def test_workers_that_do_not_share_the_folder_are_named(
 ) -> None:
     """Results that a worker writes to its own disk must not end as a traceback."""
     monkeypatch.setattr(script, "train_and_test", lambda row, test_subject, run: None)
-    with pytest.raises(FailedTasksError, match="its result is not there; workers must share"):
+    with pytest.raises(FailedTasksError, match="its result is missing; workers must share"):
         script.main([*usual, "--scheduler", address])
 
 
@@ -122,9 +123,8 @@ def teacher_1_fails(folder: Path, row: str, subject: str, *needed: None) -> None
         raise MemoryError("too little")
 
 
-@pytest.mark.parametrize("is_cluster", [False, True])
-def test_a_row_that_needs_a_failed_row_is_not_begun(
-    is_cluster: bool, tmp_path: Path, request: pytest.FixtureRequest
+def test_on_a_cluster_a_row_that_needs_a_failed_row_is_not_begun(
+    tmp_path: Path, address: str
 ) -> None:
     """A student of a teacher that failed has no teacher; that of the other subject has one."""
     tasks = {
@@ -132,15 +132,32 @@ def test_a_row_that_needs_a_failed_row_is_not_begun(
         for subject in "12"
         for row in ("teacher", "distilled", "student")
     }
-    scheduler = request.getfixturevalue("address") if is_cluster else None
-    ended = dict(parallel.run_tasks(partial(teacher_1_fails, tmp_path), tasks, 1, scheduler))
-    failures = {task: error for task, error in ended.items() if error is not None}
-    assert ended.keys() == tasks.keys()
-    assert failures.keys() == {("teacher", "1"), ("distilled", "1")}
-    assert isinstance(failures["teacher", "1"], MemoryError)
-    assert str(failures["distilled", "1"]) == "needs teacher, which failed"
+    failed = set()
+    for task, finish in parallel.in_workers(partial(teacher_1_fails, tmp_path), tasks, 1, address):
+        try:
+            finish()
+        except MemoryError:
+            failed.add(task)
+    assert failed == {("teacher", "1"), ("distilled", "1")}
     begun = {path.name for path in tmp_path.iterdir()}
     assert begun == {"-".join(task) for task in tasks} - {"distilled-1"}
+
+
+def test_a_row_that_needs_a_failed_row_says_so(
+    synthetic_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason in the list of failures must be the teacher, not a missing file."""
+    begun = []
+
+    def fail(row: Row, test_subject: str, run: Run) -> None:
+        begun.append(row.name)
+        raise MemoryError("too little")
+
+    monkeypatch.setattr(distillation, "train_and_test", fail)
+    flags = ["--data", str(synthetic_files["b"]), "--output-dir", str(tmp_path), "--jobs", "1"]
+    with pytest.raises(FailedTasksError, match="distilled-feet, .*: needs teacher, which failed"):
+        distillation.main([*flags, "--rows", "student-feet", "distilled-feet"])
+    assert begun == ["teacher", "student-feet"]
 
 
 # In several processes ----------------------------------------------------------------------------

@@ -14,10 +14,12 @@ import h5py
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
-from common import cli, files, parallel, runs
+from common import cli, files, parallel
 from common.files import InputError, load_checkpoint, save_checkpoint
+from common.folder import find_run, new_run
 from common.runs import Run
 from tests.running import NAME, ROWS, left_overs, no_figures, outcome, script, usual_flags
 
@@ -150,9 +152,9 @@ def test_a_run_with_other_settings_is_refused(
     main: Main, folder: Path, tmp_path: Path, synthetic_files: dict[str, Path]
 ) -> None:
     """Rows trained with different settings or data in one table would be compared as equals."""
-    with pytest.raises(InputError, match="seed: 42 there, 7 now.*use another --run-name"):
+    with pytest.raises(InputError, match="seed: 42 in the run, 7 now.*use another --run-name"):
         main("--run-name", "mine", "--seed", "7")
-    with pytest.raises(InputError, match="protocol: paper there, strict now"):
+    with pytest.raises(InputError, match="protocol: paper in the run, strict now"):
         main("--resume", "mine", "--protocol", "strict")
     other = tmp_path / "other" / synthetic_files["b"].name
     other.parent.mkdir()
@@ -183,7 +185,7 @@ def test_every_call_is_on_record(main: Main, folder: Path) -> None:
 
 def test_two_processes_do_not_share_a_run(main: Main, folder: Path) -> None:
     """Both would train the same rows, and overwrite each other's tables."""
-    with runs.FileLock(folder / ".lock"), pytest.raises(InputError, match="another process"):
+    with FileLock(folder / ".lock"), pytest.raises(InputError, match="another process"):
         main("--run-name", "mine")
     main("--run-name", "mine")
 
@@ -198,10 +200,10 @@ def test_a_damaged_checkpoint_is_named(
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"text"):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=f"{path}: damaged.*delete it to train {ROWS[0]}"):
+        with pytest.raises(InputError, match=f"{path}: damaged.*delete it to retrain {ROWS[0]}"):
             run.load_network(ROWS[0], "03")
     path.write_bytes(whole)
-    with pytest.raises(InputError, match="damaged, or of another network"):
+    with pytest.raises(InputError, match="damaged, or from a different network"):
         run.load_weights(ROWS[0], "03", nn.Linear(3, 2))
     network = run.load_network(ROWS[0], "03")
     assert not network.training
@@ -216,34 +218,34 @@ def test_a_folder_that_cannot_be_written_is_found_before_training(
 ) -> None:
     """Hours of training must not end at a folder that cannot be written."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file.*: cannot write there .*use another --output-dir"):
+    with pytest.raises(InputError, match="file.*: cannot write to this folder .*--output-dir"):
         main("--output-dir", str(tmp_path / "file"))
 
 
 def test_new_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     """Two runs started in the same second must not mix; a name must not leave its folder."""
-    first = runs.run_folder(tmp_path, script, None)
+    first = new_run(tmp_path / NAME, None)
     first.mkdir(parents=True)
-    assert runs.run_folder(tmp_path, script, None) != first
-    assert runs.run_folder(tmp_path, script, "mine") == tmp_path / NAME / "mine"
+    assert new_run(tmp_path / NAME, None) != first
+    assert new_run(tmp_path / NAME, "mine") == tmp_path / NAME / "mine"
     for name in ("../mine", "", ".", ".."):
-        with pytest.raises(InputError, match="name of one folder"):
-            runs.run_folder(tmp_path, script, name)
+        with pytest.raises(InputError, match="must be a folder name"):
+            new_run(tmp_path / NAME, name)
 
 
 def test_the_run_to_resume_is_the_newest_or_the_named_one(tmp_path: Path) -> None:
     """`--resume` after a lost night must not continue the run of last week."""
     with pytest.raises(InputError, match="no run to resume; leave out --resume"):
-        runs.find_run(tmp_path, script, "")
+        find_run(tmp_path / NAME, "")
     for i, name in enumerate(("b", "c", "a")):
         path = tmp_path / NAME / name / "config.json"
         path.parent.mkdir(parents=True)
         path.write_text("{}")
         os.utime(path, (i, i))
-    assert runs.find_run(tmp_path, script, "").name == "a"
-    assert runs.find_run(tmp_path, script, "b").name == "b"
+    assert find_run(tmp_path / NAME, "").name == "a"
+    assert find_run(tmp_path / NAME, "b").name == "b"
     with pytest.raises(InputError, match="no run to resume"):
-        runs.find_run(tmp_path, script, "d")
+        find_run(tmp_path / NAME, "d")
 
 
 def test_resuming_restores_the_flags(
@@ -268,7 +270,7 @@ def test_too_small_a_disk_is_found_before_training(
     """Days of training must not end at a disk that was too small from the first minute."""
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
-    with pytest.raises(InputError, match=r"needs up to .* MB, 1\.0 MB are free; use another"):
+    with pytest.raises(InputError, match=r"needs up to .* MB, but 1\.0 MB are free; use another"):
         main("--run-name", "small")
     assert not (tmp_path / NAME).exists()
 

@@ -1,12 +1,13 @@
-"""Keep the copies of a model or loss in several scripts the same, character for character.
+"""Keep the parts that several scripts share the same, character for character.
 
-Scripts are self-contained, so a class may stand in several. Every class, and every function of the
-sections "Models" and "Losses", must have the same text wherever its name stands; a function above
-them, which reads the data, the same text in all scripts of a dataset. The first script in name
-order is the source.
+The scripts are self-contained, so a class may be in several of them. A name that is defined in
+several scripts must have the same text in all of them if it is in the section "Models", "Losses" or
+"Training", and in all scripts of a dataset if it is above them, where the sensors, the targets and
+the reading of the data are defined. The first script in the order of names is the source of a
+repair.
 
-    python tests/twins.py            # name the copies that differ, exit 1 if there are any
-    python tests/twins.py --write    # replace them by the source's text
+    python tests/twins.py            # list the copies that differ; exit status 1 if there are any
+    python tests/twins.py --write    # replace them by the text of the source
 """
 
 from __future__ import annotations
@@ -17,56 +18,96 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-MODELS, ROWS = "# Models --", "# Rows of the table --"
+SECTIONS = ("Models", "Losses", "Rows of the table", "Training", "Running")
+SHARED_BY_ALL = ("Models", "Losses", "Training")
+IN_EVERY_SCRIPT = {"train": "Training"}  # function: its section
+NOT_SHARED = ("LEARNING_RATE",)  # above the models; the baselines have their own
 
 
 class Definition(NamedTuple):
-    """A top-level class or function: lines `start` up to, without, `stop`, counted from 0.
+    """A top-level class, function or constant.
 
-    `family` is empty where all scripts share it, else the dataset's letter.
+    Attributes:
+        name: its name.
+        section: the section that it is in; empty above the models.
+        start: its first line, counted from 0.
+        stop: the line after its last.
+        text: these lines.
     """
 
-    family: str
     name: str
+    section: str
     start: int
     stop: int
     text: str
 
 
-def definitions(script: str, source: str) -> list[Definition]:
-    """Return the classes of a script and the functions above its rows."""
+def headings(source: str) -> dict[str, int]:
+    """Return the line of every section's heading, counted from 0, in the order of the script."""
+    lines = enumerate(source.splitlines())
+    found = {line.strip("#- "): i for i, line in lines if line.startswith("# ") and "----" in line}
+    return {name: i for name, i in found.items() if name in SECTIONS}
+
+
+def definitions(source: str) -> list[Definition]:
+    """Return the top-level classes, functions and constants of a script."""
     lines = source.splitlines(keepends=True)
-    models, rows = (
-        next(i for i, line in enumerate(lines) if line.startswith(heading))
-        for heading in (MODELS, ROWS)
-    )
-    dataset = script.split("_")[1]
+    sections = headings(source)
     found = []
     for node in ast.parse(source).body:
-        if not isinstance(node, ast.ClassDef | ast.FunctionDef):
+        start = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) - 1
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            name = node.name
+        elif isinstance(node, ast.Assign):
+            name = ast.unparse(node.targets[0])
+        else:
             continue
-        start = min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1
-        if isinstance(node, ast.ClassDef) or start < rows:
-            shared = isinstance(node, ast.ClassDef) or start > models
-            text = "".join(lines[start : node.end_lineno])
-            family = "" if shared else dataset
-            found.append(Definition(family, node.name, start, node.end_lineno, text))
+        section = ""
+        for heading, line in sections.items():
+            if line < start:
+                section = heading
+        text = "".join(lines[start : node.end_lineno])
+        found.append(Definition(name, section, start, node.end_lineno, text))
     return found
 
 
+def missing(source: str) -> list[str]:
+    """Return the sections and functions that a script must have and does not."""
+    found = {definition.name: definition.section for definition in definitions(source)}
+    problems = []
+    if tuple(headings(source)) != SECTIONS:
+        problems.append(f"the sections must be {', '.join(SECTIONS)}, in this order")
+    problems += [
+        f"no {name} in the section {section}"
+        for name, section in IN_EVERY_SCRIPT.items()
+        if found.get(name) != section
+    ]
+    return problems
+
+
 def repair(sources: dict[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Return the sources with every copy equal to its first text, and what differed."""
+    """Return the sources with every copy equal to its first text, and the copies that differed.
+
+    Args:
+        sources: name of the script -> its text.
+    """
     first: dict[tuple[str, str], tuple[str, str]] = {}
     repaired, differences = {}, []
     for script in sorted(sources):
         lines = sources[script].splitlines(keepends=True)
-        for definition in reversed(definitions(script, sources[script])):
-            key = definition.family, definition.name
-            origin, text = first.setdefault(key, (script, definition.text))
-            if text != definition.text:
-                line = definition.start + 1
-                differences.append(f"{script}:{line}: {definition.name} differs from {origin}")
-                lines[definition.start : definition.stop] = [text]
+        dataset = script.split("_")[1]
+        for definition in reversed(definitions(sources[script])):
+            name, section, start, stop, text = definition
+            if section in SHARED_BY_ALL:
+                key = ("", name)
+            elif not section and name not in NOT_SHARED:
+                key = (dataset, name)
+            else:
+                continue
+            origin, expected = first.setdefault(key, (script, text))
+            if text != expected:
+                differences.append(f"{script}:{start + 1}: {name} differs from {origin}")
+                lines[start:stop] = [expected]
         repaired[script] = "".join(lines)
     return repaired, differences
 
@@ -74,18 +115,19 @@ def repair(sources: dict[str, str]) -> tuple[dict[str, str], list[str]]:
 def main(arguments: list[str]) -> int:
     """Check the scripts, or repair them with `--write`."""
     sources = {path.name: path.read_text() for path in ROOT.glob("Dataset_*.py")}
+    problems = [f"{name}: {what}" for name in sorted(sources) for what in missing(sources[name])]
     repaired, differences = repair(sources)
-    for difference in differences:
-        print(difference)
+    for line in [*problems, *differences]:
+        print(line)
     if differences and "--write" in arguments:
         for script, text in repaired.items():
             if text != sources[script]:
                 (ROOT / script).write_text(text)
-        print("repaired; look at the change before you commit it")
-        return 0
-    if differences:
-        print("run `python tests/twins.py --write` to repair, after changing the first script")
-    return 1 if differences else 0
+        print("repaired; review the change before you commit it")
+        differences = []
+    elif differences:
+        print("to repair them, change the first script and run `python tests/twins.py --write`")
+    return 1 if problems or differences else 0
 
 
 if __name__ == "__main__":

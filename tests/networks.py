@@ -1,0 +1,149 @@
+"""The rows' networks, random inputs for them, and short trainings."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common import plots
+from common.runs import Row, find_row
+from common.training import Criterion, Epoch, Loss, Progress, count_used_parameters
+from common.windows import Batch, Windows
+
+
+def random_samples(script: ModuleType, windows: int, seed: int = 0) -> dict[str, Tensor]:
+    """Return random modalities and targets of a script, `(windows, T, C)` each."""
+    generator = torch.Generator().manual_seed(seed)
+    imus = 3 * len(script.SENSORS)
+    third = {"a": {"emg": 11}, "b": {"video": 44}}[script.DATASET]
+    channels = {"acc": imus, "gyr": imus, **third, "targets": len(script.TARGETS)}
+    return {
+        name: torch.randn(windows, script.WINDOW, count, generator=generator)
+        for name, count in channels.items()
+    }
+
+
+def random_batch(script: ModuleType, row: str, windows: int, seed: int = 0) -> Batch:
+    """Return a random batch as the loss of a row gets it."""
+    samples = random_samples(script, windows, seed)
+    sensor_set = find_row(script, row).sensor_set
+    return Batch(tuple(script.inputs(samples, sensor_set)), samples["targets"], ())
+
+
+def meta_network(script: ModuleType, row: str) -> nn.Module:
+    """Build the network of a row without memory for its weights."""
+    with torch.device("meta"):
+        return find_row(script, row).network()
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Count all parameters."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def parameters_of_rows(script: ModuleType) -> dict[str, int]:
+    """Count the parameters of the network of every row."""
+    return {row.name: count_parameters(meta_network(script, row.name)) for row in script.ROWS}
+
+
+def unused_parameters(script: ModuleType, rows: Iterable[Row]) -> dict[str, int]:
+    """Count the parameters that the prediction of each row does not depend on, if any."""
+    samples = random_samples(script, 1)
+    unused = {}
+    for row in rows:
+        network = row.network()
+        used = count_used_parameters(network, script.inputs(samples, row.sensor_set))
+        if used != count_parameters(network):
+            unused[row.name] = count_parameters(network) - used
+    return unused
+
+
+def check_dependence(
+    script: ModuleType,
+    rows: Iterable[Row],
+    outputs: Callable[[nn.Module, Sequence[Tensor]], Iterable[Tensor]] | None = None,
+) -> None:
+    """Check by gradients that every output depends on all channels of the row's set and no others.
+
+    Args:
+        script: the script.
+        rows: its rows to check.
+        outputs: the outputs of a network and its inputs, by default the prediction alone.
+    """
+    for row in rows:
+        torch.manual_seed(0)
+        sensors, modalities = script.SENSOR_SETS[row.sensor_set]
+        samples = random_samples(script, 1)
+        watched = [values.requires_grad_() for values in samples.values()]
+        network = row.network().eval().requires_grad_(False)
+        inputs = script.inputs(samples, row.sensor_set)
+        for output in outputs(network, inputs) if outputs else [network(*inputs)]:
+            total = output.square().sum()
+            gradients = torch.autograd.grad(total, watched, retain_graph=True, allow_unused=True)
+            for (modality, values), gradient in zip(samples.items(), gradients, strict=True):
+                count = values.shape[-1]
+                found = torch.zeros(count) if gradient is None else gradient.abs().sum((0, 1))
+                expected = np.full(count, modality in modalities)
+                if modality in ("acc", "gyr"):
+                    expected = np.repeat([sensor in sensors for sensor in script.SENSORS], 3)
+                assert ((found > 0).numpy() == expected).all(), (row.name, modality)
+
+
+def check_dropout(network: nn.Module, inputs: Sequence[Tensor]) -> None:
+    """Check that a network is random in training mode and repeatable in eval mode."""
+    network.train()
+    assert not torch.equal(network(*inputs), network(*inputs))
+    network.eval()
+    assert torch.equal(network(*inputs), network(*inputs))
+
+
+def run_script(
+    script: ModuleType, data: Path, output_dir: Path, run_name: str, *flags: str
+) -> Path:
+    """Run a script in this process on one job, without figures; return the folder of the run."""
+    where = ["--data", str(data), "--output-dir", str(output_dir), "--run-name", run_name]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("distillation_figures", "comparison_figures", "ablation_figures"):
+            patch.setattr(plots, name, lambda *_: None)
+        script.main([*where, "--device", "cpu", "--jobs", "1", *flags])
+    return output_dir / Path(script.__file__).stem / run_name
+
+
+class Training(NamedTuple):
+    """The arguments of one call of a script's `train`."""
+
+    network: nn.Module
+    windows: Windows
+    validation: Windows
+    loss: Loss
+    criterion: Criterion
+    epochs: int
+
+
+def record_trainings(script: ModuleType, patch: pytest.MonkeyPatch) -> list[Training]:
+    """Shorten every training of a script to one epoch, and record the arguments of `train`."""
+    trainings, train = [], script.train
+
+    def train_one_epoch(
+        network: nn.Module,
+        windows: Windows,
+        validation: Windows,
+        loss: Loss,
+        criterion: Criterion,
+        epochs: int,
+        args: argparse.Namespace,
+        progress: Progress,
+    ) -> list[Epoch]:
+        trainings.append(Training(network, windows, validation, loss, criterion, epochs))
+        return train(network, windows, validation, loss, criterion, 1, args, progress)
+
+    patch.setattr(script, "train", train_one_epoch)
+    return trainings
