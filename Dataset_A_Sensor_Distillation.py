@@ -477,7 +477,13 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
 
 
 # Defaults of a run on synthetic data
-QUICK_LOOK = QuickLook(subjects=8, minutes=0.35, epochs=5)
+QUICK_LOOK = QuickLook(
+    subjects=8,
+    minutes=0.35,
+    epochs=5,
+    rows=("teacher", "student-foot_trunk", "distilled-foot_trunk"),
+    batch_size=8,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
