@@ -1,12 +1,12 @@
 """Keep the copies of a model or loss in several scripts the same, character for character.
 
-Scripts are self-contained, so a class may stand in several. Every class, and every function of the
-sections "Models" and "Losses", must have the same text wherever its name stands; a function above
-them, which reads the data, the same text in all scripts of a dataset. The first script in name
-order is the source.
+Scripts are self-contained, so the same class may appear in several. All copies of a class, and of a
+function in the sections "Models" and "Losses", must have the same text. Functions above these
+sections read the data; their copies must have the same text in all scripts of one dataset. The
+first script in alphabetical order is the source.
 
-    python tests/twins.py            # name the copies that differ, exit 1 if there are any
-    python tests/twins.py --write    # replace them by the source's text
+    python tests/twins.py            # list the copies that differ; exit 1 if there are any
+    python tests/twins.py --write    # replace them with the source's text
 """
 
 from __future__ import annotations
@@ -21,9 +21,14 @@ MODELS, ROWS = "# Models --", "# Rows of the table --"
 
 
 class Definition(NamedTuple):
-    """A top-level class or function: lines `start` up to, without, `stop`, counted from 0.
+    """A top-level class or function.
 
-    `family` is empty where all scripts share it, else the dataset's letter.
+    Attributes:
+        family: empty if its text is the same in all scripts, else the letter of the dataset.
+        name: its name.
+        start: index of its first line.
+        stop: index of the line after its last.
+        text: its source.
     """
 
     family: str
@@ -55,7 +60,7 @@ def definitions(script: str, source: str) -> list[Definition]:
 
 
 def repair(sources: dict[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Return the sources with every copy equal to its first text, and what differed."""
+    """Return the sources with all copies equal to the first one, and the differences found."""
     first: dict[tuple[str, str], tuple[str, str]] = {}
     repaired, differences = {}, []
     for script in sorted(sources):
@@ -81,10 +86,10 @@ def main(arguments: list[str]) -> int:
         for script, text in repaired.items():
             if text != sources[script]:
                 (ROOT / script).write_text(text)
-        print("repaired; look at the change before you commit it")
+        print("repaired; review the changes before committing them")
         return 0
     if differences:
-        print("run `python tests/twins.py --write` to repair, after changing the first script")
+        print("edit the first script, then run `python tests/twins.py --write`")
     return 1 if differences else 0
 
 
