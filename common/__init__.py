@@ -1,4 +1,4 @@
-"""Helpers that the ten scripts share."""
+"""Helpers shared by all scripts; nothing here is part of the paper's method."""
 
 import contextlib
 import os

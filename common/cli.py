@@ -1,4 +1,4 @@
-"""The command line: flags that all scripts share, types of arguments, and how a command ends."""
+"""The command line of the scripts: shared flags, argument types and exit status."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from common.runs import (
 )
 from common.windows import PROTOCOLS
 
-NOT_RESTORED = ("output_dir", "resume", "jobs", "scheduler")  # by --resume: they change no number
+# Flags that --resume does not restore; they do not affect the results.
+NOT_RESTORED = ("output_dir", "resume", "jobs", "scheduler")
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """A parser that prints its description as it is written and whose errors are one line."""
+    """An argument parser that keeps the line breaks of its description and prints short errors."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
@@ -41,36 +42,38 @@ class ArgumentParser(argparse.ArgumentParser):
 def whole_number(text: str, minimum: int = 0) -> int:
     """Parse a whole number from `minimum` to 2^32 - 1, the range of a seed."""
     if not text.isdecimal() or not minimum <= int(text) < 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from {minimum} to 2^32 - 1")
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number from {minimum} to 2^32 - 1, not {text!r}"
+        )
     return int(text)
 
 
 def positive_int(text: str) -> int:
-    """Parse a whole number of at least 1."""
+    """Parse a whole number, 1 or greater."""
     return whole_number(text, minimum=1)
 
 
 def finite_number(text: str) -> float:
-    """Parse a finite number of at least 0."""
+    """Parse a finite number, 0 or greater."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not (value >= 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+        raise argparse.ArgumentTypeError(f"must be a finite number, 0 or greater, not {text!r}")
     return value
 
 
 def positive_float(text: str) -> float:
-    """Parse a finite number above 0."""
+    """Parse a finite number greater than 0."""
     value = finite_number(text)
     if value == 0:
-        raise argparse.ArgumentTypeError("0 is not above 0")
+        raise argparse.ArgumentTypeError("must be greater than 0")
     return value
 
 
 def script_parser(script: Script) -> ArgumentParser:
-    """Return the parser of a script; the script adds flags of its own."""
+    """Return a parser with the flags that all scripts share; a script may add its own."""
     rows = [row.name for row in script.ROWS]
     parser = ArgumentParser(
         description=script.__doc__, epilog="\n  ".join(["rows of the table:", *rows])
@@ -82,7 +85,7 @@ def script_parser(script: Script) -> ArgumentParser:
         metavar="FILE",
         help=f"HDF5 file (default: {default_data_file(script)} if it exists, else synthetic data)",
     )
-    add("--sample", action="store_true", help="use synthetic data, written anew")
+    add("--sample", action="store_true", help="use newly generated synthetic data")
     add(
         "--test-subjects",
         nargs="+",
@@ -94,7 +97,7 @@ def script_parser(script: Script) -> ArgumentParser:
         nargs="+",
         metavar="NAME",
         help="rows of the table to run, from the list below, or `all` (default: all; on synthetic "
-        "data some scripts run fewer and say so)",
+        "data, some scripts select fewer rows)",
     )
     add(
         "--protocol",
@@ -134,7 +137,7 @@ def script_parser(script: Script) -> ArgumentParser:
         type=whole_number,
         default=42,
         metavar="N",
-        help="random seed, set again for every row and fold (default: 42)",
+        help="random seed, reset for every row and fold (default: 42)",
     )
     add(
         "--device",
@@ -159,8 +162,8 @@ def script_parser(script: Script) -> ArgumentParser:
         nargs="?",
         const="",
         metavar="RUN",
-        help="resume a run of this script (default: the newest) with its flags: finished rows are "
-        "kept, unfinished trainings continue from their last saved epoch",
+        help="resume a run of this script (default: the most recent one) with its flags; finished "
+        "rows are skipped, unfinished trainings continue after their last saved epoch",
     )
     add(
         "--save-every",
@@ -174,43 +177,43 @@ def script_parser(script: Script) -> ArgumentParser:
         "--jobs",
         type=positive_int,
         metavar="N",
-        help="trainings at the same time, on several GPUs N on each (default: one on a GPU; on the "
-        "CPU as many as cores and memory allow)",
+        help="number of trainings to run at the same time, per GPU if there are several (default: "
+        "1 on a GPU; on the CPU, as many as there are cores and memory for)",
     )
     add(
         "--threads",
         type=positive_int,
         default=1,
         metavar="N",
-        help="CPU threads per training; their number affects rounding (default: 1)",
+        help="CPU threads per training; the number affects rounding (default: 1)",
     )
     add(
         "--faster",
         nargs="+",
         default=[],
         choices=tuple(training.FASTER),
-        metavar="WAY",
+        metavar="METHOD",
         help="train faster, with slightly different results: "
-        + "; ".join(f"{way}: {text}" for way, text in training.FASTER.items())
+        + "; ".join(f"{method}: {text}" for method, text in training.FASTER.items())
         + " (default: none)",
     )
     add(
         "--scheduler",
         metavar="ADDRESS",
-        help="address of a Dask scheduler whose workers run the trainings; data and output must be "
-        "on a path that they share (default: processes on this machine)",
+        help="address of a Dask scheduler whose workers run the trainings; the data and the output "
+        "folder must be on a path that all workers can reach (default: processes on this machine)",
     )
     return parser
 
 
 def add_weight(parser: ArgumentParser, flag: str, default: float, term: str) -> None:
-    """Add the flag of a weight in the loss, a finite number of at least 0."""
+    """Add a flag for a weight in the loss, a finite number, 0 or greater."""
     text = f"weight of {term} in the loss (default: {default:g})"
     parser.add_argument(flag, type=finite_number, default=default, metavar="X", help=text)
 
 
 def parse(script: Script, parser: ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the flags; with `--resume`, those of the run are the defaults.
+    """Parse the flags; with `--resume`, the flags of that run are the defaults.
 
     Raises:
         InputError: There is no run to resume, or it is damaged.
@@ -230,9 +233,9 @@ def parse(script: Script, parser: ArgumentParser, argv: Sequence[str] | None) ->
 def run_main(main: Callable[[], Any]) -> NoReturn:
     """Run `main` and exit with the status that it returns; anything but an int counts as 0.
 
-    Errors that the user can mend end with one line on standard error and status 2. Characters that
-    the terminal lacks are replaced, and a closed standard output (`| head -1`) stops the printing
-    but not the work.
+    Errors that the user can fix print one line to standard error and exit with status 2. Characters
+    that the terminal cannot show are replaced, and a closed standard output (`| head -1`) stops the
+    printing but not the work.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -242,27 +245,27 @@ def run_main(main: Callable[[], Any]) -> NoReturn:
             result = main()
             status = result if isinstance(result, int) else 0
         except InputError as error:
-            status = _complain(error, 2)
+            status = _print_error(error, 2)
         except FailedTasksError as error:
-            status = _complain(error, 1)
+            status = _print_error(error, 1)
         except KeyboardInterrupt as interruption:
-            status = _complain(": ".join(["interrupted", *map(str, interruption.args)]), 130)
+            status = _print_error(": ".join(["interrupted", *map(str, interruption.args)]), 130)
     sys.exit(status)
 
 
-def _complain(problem: object, status: int) -> int:
-    print(f"error: {problem}", file=sys.stderr)
+def _print_error(message: object, status: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
     return status
 
 
 class _Output(io.TextIOBase):
-    """Standard output that goes nowhere once it is closed on the other side."""
+    """Standard output that discards everything once its reader has closed it."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """Write and flush, so that a closed pipe shows here and not at exit."""
+        """Write and flush, so that a closed pipe is noticed here and not at exit."""
         try:
             self.stream.write(text)
             self.stream.flush()

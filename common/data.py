@@ -71,8 +71,8 @@ DATASET_A_COLUMNS = (
 
 # Recordings ---------------------------------------------------------------------------------------
 
-BLOCK_BYTES = 4 * 2**20  # read at once: larger blocks leave the processor's cache
-BODY_PREFIX = "body "  # of the columns with a subject's constants in Dataset B
+BLOCK_BYTES = 4 * 2**20  # size of a block to read; larger blocks do not fit in the CPU cache
+BODY_PREFIX = "body "  # names of columns with a subject's constants in Dataset B start with it
 MATLAB_5 = b"MATLAB 5.0 MAT-file"  # first bytes of a .mat file that is not HDF5
 
 
@@ -84,7 +84,7 @@ class SensorSet(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A quantity to estimate: its name and unit in tables and figures."""
+    """A quantity to estimate, with the name and unit shown in tables and figures."""
 
     name: str
     unit: str
@@ -92,7 +92,7 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Recording:
-    """All usable samples of a file, subject after subject in numeric order.
+    """All usable samples of a file, sorted by subject number.
 
     Attributes:
         path: the file.
@@ -101,11 +101,11 @@ class Recording:
         activities: names of the activities; `[""]` if the file has none.
         subject: `(samples,)` index into `subjects`.
         activity: `(samples,)` index into `activities`.
-        stretch: `(samples,)` number of the stretch. A stretch consists of consecutive samples of
+        stretch: `(samples,)` index of the stretch. A stretch consists of consecutive samples of
             one trial or step, with no dropped sample between them.
         dropped: HDF5 dataset -> number of its samples that were dropped because of NaN.
-        has_trials: whether the file says where its trials (A) or steps (B) start.
-        is_synthetic: whether the file says that it is simulated (attribute `synthetic`).
+        has_trials: whether the file states where its trials (A) or steps (B) start.
+        is_synthetic: whether the file is marked as simulated (attribute `synthetic`).
         ignored: members that seem to be subjects but are not read because of their names.
     """
 
@@ -172,7 +172,7 @@ class Columns:
                 "the attribute `columns` must name every column that the script reads"
             )
         selected = self.values.take([self.positions.get(name, 0) for name in names], axis=1)
-        with np.errstate(over="ignore"):  # overflows to infinity, which is refused below
+        with np.errstate(over="ignore"):  # overflow gives infinity, which is rejected below
             selected = selected.astype(np.float32, copy=False)
         if missing:
             selected[:, [name in missing for name in names]] = np.nan
@@ -182,7 +182,7 @@ class Columns:
         return selected
 
     def _check_finite(self, names: list[str], selected: np.ndarray) -> None:
-        """Refuse infinite values and count NaN."""
+        """Reject infinite values and count NaN."""
         infinite = np.isinf(selected)
         if infinite.any():
             sums = infinite.sum(axis=0)
@@ -204,7 +204,7 @@ class Block(NamedTuple):
 
     Attributes:
         columns: the samples, by column name.
-        trial: `(samples,)` number of the trial (A) or step (B) within the table.
+        trial: `(samples,)` index of the trial (A) or step (B) within the table.
     """
 
     columns: Columns
@@ -229,7 +229,7 @@ class Table(NamedTuple):
     positions: dict[str, int]
 
     def read(self, part: slice = slice(None)) -> Block:
-        """Read the table, or a part of its first axis; the padding of Dataset B is left out.
+        """Read the table or a slice of its first axis, without the padding of Dataset B.
 
         Raises:
             InputError: The table is damaged or its attribute `trial_starts` cannot be used.
@@ -252,23 +252,26 @@ class Table(NamedTuple):
         return Block(Columns(self.path, self.dataset.name, self.positions, values), trial)
 
     def blocks(self) -> Iterator[Block]:
-        """Read the table in blocks of a few MB made of whole chunks, so each is unpacked once."""
+        """Yield the table in blocks of a few MB.
+
+        Blocks hold whole chunks, so each chunk is decompressed once.
+        """
         chunk = self.dataset.chunks[0] if self.dataset.chunks else 1
         chunk_bytes = chunk * self.dataset.dtype.itemsize * math.prod(self.dataset.shape[1:])
         size = chunk * max(1, BLOCK_BYTES // max(1, chunk_bytes))
-        for start in range(0, max(1, len(self.dataset)), size):  # one empty block if it is empty
+        for start in range(0, max(1, len(self.dataset)), size):  # an empty table: one block
             yield self.read(slice(start, start + size))
 
 
 def read_dataset_a(path: Path, prepare: Prepare) -> Recording:
     """Read Dataset A: `/All_subjects/Subject_<id>/<activity>`, each `(samples, 129)`, at 200 Hz.
 
-    The attribute `columns` of the file names its columns; without it they must be those of
-    `DATASET_A_COLUMNS`, in that order. The attribute `trial_starts` of an activity (sample numbers)
-    is used if it exists.
+    The attribute `columns` of the file names its columns; without it, the file must have the
+    columns of `DATASET_A_COLUMNS`, in that order. The attribute `trial_starts` of an activity
+    (sample indices) is used if it exists.
 
     Raises:
-        InputError: The file does not have this layout; the message names the place and the remedy.
+        InputError: The file does not have this layout; the message says where, and how to fix it.
     """
     with open_hdf5(path) as file:
         tables = dataset_a_tables(path, file)
@@ -279,13 +282,12 @@ def read_dataset_a(path: Path, prepare: Prepare) -> Recording:
 def read_dataset_b(path: Path, prepare: Prepare) -> Recording:
     """Read Dataset B: `/subject_<id>`, each `(steps, 152, 256)`, at 100 Hz.
 
-    The attribute `columns` of the file names the columns. A step ends at the first sample after
-    which all measured columns are zero to the end; a step that fills all of its samples is kept
-    whole. Measured are all columns but those named `body ...` that are constant in the step: some
-    files repeat the subject's weight and height in the padding.
+    The attribute `columns` of the file names the columns. A step ends with its last sample that has
+    a nonzero column; the rest is padding. Columns named `body ...` do not count if they are
+    constant in the step, because some files repeat the subject's weight and height in the padding.
 
     Raises:
-        InputError: The file does not have this layout; the message names the place and the remedy.
+        InputError: The file does not have this layout; the message says where, and how to fix it.
     """
     with open_hdf5(path) as file:
         return _read(file, path, dataset_b_tables(path, file), prepare, has_trials=True)
@@ -326,7 +328,7 @@ def dataset_b_tables(path: Path, file: h5py.File) -> list[Table]:
 
 
 def samples_before_padding(steps: np.ndarray, body: Sequence[int] = ()) -> np.ndarray:
-    """Return the mask `(steps, samples)` of the samples up to the last one that is not all zero.
+    """Return a mask `(steps, samples)`, True up to the last sample with a nonzero column.
 
     Args:
         steps: `(steps, samples, columns)`; NaN does not count as zero.
@@ -348,11 +350,11 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         InputError: The file does not exist, is not an HDF5 file or is truncated.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file; give --data the path of an HDF5 file, or --sample")
+        raise InputError(f"{path}: no such file; pass an HDF5 file with --data, or use --sample")
     try:
         file = h5py.File(path)
     except PermissionError as error:
-        raise InputError(f"{path}: no permission to read it; change its access rights") from error
+        raise InputError(f"{path}: permission denied; change the file's permissions") from error
     except OSError as error:
         with path.open("rb") as raw:
             if raw.read(len(MATLAB_5)) == MATLAB_5:
@@ -382,8 +384,7 @@ def _column_names(path: Path, file: h5py.File) -> list[str] | None:
             names = [str(name) for name in json.loads(stored)]
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: the attribute `columns` is not a JSON list of names or an array of strings; "
-            "write it as one of them"
+            f"{path}: the attribute `columns` must be a JSON list of names or an array of strings"
         ) from error
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
@@ -394,14 +395,14 @@ def _column_names(path: Path, file: h5py.File) -> list[str] | None:
 def _subject_keys(path: Path, group: h5py.Group, prefix: str) -> dict[str, str]:
     """Return id -> key for every member named `<prefix><number>`, in numeric order."""
     if not isinstance(group, h5py.Group):
-        raise InputError(f"{path}: {group.name}: a dataset; it must be a group of subjects")
+        raise InputError(f"{path}: {group.name}: is a dataset; it must be a group of subjects")
     matches = [re.fullmatch(rf"{prefix}(\d+)", key) for key in group]
     found = sorted((match for match in matches if match), key=lambda match: int(match[1]))
     if not found:
         members = f"; it contains {shorten(', '.join(group), 100)}" if len(group) else ""
         raise InputError(
-            f"{path}: {group.name}: no subject; subjects must be named {prefix} and a number"
-            f"{members}"
+            f"{path}: {group.name}: no subjects found; their names must be {prefix} followed by a "
+            f"number{members}"
         )
     for first, second in pairwise(found):
         if int(first[1]) == int(second[1]):
@@ -441,9 +442,7 @@ def _member(path: Path, group: h5py.Group, name: str) -> h5py.Group | h5py.Datas
         found = group.get(name)  # None also for a broken link
         if found is not None:
             return found
-    raise InputError(
-        f"{path}: {group.name}: {name} is missing; see the README for the layout of the file"
-    )
+    raise InputError(f"{path}: {group.name}: {name} is missing; see the README for the file layout")
 
 
 def _table(
@@ -452,7 +451,7 @@ def _table(
     """Return a table after checking its type and shape."""
     axes, width = (2 if activity else 3), len(positions)
     if not isinstance(dataset, h5py.Dataset):
-        raise InputError(f"{path}: {dataset.name}: a group; it must be a dataset of samples")
+        raise InputError(f"{path}: {dataset.name}: is a group; it must be a dataset of samples")
     if dataset.dtype.kind not in "fiu":
         raise InputError(f"{path}: {dataset.name}: {dataset.dtype} values; store it as float32")
     if dataset.ndim == axes and dataset.shape[0] == width != dataset.shape[-1]:
@@ -464,21 +463,21 @@ def _table(
         )
     if dataset.ndim != axes or dataset.shape[-1] != width:
         raise InputError(
-            f"{path}: {dataset.name}: shape {dataset.shape}; it must have {axes} axes, "
-            f"the last one of {width} columns"
+            f"{path}: {dataset.name}: shape {dataset.shape}; expected {axes} axes, the last one "
+            f"with {width} columns"
         )
     return Table(path, subject, activity, dataset, positions)
 
 
 def _trials(path: Path, dataset: h5py.Dataset, part: slice) -> np.ndarray:
-    """Return the number of the trial of every sample of `part`."""
+    """Return the index of the trial of each sample in `part`."""
     starts = np.asarray(dataset.attrs.get("trial_starts", [0]))
     is_numbers = starts.ndim == 1 and starts.dtype.kind in "iu"
-    starts = starts.astype(int) if is_numbers else starts  # unsigned numbers would never decrease
+    starts = starts.astype(int) if is_numbers else starts  # unsigned differences wrap around
     if not is_numbers or (np.diff(starts) <= 0).any():
         raise InputError(
-            f"{path}: {dataset.name}: the attribute `trial_starts` must be increasing sample "
-            "numbers"
+            f"{path}: {dataset.name}: the attribute `trial_starts` must contain increasing sample "
+            "indices"
         )
     first, stop, _ = part.indices(len(dataset))
     lengths = np.diff(np.clip(starts, first, stop), prepend=first, append=stop)
@@ -494,7 +493,7 @@ def _read(
     """Read the usable samples of all tables.
 
     Raises:
-        InputError: A column of a subject is all NaN, or the file has one subject only.
+        InputError: A column of a subject is all NaN, or the file has only one subject.
     """
     size = sum(math.prod(table.dataset.shape[:-1]) for table in tables)
     buffer = _Buffer(size)
@@ -503,14 +502,15 @@ def _read(
     for (subject, column), count in buffer.value_counts.items():
         if count == 0 and buffer.sample_counts[subject]:
             raise InputError(
-                f"{path}: subject {subject}: nothing but NaN in {column}; "
-                "supply the column or leave the subject out of the file"
+                f"{path}: subject {subject}: {column} is all NaN; "
+                "add the values or remove the subject from the file"
             )
     ignored = ignored_members(file)
     if len(buffer.subjects) < 2:
         note = f" ({describe_ignored(ignored)})" if ignored else ""
         raise InputError(
-            f"{path}: one subject; add another one, to train on one and test on the other{note}"
+            f"{path}: only one subject; add another, since training and testing need different "
+            f"subjects{note}"
         )
     samples, labels = buffer.trimmed()
     return Recording(
@@ -544,7 +544,7 @@ class _Buffer:
         self.subjects: list[str] = []
         self.activities: list[str] = []
         self.dropped: dict[str, int] = {}
-        self.sample_counts: Counter[str] = Counter()  # by subject, with the dropped ones
+        self.sample_counts: Counter[str] = Counter()  # by subject, including dropped samples
         self.value_counts: Counter[tuple[str, str]] = Counter()  # not NaN, by subject and column
 
     def add(self, table: Table, prepare: Prepare) -> None:
@@ -553,7 +553,7 @@ class _Buffer:
         try:
             parts = [self._append(table, block, prepare) for block in table.blocks()]
         except InputError:
-            self._append(table, table.read(), prepare)  # raises again, counting the whole table
+            self._append(table, table.read(), prepare)  # raises it with counts for the whole table
             raise
         is_kept, trial = map(np.concatenate, zip(*parts, strict=True))
         kept = np.flatnonzero(is_kept)
@@ -566,13 +566,13 @@ class _Buffer:
     def _append(
         self, table: Table, block: Block, prepare: Prepare
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Append a block; return `(samples,)` whether each was kept, and its trial."""
-        with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 is NaN, x/0 is refused here
+        """Append a block; return a mask `(samples,)` of the kept samples, and their trials."""
+        with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 gives NaN; x/0 is rejected below
             prepared = prepare(block.columns)
         is_kept = np.ones(len(block.trial), bool)
         for name, array in prepared.items():
             if not np.isfinite(array).all():
-                _refuse_infinite(block.columns, name, array)
+                _reject_infinite(block.columns, name, array)
                 is_kept &= ~np.isnan(array, order="F").any(axis=1)
         count = np.count_nonzero(is_kept)
         place = slice(self.filled, self.filled + count)
@@ -593,18 +593,18 @@ class _Buffer:
         return is_kept, block.trial
 
     def trimmed(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Return samples and labels, cut to the filled length without a copy."""
+        """Return samples and labels, truncated in place to the filled length."""
         for array in (*self.samples.values(), *self.labels.values()):
             array.resize((self.filled, *array.shape[1:]), refcheck=False)
         return self.samples, self.labels
 
 
-def _refuse_infinite(columns: Columns, name: str, array: np.ndarray) -> None:
+def _reject_infinite(columns: Columns, name: str, array: np.ndarray) -> None:
     infinite = int(np.isinf(array).any(axis=1).sum())
     if infinite:
         raise InputError(
             f"{columns.path}: {columns.place}: {name} divided by 0 in {infinite} samples; "
-            "supply body weight and height"
+            "add the body weight and height"
         )
 
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, checkpoints, and the error for unusable input."""
+"""Atomic writes, checkpoints, and the error for unusable input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHECKPOINT_FORMAT = 1  # version of the description in a checkpoint
 
 
 class InputError(ValueError):
-    """A flag or a file cannot be used; the message names the place and the remedy."""
+    """A flag or a file cannot be used; the message says where the problem is and how to fix it."""
 
 
 def shorten(text: object, limit: int = 200) -> str:
@@ -36,7 +36,8 @@ def shorten(text: object, limit: int = 200) -> str:
 def write_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` once it has been written.
 
-    Missing folders are created. After an error nothing is left, and an older file stays as it was.
+    Missing folders are created. After an error, no partial file remains and an existing file is
+    unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -46,7 +47,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
         yield part
         mask = os.umask(0)
         os.umask(mask)
-        part.chmod(0o666 & ~mask)  # mkstemp gives access to the owner only
+        part.chmod(0o666 & ~mask)  # mkstemp makes files readable by the owner only
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -85,7 +86,7 @@ def save_checkpoint(
     Args:
         path: the file to write.
         tensors: the state dict of the network.
-        description: anything JSON can hold; stored under the key `about` of the file's metadata.
+        description: JSON-serializable values, stored under the key `about` of the file's metadata.
 
     Raises:
         OSError: The file cannot be written.
@@ -100,13 +101,13 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint. Nothing in the file is ever executed.
+    """Read a checkpoint; this never executes code from the file.
 
     Raises:
         InputError: The file is missing, damaged or not a checkpoint of this collection.
     """
     if path.is_dir():
-        raise InputError(f"{path}: is a folder; give the path of one checkpoint in it")
+        raise InputError(f"{path}: is a folder; pass the path of one checkpoint in it")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -124,7 +125,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         version = description["format"]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{path}: does not say which network it holds; use a checkpoint of this collection"
+            f"{path}: has no description of its network; use a checkpoint that was written by this "
+            "collection"
         ) from error
     if version != CHECKPOINT_FORMAT:
         raise InputError(
@@ -135,7 +137,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def _disk_error(path: Path, part: Path) -> OSError:
-    """Return the error to raise where a library could not write `part` and does not say why."""
+    """Return an OSError for a failed write whose own error does not name the cause."""
     is_full = shutil.disk_usage(path.parent).free < part.stat().st_size + 2**20
     number = errno.ENOSPC if is_full else errno.EIO
     return OSError(number, os.strerror(number), str(path))

@@ -1,4 +1,4 @@
-"""The folder of a run: its settings, and results that appear whole or not at all."""
+"""The folder of a run: its settings and its results, each written atomically."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ class RunFolder:
 
         Args:
             settings: everything that affects the results.
-            call: further information on this call; `config.json` keeps that of every call.
+            call: flags and environment of this call of the script; `config.json` lists all calls.
 
         Raises:
-            InputError: The run has different settings, is damaged, in use, or cannot be written.
+            InputError: The run has different settings, is damaged, is in use, or cannot be written.
         """
         self.lock = FileLock(self.path / ".lock", timeout=0)
         try:
@@ -112,7 +112,7 @@ class RunFolder:
             self.load_result(Task(row, subject))
 
     def load_result(self, task: Task) -> bool:
-        """Load the result of a task; return False if it, or a file that belongs to it, is cut."""
+        """Load the result of a task; return False if a file of it is missing or incomplete."""
         try:
             result = json.loads(self.result_file(*task).read_text(encoding="utf-8"))
             for path in (self.checkpoint_file(*task), self.predictions_file(*task)):
@@ -152,7 +152,7 @@ class RunFolder:
     def save_diverged(
         self, task: Task, weights: Mapping[str, Tensor], description: Mapping[str, Any]
     ) -> None:
-        """Save the best epoch before a divergence next to the checkpoints; delete the state."""
+        """Save the best epoch of a diverged training next to the checkpoints; delete its state."""
         if weights:
             path = self.checkpoint_file(*task)
             save_checkpoint(path.with_suffix(f".diverged{path.suffix}"), weights, description)
@@ -184,7 +184,7 @@ def new_run(parent: Path, run_name: str | None) -> Path:
     """Return `parent / run_name`; without a name, the run is named after the date and time.
 
     Raises:
-        InputError: The name is not the name of a folder.
+        InputError: The name is not a valid folder name.
     """
     if run_name is not None:
         if Path(run_name).name != run_name or run_name in ("", ".", ".."):
@@ -196,7 +196,7 @@ def new_run(parent: Path, run_name: str | None) -> Path:
 
 
 def find_run(parent: Path, run_name: str) -> Path:
-    """Return the folder of an existing run, of the most recent one for an empty name.
+    """Return the folder of an existing run; for an empty name, that of the most recent run.
 
     Raises:
         InputError: There is no such run.

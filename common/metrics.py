@@ -1,4 +1,4 @@
-"""Accuracy per target (NRMSE, RMSE, PCC, R²), in long form and as the tables on the screen."""
+"""Metrics per target (NRMSE, RMSE, PCC, R²), in long form and as printed tables."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def score(truth: np.ndarray, prediction: np.ndarray, names: Sequence[str]) -> di
 
     Returns:
         Metric -> `(K,)`: `nrmse_percent` (100 RMSE / (max - min of the truth)), `rmse` (in the unit
-        of the target), `pcc` (Pearson's r), `r2` (coefficient of determination). Metrics that a
-        constant truth or prediction leaves undefined are NaN, with a warning.
+        of the target), `pcc` (Pearson's r), `r2` (coefficient of determination). Metrics that are
+        undefined because the truth or the prediction is constant are NaN, with a warning.
     """
     truth = np.asarray(truth, np.float64)
     prediction = np.asarray(prediction, np.float64)
@@ -64,29 +64,32 @@ def long_form(
     targets: Sequence[tuple[str, str]],
     shared: dict[str, object],
 ) -> pd.DataFrame:
-    """Return a line per activity (and `all`) and target, with the columns `COLUMNS`.
+    """Return the metrics in long form: one line per activity (and `all`) and target.
 
     Args:
         truth: `(samples, K)`.
         prediction: `(samples, K)`.
         activity: `(samples,)` name of the activity, empty for none.
         targets: name and unit of each target.
-        shared: the columns that are the same in all lines.
+        shared: values of the columns that are the same in all lines.
+
+    Returns:
+        Table with the columns `COLUMNS`.
     """
     names = [name for name, _ in targets]
-    parts = {"all": np.ones(len(truth), bool)}
-    parts |= {name: activity == name for name in dict.fromkeys(activity) if name}
+    masks = {"all": np.ones(len(truth), bool)}
+    masks |= {name: activity == name for name in dict.fromkeys(activity) if name}
     lines = []
-    for part, chosen in parts.items():
-        scores = score(truth[chosen], prediction[chosen], names)
+    for part, mask in masks.items():
+        scores = score(truth[mask], prediction[mask], names)
         for k, (target, unit) in enumerate(targets):
-            place = {"activity": part, "target": target, "unit": unit, "n": int(chosen.sum())}
-            lines.append({**shared, **place, **{name: scores[name][k] for name in METRICS}})
+            labels = {"activity": part, "target": target, "unit": unit, "n": int(mask.sum())}
+            lines.append({**shared, **labels, **{name: scores[name][k] for name in METRICS}})
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
 def fold_table(metrics: pd.DataFrame, rows: Sequence[str], test_subject: str) -> str:
-    """Return NRMSE per target, with its mean and SD over targets, for one test subject."""
+    """Return the printed table of one test subject: NRMSE per target, mean and SD over targets."""
     lines = _all_activities(metrics, rows, [test_subject])
     targets = list(dict.fromkeys(lines["target"]))
     body = []
@@ -100,7 +103,10 @@ def fold_table(metrics: pd.DataFrame, rows: Sequence[str], test_subject: str) ->
 
 
 def final_table(metrics: pd.DataFrame, rows: Sequence[str], test_subjects: Sequence[str]) -> str:
-    """Return the mean NRMSE, PCC and R² of every row, with the SD over targets and subjects."""
+    """Return the printed table of a run: mean and SD of NRMSE, PCC and R² per row.
+
+    The SD is that over targets and, with several test subjects, also that over subjects.
+    """
     lines = _all_activities(metrics, rows, test_subjects)
     targets = lines["target"].nunique()
     has_several = len(test_subjects) > 1

@@ -18,13 +18,13 @@ from tqdm import tqdm
 from common.files import InputError
 from common.folder import Task
 
-PROCESS_BYTES = 1.2e9  # process that trains a small network; measured
-RECORDING_COPIES = 5  # the recording, the inputs of a row, and outputs of a teacher
+PROCESS_BYTES = 1.2e9  # memory of a process that trains a small network; measured
+RECORDING_COPIES = 5  # recording, inputs of a row, teacher outputs
 PARAMETER_BYTES = 28  # weights, gradients, Adam's moments, best epoch, workspace; measured
 
 
 class WorkerDiedError(RuntimeError):
-    """The process of a worker died again and again while it did a task."""
+    """A worker process died repeatedly while running a task."""
 
 
 def in_workers(
@@ -33,20 +33,21 @@ def in_workers(
     jobs: int,
     scheduler: str | None,
 ) -> Iterator[tuple[Task, Callable[[], None]]]:
-    """Do the tasks in worker processes; yield each with a function that raises its error, if any.
+    """Run the tasks in worker processes; yield each finished task with a function for its error.
 
-    Dask does the scheduling: a task begins when the tasks that it needs have ended, fails if one of
-    them failed, and is repeated on another worker if its worker dies.
+    The function raises the error of a failed task and otherwise does nothing. Dask schedules the
+    tasks: a task starts when the tasks it depends on have finished, fails if one of them failed,
+    and is repeated on another worker if its worker dies.
 
     Args:
-        work: does a task, `work(row, subject, *needed)`. It must be safe to call again for a task
-            that has ended.
-        tasks: task -> the tasks that it needs, which come before it.
+        work: runs a task, `work(row, subject, *needed)`; must be safe to call again for a finished
+            task.
+        tasks: task -> the tasks it depends on, which must come earlier.
         jobs: number of processes on this machine.
         scheduler: address of a Dask scheduler to use instead, or None.
 
     Raises:
-        InputError: There is no scheduler at the address.
+        InputError: No scheduler responds at the address.
     """
     with ExitStack() as stack:
         stack.enter_context(dask.config.set({"distributed.scheduler.worker-saturation": 1.0}))
@@ -87,12 +88,12 @@ def _connect(stack: ExitStack, jobs: int, scheduler: str | None) -> Client:
         return Client(scheduler, timeout=30)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"--scheduler {scheduler}: no Dask scheduler answers ({error}); see the README"
+            f"--scheduler {scheduler}: no Dask scheduler responds ({error}); see the README"
         ) from error
 
 
 def worker_device(device: torch.device) -> torch.device:
-    """Return the device of this worker: the workers of a `LocalCluster` share the GPUs evenly."""
+    """Return the device of this worker; a `LocalCluster` spreads its workers over the GPUs."""
     count, name = torch.cuda.device_count(), get_worker().name
     if device.type == "cuda" and device.index is None and count > 1 and isinstance(name, int):
         return torch.device("cuda", name % count)
@@ -110,12 +111,12 @@ def count_jobs(
     """Return how many trainings to run at the same time.
 
     Args:
-        wanted: `--jobs`, per GPU; None for one on a GPU, and on the CPU as many as have cores
-            and fit into the free memory.
+        wanted: `--jobs`, per GPU; None for 1 on a GPU and, on the CPU, as many as there are cores
+            and free memory for.
         threads: CPU threads of each training.
         device: device to train on.
         tasks: number of tasks.
-        parameters: of the largest network that is trained.
+        parameters: number of parameters of the largest network to train.
         recording_bytes: size of the recording in memory.
     """
     if wanted is not None:

@@ -2,8 +2,8 @@
 
 The *kind* of a row is its name up to the first hyphen: teacher, student and distilled in the
 sensor-distillation scripts, the model in the others. A kind has the same color in all figures of a
-script. The charts draw `lines`: the metrics over all activities with the columns `kind`, `imus`
-(number of IMUs) and `third` (third modality, empty for none).
+script. Functions that draw charts take `lines`: the metrics over all activities, with the
+additional columns `kind`, `imus` (number of IMUs) and `third` (third modality, empty for none).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from common.runs import Run
 
 TRACE_SECONDS = 4.0
-FULL_NETWORK = "mffm_gated"  # the row of the ablation with every block
+FULL_NETWORK = "mffm_gated"  # ablation row with all blocks
 ABLATION_TRACES = ("early_lstm", "concat_lstm", FULL_NETWORK)
 
 COLORS = {"teacher": "#7f7f7f", "student": "#d1682b", "distilled": "#2a6fb0"}
@@ -35,7 +35,7 @@ LABELS = {
 
 
 def figure_style() -> AbstractContextManager[None]:
-    """Return the context in which all figures are drawn."""
+    """Return the matplotlib context for all figures."""
     return mpl.rc_context({**sns.axes_style("whitegrid"), "figure.constrained_layout.use": True})
 
 
@@ -55,8 +55,8 @@ def distillation_figures(run: Run, rows: Sequence[str], test_subjects: Sequence[
 def comparison_figures(run: Run, rows: Sequence[str], test_subjects: Sequence[str]) -> None:
     """Write the figures of a run that compares models.
 
-    Networks that are part of another row appear in the heat map only: the scale of a network
-    trained for correlation is arbitrary.
+    Rows that another row is built from appear only in the heat map, because the output of a network
+    trained for correlation has an arbitrary scale.
     """
     lines = _lines(run, rows, test_subjects)
     parts = {need for row in run.script.ROWS for need in row.needs}
@@ -222,11 +222,11 @@ def nrmse_against_imus(lines: pd.DataFrame) -> Figure:
 def nrmse_of_models(lines: pd.DataFrame, colors: dict[str, str]) -> Figure:
     """Draw the mean NRMSE over targets against the number of IMUs, a line per model.
 
-    All IMUs with the third modality stand apart, on the right.
+    The sensor set with a third modality is drawn separately, on the right.
     """
     means = _means_over_targets(lines)
     is_full = means["third"] != ""
-    position = means["imus"] + is_full  # no sensor set has one IMU more than all
+    position = means["imus"] + is_full  # right of all IMUs, where there is room
     figure = Figure(figsize=(7.5, 4.5))
     axes = figure.subplots()
     present = [kind for kind in colors if (means["kind"] == kind).any()]
@@ -270,10 +270,10 @@ def nrmse_heat_map(lines: pd.DataFrame, rows: Sequence[str]) -> Figure:
 
 
 def nrmse_of_ablation(lines: pd.DataFrame, full: str) -> Figure:
-    """Draw the mean NRMSE over targets of every row and its difference to the full network.
+    """Draw the mean NRMSE over targets of every row and its difference from the full network.
 
     Args:
-        lines: see the module; there is a panel for each of their sensor sets.
+        lines: metrics as in the module docstring; each sensor set gets a panel.
         full: kind of the full network's row, drawn in another color.
     """
     means = lines.groupby(["sensor_set", "kind", "test_subject"], sort=False, as_index=False)
@@ -291,7 +291,7 @@ def nrmse_of_ablation(lines: pd.DataFrame, full: str) -> Figure:
 
 
 def _ablation_panel(axes: Axes, means: pd.DataFrame, full: str) -> None:
-    """Draw a bar per row, with its mean over subjects and its difference beside it."""
+    """Draw one bar per row, labeled with its mean over subjects and difference from `full`."""
     by_row = means.pivot_table(index="kind", columns="test_subject", values="nrmse_percent")
     by_row = by_row.loc[means["kind"].unique()]
     mean, sd = by_row.mean(axis=1, skipna=False), by_row.std(axis=1).fillna(0)

@@ -1,4 +1,4 @@
-"""A run: one call of a script, its folder, and going through rows and folds."""
+"""A run of a script: its data, its results, and the loop over rows and folds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import h5py
 import numpy as np
@@ -34,9 +34,6 @@ from common.training import DivergedError, Epoch, Progress
 from common.windows import Fold, check_windows, choose_subjects
 from synthetic_gait import write_file
 
-if TYPE_CHECKING:
-    pass
-
 BATCH_SIZE = 64  # windows, as in the paper
 STATE_BYTES = 16  # per parameter of a saved training: weights, Adam's moments, best epoch
 
@@ -48,8 +45,8 @@ class Row:
     Attributes:
         name: name of the row.
         sensor_set: name of the sensor set that the network reads.
-        network: builds the network; a `partial` of its class, which checkpoints describe.
-        needs: rows that have to be trained before this one, on the same fold.
+        network: `partial` that builds the network; checkpoints store its class and arguments.
+        needs: rows that must be finished before this one on the same fold.
     """
 
     name: str
@@ -59,7 +56,7 @@ class Row:
 
 
 class QuickLook(NamedTuple):
-    """The synthetic data that stand in for a missing file, and what is trained on them by default.
+    """Defaults for a run on newly generated synthetic data: size of the data, and training.
 
     Attributes:
         subjects: number of subjects.
@@ -79,7 +76,7 @@ class QuickLook(NamedTuple):
 
 
 class Script(Protocol):
-    """The parts of a script (a module) that runs and tools use."""
+    """The attributes of a script (a module) that runs and tools use."""
 
     __file__: str
     __doc__: str
@@ -97,14 +94,14 @@ class Script(Protocol):
         """Read the HDF5 file."""
 
     def inputs(self, samples: Mapping[str, Tensor], sensor_set: str) -> list[Tensor]:
-        """Return the inputs of a network, from modalities `(..., C)`."""
+        """Return the inputs of a network with this sensor set, from modalities `(..., C)`."""
 
     def train_and_test(self, row: Row, test_subject: str, run: Run) -> None:
         """Train and test one row with one subject held out."""
 
 
 class FailedTasksError(RuntimeError):
-    """Some trainings failed and the others are done; the message names each with its reason."""
+    """Some trainings failed; the message lists them with their reasons."""
 
 
 class Run:
@@ -113,12 +110,12 @@ class Run:
     Attributes:
         script: the script.
         args: its flags; `epochs` is None unless a flag or the quick look sets it.
-        is_quick: whether synthetic data stand in for a missing file, with quick settings.
-        folder: its results.
+        is_quick: whether the run uses newly generated synthetic data and `QUICK_LOOK`.
+        folder: its folder of results.
         device: device to train on.
         recording: the data, with the samples on the device.
-        settings: everything that affects the results; a script may add settings of its own.
-        rows: names of the rows to run, including rows they need, in the order of the table.
+        settings: everything that affects the results; a script may add its own settings.
+        rows: names of the rows to run, including rows they depend on, in the order of the table.
         test_subjects: ids of the subjects to hold out.
         failures: failed task -> reason.
     """
@@ -170,9 +167,9 @@ class Run:
         self.jobs = self._count_jobs()
 
     def _settings(self) -> dict[str, Any]:
-        """Return everything that affects the results; results with other settings never mix."""
+        """Return everything that affects the results; different settings are never mixed."""
         args, recording = self.args, self.recording
-        faster = [way for way in training.FASTER if way in args.faster]
+        faster = [method for method in training.FASTER if method in args.faster]
         return {
             "script": Path(self.script.__file__).stem,
             "data": {
@@ -195,7 +192,7 @@ class Run:
         """Create the folder, or open it if it was created with the same settings.
 
         Raises:
-            InputError: The folder holds a run with other settings, cannot be written, or is in use.
+            InputError: The folder has a run with different settings, cannot be written, is in use.
         """
         self._check_space()
         call = {
@@ -223,10 +220,10 @@ class Run:
     # Rows and folds -------------------------------------------------------------------------------
 
     def each(self, train_and_test: Callable[[Row, str, Run], None]) -> None:
-        """Train and test every row with every test subject held out, except what is done already.
+        """Train and test every row on every fold; skip finished ones.
 
-        It runs here, with `--jobs` in several processes, and with `--scheduler` on a Dask cluster.
-        A failed training does not stop the others.
+        The work runs in this process, in several processes (`--jobs`) or on a Dask cluster
+        (`--scheduler`). A failed training does not stop the others.
         """
         for task, label in self.labels.items():
             if task in self.folder.results:
@@ -238,24 +235,24 @@ class Run:
                     raise InputError(f"needs {' and '.join(failed)}, which failed")
                 finish()
                 if not self.folder.load_result(task):
-                    raise InputError("its result is missing; workers must share --output-dir")
+                    raise InputError("its result is missing; all workers must reach --output-dir")
             except Exception as error:
                 self.failures[task] = _reason(error)
                 print(f"{self.labels[task]}: FAILED: {self.failures[task]}", flush=True)
                 if isinstance(error, DivergedError):
                     self._save_diverged(task, error)
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    return  # the others would train for hours and could not save their results
-                traceback.clear_frames(error.__traceback__)  # they hold the failed training
+                    return  # the others could train for hours but not save their results
+                traceback.clear_frames(error.__traceback__)  # they keep its tensors in memory
             else:
                 self._report_task(task)
 
     def _start(
         self, train_and_test: Callable[[Row, str, Run], None]
     ) -> Iterator[tuple[Task, Callable[[], None]]]:
-        """Yield every task that is not done with a function that ends when the task has ended.
+        """Yield every unfinished task with a function to call; it raises the error of the task.
 
-        In this process that function trains and tests the row.
+        Without workers, the task is run by this function; with workers, it has finished already.
         """
         todo = self._todo()
         if self.jobs == 1 and self.args.scheduler is None:
@@ -266,7 +263,7 @@ class Run:
         elif todo:
             where = self.args.scheduler and f"on the cluster at {self.args.scheduler}"
             print(f"Trainings run in parallel, {where or f'{self.jobs} at a time'}.", flush=True)
-            work = partial(_do_in_worker, *self._handle())
+            work = partial(_run_task, *self._worker_arguments())
             tasks = {task: self._needs(task) for task in todo}
             yield from parallel.in_workers(work, tasks, self.jobs, self.args.scheduler)
 
@@ -276,8 +273,8 @@ class Run:
     def _todo(self) -> list[Task]:
         return [task for task in self.labels if task not in self.folder.results]
 
-    def _handle(self) -> tuple[Path, argparse.Namespace, dict[str, Any]]:
-        """Return what a worker needs to open this run; all paths are absolute."""
+    def _worker_arguments(self) -> tuple[Path, argparse.Namespace, dict[str, Any]]:
+        """Return script, flags and settings for a worker to open this run, with absolute paths."""
         args = argparse.Namespace(**{**vars(self.args), "sample": False, "rows": self.rows})
         args.data, args.output_dir = self.args.data.resolve(), self.folder.path.resolve().parents[1]
         args.run_name, args.device, args.scheduler = self.folder.path.name, str(self.device), None
@@ -286,13 +283,13 @@ class Run:
         return script, args, self.settings
 
     def _save_diverged(self, task: Task, error: DivergedError) -> None:
-        """Save the best epoch before a divergence."""
+        """Save the best epoch before the divergence."""
         description = self._checkpoint_description(find_row(self.script, task.row), task.subject)
         self.folder.save_diverged(task, error.best_weights, description)
-        error.best_weights = {}  # a worker sends the error to the process that reports it
+        error.best_weights = {}  # not sent along when a worker returns the error
 
     def progress(self, row: Row, test_subject: str) -> Progress:
-        """Return the progress of the training of a row, which resumes where it was saved."""
+        """Return the progress of a row's training, to be resumed if a state was saved."""
         return Progress(
             self.labels[Task(row.name, test_subject)],
             self.folder.state_file(row.name, test_subject),
@@ -342,7 +339,7 @@ class Run:
             network: the trained network.
             history: its epochs; empty for a network that was not trained.
             parameters: number of parameters, by default those that the prediction depends on.
-            summary: line for the screen, by default the best epoch.
+            summary: line to print; by default, it states the best epoch.
         """
         if parameters is None:
             one_window = fold.test[torch.zeros(1, dtype=torch.long, device=self.device)]
@@ -387,7 +384,7 @@ class Run:
         )
 
     def _checkpoint_description(self, row: Row, test_subject: str) -> dict[str, Any]:
-        """Return what is needed to use a checkpoint without its run."""
+        """Return the description that makes a checkpoint usable without its run."""
         return {
             **describe_network(self.script, row),
             "normalisation": "by the input BatchNorm of the network, whose statistics are tensors",
@@ -397,10 +394,10 @@ class Run:
             "git": _git_description(self.script.__file__),
         }
 
-    # The screen -----------------------------------------------------------------------------------
+    # Printed reports ------------------------------------------------------------------------------
 
     def _introduction(self) -> str:
-        """Return the text that is printed before the first training."""
+        """Return the text to print before the first training."""
         script, recording = self.script, self.recording
         count = len(recording.subject)
         lines = [
@@ -420,15 +417,15 @@ class Run:
             lines.append("NOTICE: the file has no `trial_starts`: windows stay within an activity.")
         if recording.is_synthetic:
             lines.append(
-                "SYNTHETIC DATA: simulated walking, not measurements. It shows that everything "
-                "runs; the results are not those of the paper."
+                "SYNTHETIC DATA: simulated walking replaces the measured data. The run shows that "
+                "everything works; its results are not comparable with those of the paper."
             )
         if self.is_quick:
             lines.append(
                 f"Quick look: {len(self.rows)} of {len(script.ROWS)} rows, at most "
                 f"{self.args.epochs} epochs, batches of {self.args.batch_size} windows; the paper "
-                f"has {script.EPOCHS} epochs and batches of {BATCH_SIZE}. See --rows, --epochs and "
-                "--batch-size; --rows all runs all rows."
+                f"uses {script.EPOCHS} epochs and batches of {BATCH_SIZE}. See --rows, --epochs "
+                "and --batch-size; --rows all runs all rows."
             )
         if self.added_rows:
             lines.append(f"Rows added because others need them: {', '.join(self.added_rows)}")
@@ -452,7 +449,7 @@ class Run:
             print(f"\n{fold_table(self.folder.metrics, self.rows, task.subject)}\n", flush=True)
 
     def report(self, figures: Callable[[Run, Sequence[str], Sequence[str]], None]) -> pd.DataFrame:
-        """Print the table of the rows that are done on every fold, and draw their figures.
+        """Print the table of the rows that are finished on all folds, and draw their figures.
 
         Args:
             figures: draws the figures of a run: `(run, rows, test_subjects)`.
@@ -476,15 +473,14 @@ class Run:
             except OSError as error:
                 problems.append(f"figures: {_reason(error)}")
         if self.recording.is_synthetic:
-            print("\nSYNTHETIC DATA: these results are not those of the paper.")
+            print("\nSYNTHETIC DATA: these results are not comparable with those of the paper.")
         print(f"\nResults: {self.folder.path}")
         problems += [f"{t.row}, subject {t.subject}: {why}" for t, why in self.failures.items()]
         if problems:
             failed, tasks = len(self.failures), len(self.labels)
             raise FailedTasksError(
                 f"{failed} of {tasks} trainings failed, {len(self._todo()) - failed} did not "
-                "start; --resume runs what is left"
-                + "".join(f"\n  {problem}" for problem in problems)
+                "start; run them with --resume" + "".join(f"\n  {problem}" for problem in problems)
             )
         return self.folder.metrics
 
@@ -510,15 +506,16 @@ class Run:
         )
 
     def _check_space(self) -> None:
-        """Check that the disk has room for the results and for the states of trainings.
+        """Check that there is enough disk space for the results and the saved training states.
 
         Raises:
-            InputError: It has not.
+            InputError: There is not enough disk space.
         """
         subject, subjects = self.recording.subject, self.recording.subjects
         samples = dict(zip(subjects, np.bincount(subject, minlength=len(subjects)), strict=True))
         parameters = {row: self._parameters(row) for row in self.rows}
-        values = 2 * self.jobs * STATE_BYTES // 4 * self._largest_training()  # new beside old state
+        # A new state is written before the old one is replaced.
+        values = 2 * self.jobs * STATE_BYTES // 4 * self._largest_training()
         for task in self._todo():
             outputs = 2 * int(samples[task.subject]) * len(self.script.TARGETS)
             values += parameters[task.row] + outputs
@@ -534,11 +531,11 @@ class Run:
 
 # Workers ------------------------------------------------------------------------------------------
 
-_worker_runs: dict[str, Run] = {}  # the run that this worker works for
-_one_at_a_time = threading.Lock()  # the trainings of a process share its random numbers
+_worker_runs: dict[str, Run] = {}  # the current run of this worker
+_one_at_a_time = threading.Lock()  # all trainings of a process share its random state
 
 
-def _do_in_worker(
+def _run_task(
     script: Path,
     args: argparse.Namespace,
     settings: dict[str, Any],
@@ -546,7 +543,7 @@ def _do_in_worker(
     test_subject: str,
     *needed: None,
 ) -> None:
-    """Do one task in a worker, which reads the data once and keeps them for the next tasks."""
+    """Run one task in a worker; the data are read once and reused for further tasks."""
     key = f"{script} {args} {settings}"
     with _one_at_a_time:
         if key not in _worker_runs:
@@ -611,12 +608,12 @@ def _choose_rows(script: Script, names: Sequence[str] | None) -> list[str]:
         return rows
     unknown = [name for name in names if name not in rows]
     if unknown:
-        raise InputError(f"--rows: no row {' '.join(unknown)}; there are {' '.join(rows)}")
+        raise InputError(f"--rows: no such row: {' '.join(unknown)}; choose from {' '.join(rows)}")
     return [name for name in rows if name in names]
 
 
 def _with_needed(script: Script, rows: Sequence[str]) -> list[str]:
-    """Add the rows that `rows` need, in the order of the table."""
+    """Return `rows` and the rows they depend on, in the order of the table."""
     needed = {need for row in rows for need in find_row(script, row).needs}
     if needed <= set(rows):
         return list(rows)
@@ -632,16 +629,16 @@ def script_folder(output_dir: Path, script: Script) -> Path:
 
 
 def _choose_device(args: argparse.Namespace) -> torch.device:
-    """Return the device to train on; a cluster's GPUs need not be in this machine."""
+    """Return the device to train on; with a scheduler, the GPUs may be on other machines."""
     if args.scheduler and args.device.startswith("cuda"):
         return torch.device(args.device)
     return training.choose_device(args.device)
 
 
 def _find_data(script: Script, args: argparse.Namespace) -> tuple[Path, bool]:
-    """Return the file to read and whether synthetic data, written anew, stand in for it."""
+    """Return the data file and whether it is synthetic; synthetic data are always regenerated."""
     if args.data and args.sample:
-        raise InputError("--data and --sample: give one of them")
+        raise InputError("use either --data or --sample, not both")
     default = default_data_file(script)
     if args.data or (default.is_file() and not args.sample):
         return args.data or default, False
@@ -661,7 +658,7 @@ def default_data_file(script: Script) -> Path:
 
 
 def _reason(error: Exception) -> str:
-    """Return in one line why a task failed; print the traceback of an unforeseen error."""
+    """Return a one-line reason for a task's failure; print the traceback of unexpected errors."""
     text = (str(error) or type(error).__name__).splitlines()[0]
     if isinstance(error, DivergedError | InputError | parallel.WorkerDiedError):
         return text

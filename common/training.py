@@ -1,4 +1,4 @@
-"""The parts that the training loop in every script calls: progress, early stopping, prediction."""
+"""Helpers for the training loop in the scripts: progress, early stopping, prediction."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tqdm import tqdm
 from common.files import InputError, save_state, shorten
 from common.windows import Batch, Windows
 
-tqdm.set_lock(threading.RLock())  # its own lock counts as leaked where a process is killed
+tqdm.set_lock(threading.RLock())  # the default lock is reported as leaked after a kill
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """Function of predictions and targets, `(windows, T, K)` each."""
 
 FASTER = {
-    "tf32": "float32 products rounded to 10 bits (CUDA)",
+    "tf32": "matrix products with inputs rounded to 10 bits (CUDA only)",
     "bf16": "forward pass in bfloat16 by autocast",
-    "compile": "torch.compile; on the CPU it needs a C++ compiler",
+    "compile": "torch.compile (on the CPU, it needs a C++ compiler)",
 }
-"""Ways to train faster that change numbers (`--faster`)."""
+"""Methods of `--faster`; they slightly change the results."""
 
 
 class Epoch(NamedTuple):
@@ -40,11 +40,11 @@ class Epoch(NamedTuple):
 
 
 class DivergedError(RuntimeError):
-    """The validation loss is not finite; the message names the epoch.
+    """The validation loss is not finite; the message states the epoch.
 
     Args:
         message: the message.
-        best_weights: state dict of the best epoch before, empty if there is none.
+        best_weights: state dict of the best epoch so far; empty if there is none.
     """
 
     def __init__(self, message: str, best_weights: dict[str, Tensor]) -> None:
@@ -56,8 +56,8 @@ class Progress:
     """The progress of one training: epochs, early stopping, and a file to resume from.
 
     The state is saved at the end of an epoch, once `save_every` seconds have passed. A training
-    that is interrupted in any way continues after the last saved epoch and ends with the same bits
-    as an uninterrupted one.
+    that was interrupted in any way continues after its last saved epoch; its result is identical,
+    bit for bit, to that of an uninterrupted one.
 
     Args:
         name: name of the training in the progress bar.
@@ -80,7 +80,7 @@ class Progress:
     def start(
         self, network: nn.Module, optimizer: torch.optim.Optimizer, epochs: int, seed: int
     ) -> None:
-        """Begin a training, or continue it after its last saved epoch.
+        """Start a training, or continue it after its last saved epoch.
 
         Args:
             network: the network, on its device.
@@ -106,8 +106,8 @@ class Progress:
     def shuffled_batches(self, windows: int, batch_size: int) -> list[Tensor]:
         """Return the indices of the windows of every batch of a new epoch, in random order.
 
-        A last batch of a single window joins the batch before it: batch normalization over windows
-        is not defined for one window.
+        A last batch of one window is merged with the batch before it, because batch normalization
+        over windows is undefined for a single window.
         """
         self.started_at = time.perf_counter()
         self.total_loss = torch.zeros((), device=self.device)
@@ -121,12 +121,12 @@ class Progress:
         return batches
 
     def add(self, loss: Tensor, windows: int) -> None:
-        """Add the loss of a batch; it is summed on its device, without waiting for it."""
+        """Add the loss of a batch, on its device and without synchronization."""
         self.total_loss += loss.detach() * windows
         self.bar.update()
 
     def end_epoch(self, validation_loss: Tensor) -> None:
-        """Finish the epoch, keep its weights if it is the best, and save the state when due.
+        """Finish the epoch: store its weights if it is the best so far, save the state if due.
 
         Raises:
             DivergedError: The validation loss is not finite.
@@ -135,7 +135,7 @@ class Progress:
         if not math.isfinite(loss):
             self.bar.close()
             raise DivergedError(
-                f"epoch {number}: the validation loss is not finite; best epoch before: "
+                f"epoch {number}: the validation loss is not finite; best epoch so far: "
                 f"{self.best_epoch or 'none'}",
                 self.best_weights,
             )
@@ -159,7 +159,7 @@ class Progress:
         return self.history
 
     def _state(self) -> dict[str, Any]:
-        """Return everything that the rest of the training depends on, as tensors and numbers."""
+        """Return the state to resume from, as tensors and plain numbers."""
         is_cuda = self.device.type == "cuda"
         return {
             "network": self.network.state_dict(),
@@ -174,15 +174,15 @@ class Progress:
         }
 
     def _restore(self) -> None:
-        """Load the saved state; without one, or with a damaged one, start at the first epoch."""
+        """Load the saved state; start from scratch if there is none or it is damaged."""
         try:
             state = torch.load(self.file, map_location="cpu", weights_only=True)
             self.history = [Epoch(*epoch) for epoch in state["history"]]
         except FileNotFoundError:
             return
-        except Exception as error:  # any kind: the unpickler may meet any bytes
+        except Exception as error:  # a damaged file can raise any exception
             reason = str(error).splitlines()[0]
-            print(f"{self.file}: damaged ({reason}); this training starts again", flush=True)
+            print(f"{self.file}: damaged ({reason}); this training starts from scratch", flush=True)
             return
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -207,15 +207,15 @@ def predict(network: nn.Module, windows: Windows, batch_size: int) -> Tensor:
 def count_used_parameters(network: nn.Module, inputs: Sequence[Tensor]) -> int:
     """Count the parameters that the prediction depends on.
 
-    Parameters that serve training only, as the projection of the distilled feature, have no
-    gradient from the prediction and are not counted.
+    Parameters used only in training, such as the projection for distillation, do not affect the
+    prediction and are not counted.
 
     Args:
         network: the network.
         inputs: inputs of one window on the same device, `(1, T, C)` each.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
-    with torch.backends.cudnn.flags(enabled=False):  # it cannot differentiate in eval mode
+    with torch.backends.cudnn.flags(enabled=False):  # no RNN backward pass in eval mode
         prediction = network.eval()(*inputs)
         gradients = torch.autograd.grad(prediction.sum(), parameters, allow_unused=True)
     used = [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
@@ -246,25 +246,26 @@ def choose_device(name: str) -> torch.device:
 
 
 def check_faster(faster: Sequence[str], device: torch.device) -> None:
-    """Try every way of `--faster` on the device, with a training step of an LSTM and a GRU.
+    """Try every method of `--faster` on the device, with a training step of an LSTM and a GRU.
 
     Raises:
-        InputError: The device lacks one; for example, not every CPU has an LSTM in bfloat16.
+        InputError: The device does not support one; for example, not every CPU can run an LSTM in
+            bfloat16.
     """
-    for way in faster:
+    for method in faster:
         try:
-            if way == "tf32" and device.type != "cuda":
+            if method == "tf32" and device.type != "cuda":
                 raise RuntimeError("it needs a CUDA device")
             layers = [nn.LSTM(3, 4, batch_first=True), nn.GRU(4, 2, batch_first=True)]
             network = nn.ModuleList(layers).to(device)
             x = torch.zeros(2, 5, 3, device=device)
-            loss = accelerate(_probe_loss, [way])(network, Batch((x,), x[..., :2], ()))
+            loss = accelerate(_probe_loss, [method])(network, Batch((x,), x[..., :2], ()))
             loss.backward()
-        except Exception as error:  # any kind: compilers and backends raise their own
+        except Exception as error:  # compilers and backends raise their own
             reason = shorten(str(error).strip().partition("\n")[0], 100)
             raise InputError(
-                f"--faster {way}: does not work on {device.type.upper()} here ({reason}); "
-                f"leave {way} out"
+                f"--faster {method}: does not work with {device.type.upper()} on this machine "
+                f"({reason}); leave {method} out"
             ) from error
 
 
@@ -276,15 +277,15 @@ def _probe_loss(network: nn.ModuleList, batch: Batch) -> Tensor:
 
 
 def set_up(threads: int, faster: Sequence[str]) -> None:
-    """Set the CPU threads of this process and, for `--faster tf32`, the precision of products."""
+    """Set the number of CPU threads and, for `--faster tf32`, the precision of matrix products."""
     torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = "tf32" in faster
 
 
 def accelerate(loss: Loss, faster: Sequence[str]) -> Loss:
-    """Return the loss, compiled and in bfloat16 if `--faster` asks for it."""
+    """Return the loss function, compiled and in bfloat16 autocast as `--faster` requests."""
     if "compile" in faster:
-        torch.compiler.reset()  # all rows share the function whose compilations are limited
+        torch.compiler.reset()  # rows share a function, and its recompilations are limited
         loss = torch.compile(loss)
     if "bf16" not in faster:
         return loss

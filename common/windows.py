@@ -1,7 +1,7 @@
 """Windows and leave-one-subject-out folds.
 
-A window is `T` sample numbers of a recording. Nothing is copied: the signals stay on the training
-device, and a batch of windows is an index into them.
+A window is a sequence of `T` sample indices of a recording. Nothing is copied: the signals stay on
+the training device, and a batch of windows indexes them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     Attributes:
         inputs: the inputs of the network, `(B, T, C)` each.
         targets: `(B, T, K)`.
-        cached: what `Windows.cached` holds for these windows.
+        cached: the entries of `Windows.cached` for these windows.
     """
 
     inputs: tuple[Tensor, ...]
@@ -41,10 +41,11 @@ class Windows:
 
     Attributes:
         signals: `(samples, C)` each, on the training device.
-        samples: `(windows, T)` sample numbers.
+        samples: `(windows, T)` sample indices.
         is_scored: `(windows, T)`, False where a sample is repeated to fill a window.
-        inputs: inputs computed once per window, `(windows, ...)` each; empty to use `signals`.
-        cached: further tensors computed once per window, `(windows, ...)` each, for the loss.
+        inputs: precomputed inputs, `(windows, ...)` each; if empty, the inputs are cut from
+            `signals`.
+        cached: precomputed tensors for the loss, `(windows, ...)` each.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Windows:
         return list(torch.arange(len(self), device=self.samples.device).split(size))
 
     def with_signals(self, signals: Sequence[Tensor]) -> Windows:
-        """Return the same windows of other signals, `(samples, C)` each."""
+        """Return windows of the same samples, cut from other signals, `(samples, C)` each."""
         other = Windows(signals, self._targets, np.empty((0, 1), np.int64))
         other.samples, other.is_scored = self.samples, self.is_scored
         return other
@@ -95,7 +96,7 @@ def precompute(
 ) -> tuple[Tensor, ...]:
     """Return the outputs of `function` on the inputs of all windows, `(windows, ...)` each.
 
-    The windows are processed in chunks, which bounds the memory.
+    The windows are processed in chunks to limit memory use.
 
     Args:
         function: a network, or a function of one tensor `(B, T, C)` per modality.
@@ -113,10 +114,10 @@ def precompute(
 
 
 class Fold(NamedTuple):
-    """The windows of one held-out subject and of the others.
+    """Training, validation and test windows with one subject held out.
 
-    In `test`, every sample of the test subject is scored once (`Windows.is_scored`); `strict` has
-    no window for a stretch that is shorter than a window.
+    In `test`, every sample of the test subject is scored once (`Windows.is_scored`), except that
+    `strict` skips stretches shorter than a window.
     """
 
     test_subject: str
@@ -143,8 +144,8 @@ def make_fold(
         protocol: `paper`: windows of one stream of all training subjects, 20 % of the windows
             drawn at random (scikit-learn, random state 1) for validation. `strict`: windows
             within a trial or step, 20 % of the training subjects (at least one) for validation;
-            the stretches of the test subject are covered to their ends.
-        seed: draws the validation subjects of `strict`.
+            the test windows also cover the end of each stretch.
+        seed: seed for drawing the validation subjects of `strict`.
     """
     training = [subject for subject in recording.subjects if subject != test_subject]
     if protocol == "paper":
@@ -185,10 +186,10 @@ def cut_windows(
         subjects: ids of the subjects to use.
         window: samples per window, T.
         protocol: `paper` or `strict`.
-        cover_tails: whether `strict` covers the incomplete tails too, as for a test.
+        cover_tails: whether `strict` also covers incomplete tails, as needed for testing.
 
     Returns:
-        Sample numbers `(windows, T)`, and whether a sample is there for the first time.
+        Sample indices `(windows, T)`, and a mask that is False for repeated samples.
     """
     chosen = [recording.subjects.index(subject) for subject in subjects]
     samples = np.flatnonzero(np.isin(recording.subject, chosen))
@@ -216,11 +217,11 @@ def cut_stream(samples: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray
 def cut_stretches(
     samples: np.ndarray, stretch: np.ndarray, window: int, cover_tails: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut every stretch by itself (protocol `strict`); returns the same as `cut_windows`.
+    """Cut each stretch separately (protocol `strict`); return the same as `cut_windows`.
 
     Args:
-        samples: `(n,)` sample numbers.
-        stretch: `(n,)` the stretch of each; a stretch is contiguous.
+        samples: `(n,)` sample indices.
+        stretch: `(n,)` stretch of each sample; the samples of a stretch are adjacent.
         window: samples per window, T.
         cover_tails: whether an incomplete tail is covered by a last window that ends with the
             stretch and overlaps the window before, instead of being left out.
@@ -249,19 +250,19 @@ def check_windows(recording: Recording, window: int, protocol: str) -> None:
     """
     if protocol == "strict" and len(recording.subjects) < 3:
         raise InputError(
-            f"{recording.path}: {len(recording.subjects)} subjects, but --protocol strict trains, "
-            "validates and tests on different ones; use --protocol paper or add subjects"
+            f"{recording.path}: {len(recording.subjects)} subjects, but --protocol strict needs at "
+            "least 3 (training, validation, test); use --protocol paper or add subjects"
         )
     counts = np.bincount(recording.subject, minlength=len(recording.subjects))
     for subject, count in zip(recording.subjects, counts, strict=True):
         if count < window or not len(cut_windows(recording, [subject], window, protocol)[0]):
             raise InputError(
-                f"{recording.path}: subject {subject}: {count} usable samples and no full window "
-                f"of {window}; leave the subject out of the file"
+                f"{recording.path}: subject {subject}: no full window of {window} in {count} "
+                "usable samples; remove the subject from the file"
             )
     if protocol == "paper" and counts.sum() - counts.max() <= window:
         raise InputError(
-            f"{recording.path}: one window for training and none for validation; add subjects"
+            f"{recording.path}: only one window for training and validation together; add subjects"
         )
 
 
@@ -283,7 +284,7 @@ def choose_subjects(recording: Recording, wanted: Sequence[str] | None) -> list[
     unknown = [name for name in wanted if not name.isdecimal() or int(name) not in by_number]
     if unknown:
         raise InputError(
-            f"{recording.path}: no subject {', '.join(unknown)}; --test-subjects takes all or "
-            f"some of {' '.join(recording.subjects)}"
+            f"{recording.path}: no subject {', '.join(unknown)}; for --test-subjects, choose from "
+            f"{' '.join(recording.subjects)}, or `all`"
         )
     return list(dict.fromkeys(by_number[int(name)] for name in wanted))

@@ -30,12 +30,12 @@ def write_file(
 ) -> None:
     """Write an HDF5 file of synthetic gait; the same arguments give the same bytes.
 
-    The file appears once it is complete. If writing fails, an older file of that name is kept.
+    The file appears only once it is complete. If writing fails, an existing file is unchanged.
 
     Args:
         path: file to write or replace; missing folders are created.
         dataset: layout of the file, `a` or `b`.
-        subjects: number of subjects; with more of them, the first ones remain the same.
+        subjects: number of subjects; a larger number leaves the first ones unchanged.
         minutes: minutes of walking per subject; Dataset A divides them among four activities.
         seed: seed of the random numbers, at least 0.
 

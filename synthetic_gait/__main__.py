@@ -1,4 +1,4 @@
-"""Command: `python -m synthetic_gait --dataset a|b --out FILE`; all flags with `--help`."""
+"""The command `python -m synthetic_gait --dataset a|b --out FILE`; `--help` lists all flags."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write a file of synthetic gait and print a summary.
 
     Args:
-        argv: arguments of the command; those of the process if None.
+        argv: command-line arguments; `sys.argv[1:]` if None.
 
     Returns:
         Exit status: 0, 2 if the file cannot be written as requested, 130 after Ctrl-C.

@@ -34,7 +34,7 @@ SUBJECT_IDS = (*range(7, 20), 21, 23, 24, 25, 27, 28, 30)
 ACTIVITIES = ("Treadmill", "Levelground", "Ramp", "Stair")
 TRIAL_S = 8.0  # approximate duration of a trial
 
-SENSOR_POSITIONS = {  # in segment axes, relative to body height; the leg is the right one
+SENSOR_POSITIONS = {  # in segment axes, relative to body height; right leg
     "foot": (0.05, -0.01, 0.0),
     "shank": (0.02, -0.10, 0.015),
     "thigh": (0.04, -0.13, 0.02),

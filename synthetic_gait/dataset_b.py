@@ -19,9 +19,9 @@ TRIAL_S = 30.0  # approximate duration of a trial
 CONTACT_N = 20.0
 ORIGIN_MM = np.array([550.0, 750.0, 0.0])  # position of the subject on the treadmill
 
-# Axes of the file (X right, Y forward, Z up) from the laboratory's (x forward, y up, z right).
+# From laboratory axes (x forward, y up, z right) to those of the file (X right, Y forward, Z up).
 TO_FILE = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-# Sensor axes on a segment (X left, Y up, Z forward); the pitch lays the sensor on the skin.
+# Sensor axes on a segment (X left, Y up, Z forward); the pitch aligns it with the skin.
 SENSOR_AXES = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
 
 SENSORS = {  # sensor: segment
@@ -115,7 +115,7 @@ def write_subjects(file: h5py.File, subjects: int, minutes: float, seed: int) ->
 
 
 def _subject_steps(rng: np.random.Generator, body: Body, duration_s: float) -> list[np.ndarray]:
-    """Return the steps, each (n, 256), of one subject over trials of different style."""
+    """Return the steps, each (n, 256), of one subject, from trials in different styles."""
     style = random_style(rng, body.height_m)
     mounts, cameras = _place_sensors(rng, body), place_cameras(rng)
     trial_count = max(1, round(duration_s / TRIAL_S))
@@ -203,7 +203,7 @@ def _to_file_mm(path_m: np.ndarray) -> np.ndarray:
 
 
 def _plate_cop_mm(trial: Trial, belt_m: np.ndarray) -> np.ndarray:
-    """Return the center of pressure (n, 3) in mm; in swing it keeps its last value, as measured."""
+    """Return the center of pressure (n, 3) in mm; in swing, it keeps its last value."""
     path_mm = _to_file_mm(trial.ground["r"].cop_m - belt_m)
     path_mm[:, 2] = 0.0
     contact = trial.contact["r"]

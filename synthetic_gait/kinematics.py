@@ -44,12 +44,12 @@ def rotation(axis: str, angle_rad: ArrayLike) -> np.ndarray:
 
 
 def rotation_zxy(z_rad: ArrayLike, x_rad: ArrayLike, y_rad: ArrayLike) -> np.ndarray:
-    """Return rotations (n, 3, 3) about z, the new x, and the new y, as OpenSim's pelvis and hip."""
+    """Return rotations (n, 3, 3) about z, the new x and the new y, as for OpenSim's hip."""
     return rotation("z", z_rad) @ rotation("x", x_rad) @ rotation("y", y_rad)
 
 
 def angles_zxy(matrix: np.ndarray) -> np.ndarray:
-    """Return the angles (n, 3), in rad and in the order z, x, y, that give `rotation_zxy`."""
+    """Return the angles (n, 3), in rad, that `rotation_zxy` needs to give `matrix`: z, x, y."""
     x = np.arcsin(np.clip(matrix[:, 2, 1], -1.0, 1.0))
     z = np.arctan2(-matrix[:, 0, 1], matrix[:, 1, 1])
     y = np.arctan2(-matrix[:, 2, 0], matrix[:, 2, 2])
@@ -100,7 +100,7 @@ def angular_velocity(matrix: np.ndarray, rate_hz: float) -> np.ndarray:
 
 
 def quaternion(matrix: np.ndarray) -> np.ndarray:
-    """Return unit quaternions (n, 4) of rotations (n, 3, 3), the non-negative scalar part first."""
+    """Return unit quaternions (n, 4) of rotations (n, 3, 3), non-negative scalar part first."""
     trace = np.einsum("nii->n", matrix)
     diagonal = np.einsum("nii->ni", matrix)
     size = np.sqrt(np.maximum(np.c_[1.0 + trace, 1.0 - trace[:, None] + 2.0 * diagonal], 0.0)) / 2.0

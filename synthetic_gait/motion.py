@@ -1,7 +1,7 @@
 """The motion of a walking body: its footsteps, and the motion that these footsteps can support.
 
 The feet come first. Everything about them is a smooth function of the gait phase, which is 0, 1,
-2... at initial contacts of the right foot and halfway between them at those of the left. A loaded
+2... at initial contacts of the right foot and 0.5, 1.5, 2.5... at those of the left foot. A loaded
 foot does not slide: it rolls over the heel, lies flat, and rolls over the ball.
 
 Given the footsteps, the load on them and the vertical motion of the body, exactly one bounded path
@@ -10,9 +10,9 @@ of the center of mass (x, y, z) makes the ground reaction force F act at the cen
     m x'' (y - y_cop) = F_y (x - x_cop) + dL/dt
 
 and likewise sideways, where dL/dt has the opposite sign. This is a linear boundary value problem:
-the inverted pendulum of Kajita et al. 2003, with a moving height and with the angular momentum L of
-the segments. As L and the posture of the legs depend on the path in turn, path and posture are
-computed alternately; they agree after a few rounds.
+the inverted pendulum of Kajita et al. 2003, with a varying height and with the angular momentum L
+of the segments. As L and the posture of the legs depend in turn on the path, path and posture are
+computed alternately; they converge in a few rounds.
 """
 
 from dataclasses import dataclass
@@ -153,7 +153,7 @@ def _foot_path(
     yaw_rad: np.ndarray,
     push_off_deg: np.ndarray,
 ) -> FootPath:
-    """Move one foot through its footholds (strides, 3); `phase` (n,) is whole at its contacts."""
+    """Move one foot through its footholds (strides, 3); `phase` (n,) is an integer at contacts."""
     stride = np.floor(phase).astype(int)
     part = phase - stride  # fraction of the stride, 0-1
     swing = _swing_progress(style, part)
@@ -227,7 +227,7 @@ def _center_of_pressure(body: Body, style: Style, part: np.ndarray) -> np.ndarra
 
 
 def _load(style: Style, part: np.ndarray) -> np.ndarray:
-    """Return the load fraction (n,); in double support those of both feet add up to 1."""
+    """Return the load fraction (n,); in double support, the two feet add up to 1."""
     double = style.stance_fraction - 0.5
     return smooth_step(part / double) - smooth_step((part - 0.5) / double)
 
@@ -324,7 +324,7 @@ def _supported_path(
     bands[0, 2:] = lever[1:-1]
     bands[1, 1:-1] = -2.0 * lever[1:-1] - force_n[1:-1]
     bands[2, :-2] = lever[1:-1]
-    bands[1, [0, -1]] = 1.0  # at both ends above the feet; these ends are cut off later
+    bands[1, [0, -1]] = 1.0  # the body starts and ends above the feet; both ends are cut off later
     path_m = np.empty((len(height_m), 3))
     path_m[:, 1] = height_m
     for axis, moment in ((0, moment_nm[:, 2]), (2, -moment_nm[:, 0])):
@@ -335,10 +335,10 @@ def _supported_path(
 
 
 def _spare_height(body: Body, style: Style, poses: Poses, steps: Footsteps) -> np.ndarray:
-    """Return by how much (n,), in m, the body can rise until the legs just reach the feet.
+    """Return how far (n,), in m, the body can rise until the legs just reach the feet.
 
-    Negative where it must sink. The least value of three neighboring steps decides, and the changes
-    between steps are smooth.
+    The value is negative where the body must sink. It is the smallest of three neighboring steps,
+    with smooth changes from step to step.
     """
     straight_m = body.segments["thigh"].length_m + body.segments["shank"].length_m
     used_m = np.max(

@@ -1,6 +1,6 @@
 """Measured signals: inertial sensors, EMG, goniometers and video keypoints.
 
-A function that is given an ideal `Mount` and no random numbers returns error-free signals.
+`record_imu` returns error-free signals if the `Mount` is ideal and there is no random generator.
 """
 
 from dataclasses import dataclass
@@ -143,7 +143,7 @@ def record_emg(
     Args:
         rng: source of random numbers.
         moments_nm: (n,) joint moments by coordinate.
-        scale_nm: moment that counts as full activation.
+        scale_nm: moment at full activation.
         gains: relative amplitude by muscle.
         rate_hz: sampling rate.
     """
@@ -220,7 +220,7 @@ def place_cameras(rng: np.random.Generator) -> dict[str, Camera]:
 def record_video(
     rng: np.random.Generator, camera: Camera, keypoints_m: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Return the pixels (n, 2) of keypoints (n, 3), with the smooth 4 px error of an estimator."""
+    """Return the pixels (n, 2) of keypoints (n, 3), with a smooth estimation error of 4 px."""
     pixels = {}
     for name, path_m in keypoints_m.items():
         error = gaussian_filter1d(rng.normal(0.0, 15.0, path_m[:, :2].shape), 3.0, axis=0)

@@ -10,8 +10,8 @@ Sources of the proportions, relative to body mass `M` and height `H`:
 * masses, centers of mass and radii of gyration: Dempster, in Winter's table 4.1. Winter's HAT
   (head, arms and trunk: 0.678 M, center 0.180 H above the hips, radius 0.143 H) is split into the
   pelvis (0.142 M) and the rest, which together have the mass, center and radius of HAT;
-* radii about the long axes, which Winter omits, and the distance of the hip joints: rounded from
-  de Leva 1996 (J Biomech 29:1223) and Bell et al. 1990 (J Biomech 23:617);
+* radii about the long axes, which Winter omits, and the distance between the hip joints: rounded
+  from de Leva 1996 (J Biomech 29:1223) and Bell et al. 1990 (J Biomech 23:617);
 * positions of heel and ball along the foot: our own choice.
 """
 
@@ -96,7 +96,7 @@ class Body:
         return self.mass_kg * GRAVITY_M_S2
 
     def segment(self, name: str) -> Segment:
-        """Return the segment of a name in `SEGMENT_NAMES`, such as `thigh_r`."""
+        """Return the segment with a name from `SEGMENT_NAMES`, such as `thigh_r`."""
         return self.segments[name.split("_")[0]]
 
 
@@ -182,7 +182,7 @@ class Style:
 
 
 def random_style(rng: np.random.Generator, height_m: float) -> Style:
-    """Return the level walking of a random subject of a given body height."""
+    """Return the level-walking style of a random subject of a given body height."""
 
     def clipped_normal(mean: float, sd: float, low: float, high: float) -> float:
         return float(np.clip(rng.normal(mean, sd), low, high))
@@ -234,7 +234,7 @@ def on_stairs(style: Style, rise_m: float, run_m: float = 0.29) -> Style:
     """Return the style on stairs, one step per tread.
 
     Args:
-        style: level walking.
+        style: style of level walking.
         rise_m: height of a step, positive upstairs.
         run_m: depth of a tread.
     """

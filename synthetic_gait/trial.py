@@ -25,7 +25,7 @@ from .motion import (
 )
 from .subject import GRAVITY_M_S2, SIDE_SIGN, SIDES, Body, Segment, Style
 
-LEAD_S = 1.5  # simulated before and after a trial and cut off, where the gait is not steady yet
+LEAD_S = 1.5  # simulated before and after a trial, then cut off: the gait is not steady there
 GRAVITY = np.array([0.0, -GRAVITY_M_S2, 0.0])
 
 PELVIS_ROTATIONS = ("pelvis_tilt", "pelvis_list", "pelvis_rotation")
@@ -47,7 +47,7 @@ class GroundReaction(NamedTuple):
     Attributes:
         force_n: (n, 3) force.
         cop_m: (n, 3) center of pressure.
-        free_moment_nm: (n, 3) moment about the center of pressure; only y, the vertical, is not 0.
+        free_moment_nm: (n, 3) moment about the center of pressure; only y (vertical) is nonzero.
     """
 
     force_n: np.ndarray
@@ -71,21 +71,21 @@ class JointLoad(NamedTuple):
 class Trial:
     """True motion and forces of one trial, in physical units, `n` samples at `rate_hz`.
 
-    Laboratory axes: x forward, y up, z right. The ground does not move; the belt of a treadmill is
-    at rest, which changes no force.
+    Laboratory axes: x forward, y up, z right. The ground, even the belt of a treadmill, is at rest
+    in these axes, which does not affect the forces.
 
     Attributes:
         body: the subject's body.
         style: the style of walking.
         rate_hz: sampling rate.
         time_s: (n,) time, from 0.
-        phase: (n,) gait phase, whole at initial contacts of the right foot.
+        phase: (n,) gait phase, an integer at initial contacts of the right foot.
         contact: (n,) whether the foot is on the ground, by side (`r`, `l`).
         poses: pose of each segment, by segment.
         ground: ground reaction, by side.
         loads: load at the proximal joint of each segment, by segment.
-        angles_rad: (n,) rad, for pelvis translations m, by coordinate.
-        moments_nm: (n,) Nm, for pelvis translations N, by coordinate.
+        angles_rad: (n,) in rad, or in m for pelvis translations, by coordinate.
+        moments_nm: (n,) in Nm, or in N for pelvis translations, by coordinate.
         powers_w: (n,) W, by coordinate.
     """
 
@@ -218,9 +218,10 @@ def inverse_dynamics(
 ) -> dict[str, JointLoad]:
     """Return the load at the proximal joint of each segment, by segment.
 
-    Newton-Euler equations from the feet up to the hips and from the trunk down. `pelvis` has the
-    residual load, which would have to act on the pelvis from outside. As the ground reaction is
-    computed from the same body, it is zero but for rounding and for the last iteration in `motion`.
+    The Newton-Euler equations are solved from the feet up to the hips and from the trunk down.
+    `pelvis` has the residual load, which would have to act on the pelvis from outside. As the
+    ground reaction is computed from the same body, the residual is zero except for rounding and
+    the remaining error of the iteration in `motion`.
     """
     loads = {}
 
@@ -244,7 +245,7 @@ def inverse_dynamics(
 
 
 def joint_angles(poses: Poses) -> dict[str, np.ndarray]:
-    """Return the coordinates (n,), in rad and for pelvis translations in m, by name."""
+    """Return the coordinates (n,), in rad (pelvis translations: in m), by name."""
 
     def relative(proximal: str, distal: str) -> np.ndarray:
         inverse = poses[proximal].rotation.transpose(0, 2, 1)
@@ -270,7 +271,7 @@ def joint_angles(poses: Poses) -> dict[str, np.ndarray]:
 
 
 def coordinate_moments(poses: Poses, loads: dict[str, JointLoad]) -> dict[str, np.ndarray]:
-    """Return the generalized forces (n,), in Nm and for pelvis translations in N, by coordinate."""
+    """Return the generalized forces (n,), in Nm (pelvis translations: in N), by coordinate."""
     laboratory = np.broadcast_to(np.eye(3), poses["pelvis"].rotation.shape)
     moments = _project(loads["pelvis"], _zxy_axes(laboratory, poses["pelvis"].rotation))
     moments = dict(zip(PELVIS_ROTATIONS, moments, strict=True))

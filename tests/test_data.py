@@ -272,21 +272,21 @@ BAD_FILES = {
     ),
     "group": (
         lambda path: with_table(path, {PLACE: None, f"{PLACE}/left": np.zeros(3)}),
-        "Subject_8/Ramp: a group",
+        "Subject_8/Ramp: is a group",
     ),
     "one subject": (
         lambda path: write_random_a(path, subjects=("7",)),
-        "one subject; add another one",
+        "only one subject; add another",
     ),
     "no full window": (
         lambda path: write_a(path, {"7": [random_samples(120)] * 4, "8": [random_samples(24)] * 4}),
-        "subject 8: 96 usable samples and no full window of 100",
+        "subject 8: no full window of 100 in 96 usable samples",
     ),
     "all NaN": (
         lambda path: write_a(
             path, {"7": [random_samples(120)] * 4, "8": [with_values(soleus=np.nan)] * 4}
         ),
-        "subject 8: nothing but NaN in soleus",
+        "subject 8: soleus is all NaN",
     ),
     "infinite": (
         lambda path: with_table(path, {PLACE: with_values(right_vx=np.inf, right_vy=-np.inf)}),
@@ -294,7 +294,7 @@ BAD_FILES = {
     ),
     "subjects are not a group": (
         lambda path: with_table(path, {"All_subjects": np.zeros(3)}),
-        "/All_subjects: a dataset; it must be a group",
+        "/All_subjects: is a dataset; it must be a group",
     ),
     "dangling link": (
         lambda path: with_table(path, {PLACE: h5py.SoftLink("/nowhere")}),
@@ -306,13 +306,13 @@ BAD_FILES = {
     ),
     "trial starts": (
         lambda path: write_a(path, {"7": [random_samples(120)] * 4}, trial_starts=[0, 60, 30]),
-        "Subject_7/Treadmill: the attribute `trial_starts` must be increasing",
+        "Subject_7/Treadmill: the attribute `trial_starts` must contain increasing",
     ),
     "unsigned trial starts": (
         lambda path: write_a(
             path, {"7": [random_samples(120)] * 4}, trial_starts=np.array([0, 60, 30], np.uint32)
         ),
-        "Subject_7/Treadmill: the attribute `trial_starts` must be increasing",
+        "Subject_7/Treadmill: the attribute `trial_starts` must contain increasing",
     ),
     "too large for float32": (
         lambda path: with_table(path, {PLACE: with_values(soleus=1e300)}),
@@ -326,7 +326,7 @@ BAD_FILES = {
     ),
     "bad names": (
         lambda path: with_bad_names(write_random_a(path)),
-        "`columns` is not a JSON list",
+        "`columns` must be a JSON list",
     ),
 }
 
@@ -402,7 +402,7 @@ def test_bad_files_of_dataset_b_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no attribute `columns`"):
         read_dataset_b(path, prepare_value)
     path = write_b(tmp_path / "d.h5", {"01": np.ones((2, 6, 3)), "02": np.ones((0, 6, 3))})
-    with pytest.raises(InputError, match="subject 02: 0 usable samples"):
+    with pytest.raises(InputError, match="subject 02: no full window of 5 in 0 usable samples"):
         check_windows(read_dataset_b(path, prepare_value), 5, "paper")
 
 

@@ -200,9 +200,9 @@ def test_a_diverged_training_does_not_stop_the_others(
         with pytest.raises(SystemExit, match="1"):
             run_main(lambda: script.main([*usual, "--run-name", "nan"]))
     complaint = capsys.readouterr().err
-    assert complaint.startswith("error: 1 of 2 trainings failed, 0 did not start; --resume runs")
+    assert complaint.startswith("error: 1 of 2 trainings failed, 0 did not start; run them with")
     assert f"{ROWS[0]}, subject 03: epoch 2: the validation loss is not finite" in complaint
-    assert "best epoch before: 1" in complaint
+    assert "best epoch so far: 1" in complaint
     assert [path.stem for path in folder.glob("results/*")] == [f"{ROWS[1]}-subject_03"]
     assert left_overs(folder) == []
     path = folder / "checkpoints" / f"{ROWS[0]}-subject_03.diverged.safetensors"

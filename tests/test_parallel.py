@@ -98,7 +98,7 @@ def test_workers_that_do_not_share_the_folder_are_named(
 ) -> None:
     """Results that a worker writes to its own disk must not end as a traceback."""
     monkeypatch.setattr(script, "train_and_test", lambda row, test_subject, run: None)
-    with pytest.raises(FailedTasksError, match="its result is missing; workers must share"):
+    with pytest.raises(FailedTasksError, match="its result is missing; all workers must reach"):
         script.main([*usual, "--scheduler", address])
 
 
@@ -109,7 +109,7 @@ def test_a_scheduler_that_does_not_exist_is_refused(
     with pytest.raises(SystemExit, match="2"):
         run_main(lambda: script.main([*usual, "--scheduler", "http://127.0.0.1:1"]))
     complaint = capsys.readouterr().err
-    assert complaint.startswith("error: --scheduler http://127.0.0.1:1: no Dask scheduler answers")
+    assert complaint.startswith("error: --scheduler http://127.0.0.1:1: no Dask scheduler responds")
     assert complaint.count("\n") == 1
 
 

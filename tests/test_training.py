@@ -170,7 +170,7 @@ def test_a_last_batch_of_one_window_joins_the_one_before(
 
 def test_a_diverged_training_is_named_and_its_best_epoch_returned(tmp_path: Path) -> None:
     """NaN must not be written into a table as if it were a result."""
-    with pytest.raises(DivergedError, match="epoch 1: .* not finite; best epoch before: none") as e:
+    with pytest.raises(DivergedError, match="epoch 1: .* not finite; best epoch so far: none") as e:
         train(small_network(), tmp_path, learning_rate=math.inf)
     assert e.value.best_weights == {}
     network, steps = small_network(), []
@@ -179,7 +179,7 @@ def test_a_diverged_training_is_named_and_its_best_epoch_returned(tmp_path: Path
         steps.append({name: value.clone() for name, value in network.state_dict().items()})
         return rmse_loss(network, batch) * (math.nan if len(steps) > 5 else 1)
 
-    with pytest.raises(DivergedError, match="epoch 2: .* best epoch before: 1") as e:
+    with pytest.raises(DivergedError, match="epoch 2: .* best epoch so far: 1") as e:
         train(network, tmp_path, loss=diverging)
     after_epoch_1 = steps[3]  # three batches an epoch
     for name, values in e.value.best_weights.items():

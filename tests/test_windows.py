@@ -203,7 +203,7 @@ def test_a_subject_without_a_window_is_refused(lengths: list[int], protocol: str
 
 def test_a_single_training_window_is_refused() -> None:
     """It cannot be split into training and validation: refused before anything is written."""
-    with pytest.raises(InputError, match="one window for training"):
+    with pytest.raises(InputError, match="only one window for training"):
         windows.check_windows(recording({"1": [10], "2": [10]}), 10, "paper")
 
 

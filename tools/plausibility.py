@@ -15,7 +15,7 @@ RESTING_NORM_M_S2 = (7.0, 16.0)
 # A foot in swing turns at 5 to 10 rad/s, 300 to 600 deg/s: these limits tell the two units apart.
 FASTEST_RAD_S, SLOWEST_DEG_S = 25.0, 30.0
 FROZEN_S = 1.0
-SENTINELS = (999.0, 9999.0, 99999.0)  # of either sign; common marks of missing values
+SENTINELS = (999.0, 9999.0, 99999.0)  # common codes for missing values, with either sign
 SENTINEL_GAP = 0.9  # all other values of the column are below this fraction of a sentinel
 
 
@@ -24,7 +24,7 @@ def check_accelerometers(
     acc: np.ndarray,
     limits_m_s2: tuple[float, float] = RESTING_NORM_M_S2,
 ) -> Iterator[str]:
-    """Yield the accelerometers whose median norm is far from gravity.
+    """Yield a message for each accelerometer whose median norm is far from gravity.
 
     Args:
         sensors: names of the sensors.
@@ -42,7 +42,7 @@ def check_accelerometers(
 
 
 def check_gyroscopes(sensors: Sequence[str], gyr: np.ndarray, unit: str) -> Iterator[str]:
-    """Yield the gyroscopes that are too fast for rad/s, or say that all are too slow for deg/s.
+    """Yield a message for each gyroscope too fast for rad/s, or one if all are too slow for deg/s.
 
     Args:
         sensors: names of the sensors.
@@ -61,7 +61,7 @@ def check_gyroscopes(sensors: Sequence[str], gyr: np.ndarray, unit: str) -> Iter
 def check_frozen(
     sensors: Sequence[str], acc: np.ndarray, gyr: np.ndarray, rate_hz: float
 ) -> Iterator[str]:
-    """Yield one message that names the IMUs of which all six channels freeze for a second or more.
+    """Yield one message that names the IMUs with all six channels frozen for a second or more.
 
     Args:
         sensors: names of the sensors.
@@ -85,10 +85,10 @@ def check_frozen(
 
 
 def check_sentinels(names: Sequence[str], values: np.ndarray) -> Iterator[str]:
-    """Yield the columns that seem to mark missing values by a number such as -9999.
+    """Yield a message for each column that seems to code missing values as a number such as -9999.
 
-    The number counts only if all other values of the column are clearly smaller: a coordinate in
-    pixels may happen to be 999.
+    The number counts only if all other values of the column are clearly smaller, because a
+    coordinate in pixels may happen to be 999.
 
     Args:
         names: names of the columns.

@@ -11,7 +11,7 @@ TO_M_S2 = {"g": constants.g, "m/s²": 1.0}
 TO_RAD_S = {"rad/s": 1.0, "deg/s": constants.degree}
 
 ANTI_ALIASING_CUTOFF = 0.4  # of the new sampling rate: 80 Hz for 200 Hz
-ANTI_ALIASING_ORDER = 8  # at 200 Hz it leaves 1 % of what would be aliased to below 73 Hz
+ANTI_ALIASING_ORDER = 8  # at 200 Hz, it leaves at most 1 % of what would alias to below 73 Hz
 
 ROUNDING_S = 0.0005  # times are rounded to the millisecond or finer
 
@@ -23,7 +23,7 @@ def filter_zero_phase(
     order: int = 4,
     padding: str = "odd",
 ) -> np.ndarray:
-    """Apply a Butterworth filter forward and backward to every stretch between NaN.
+    """Apply a Butterworth filter forward and backward to every stretch without NaN.
 
     NaN stays where it is and does not affect its neighbors. The two passes together halve the
     amplitude at the cut-off.
@@ -31,7 +31,7 @@ def filter_zero_phase(
     Args:
         values: samples `(n, c)`.
         rate_hz: their sampling rate.
-        cutoff_hz: cut-off of a low-pass, or the two edges of a band-pass.
+        cutoff_hz: cut-off of a low-pass filter, or the two edges of a band-pass filter.
         order: order of the filter in each direction.
         padding: how a stretch is extended at its ends: `odd` (rotated about the last value) or
             `even` (mirrored; for signals that cannot be negative).
@@ -58,16 +58,16 @@ def filter_zero_phase(
 
 
 def anti_alias(values: np.ndarray, rate_hz: float, new_rate_hz: float) -> np.ndarray:
-    """Remove from `(n, c)` the frequencies that a lower sampling rate cannot represent."""
+    """Return `(n, c)` without the frequencies that a lower sampling rate cannot represent."""
     cutoff_hz = ANTI_ALIASING_CUTOFF * new_rate_hz
     return filter_zero_phase(values, rate_hz, cutoff_hz, ANTI_ALIASING_ORDER)
 
 
 def interpolate(values: np.ndarray, time_s: np.ndarray, new_time_s: np.ndarray) -> np.ndarray:
-    """Return `values` at other times.
+    """Resample `values` at new times.
 
-    Where all new times coincide with samples, up to rounding, these samples are returned unchanged.
-    Otherwise the values are interpolated linearly, and are NaN next to a NaN.
+    If all new times coincide with samples, up to rounding, these samples are returned unchanged.
+    Otherwise the values are interpolated linearly; they are NaN next to a NaN.
 
     Args:
         values: samples `(n, c)`.

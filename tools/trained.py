@@ -51,20 +51,20 @@ def load_trained(path: Path) -> Trained:
     """Build the network of a checkpoint and load its weights.
 
     The network is built from a row of a script of this collection. The description in the file
-    only selects that row and must match it exactly; nothing is built from the file itself, so a
-    file from elsewhere can do no harm.
+    only selects that row and must match it exactly; nothing is built from the file itself, so an
+    untrusted file can do no harm.
 
     Raises:
-        InputError: The file is damaged, or not of a row of these scripts.
+        InputError: The file is damaged or does not match a row of these scripts.
     """
     tensors, description = load_checkpoint(path)
     try:
         script = _script(description)
         row = _matching_row(script, description)
-        with torch.device("meta"):  # no memory for weights that are replaced at once
+        with torch.device("meta"):  # no memory for initial weights, which are replaced
             network = row.network()
         _load_weights(network, tensors)
-    except Exception as error:  # any kind: the file may contain anything
+    except Exception as error:  # the file may contain anything
         raise InputError(
             f"{path}: does not match a network of these scripts ({shorten(error)}); use a "
             "checkpoint written by this version"
@@ -86,7 +86,7 @@ def _script(description: Mapping[str, Any]) -> Script:
 
 
 def _matching_row(script: Script, description: Mapping[str, Any]) -> Row:
-    """Return the row of the description, whose network, inputs and targets must be the same."""
+    """Return the row of the description; its network, inputs and targets must match."""
     name = _entry(description, "row")
     if name not in [row.name for row in script.ROWS]:
         raise ValueError(f"the script has no row {reprlib.repr(name)}")
@@ -95,7 +95,7 @@ def _matching_row(script: Script, description: Mapping[str, Any]) -> Row:
     for key, value in expected.items():
         found = _entry(description, key)
         if found != value:
-            raise ValueError(f"{key} is {reprlib.repr(found)}, in the row {reprlib.repr(value)}")
+            raise ValueError(f"{key} is {reprlib.repr(found)}, but must be {reprlib.repr(value)}")
     return row
 
 
