@@ -18,6 +18,10 @@ from tqdm import tqdm
 
 from common.files import InputError
 
+DASK = {
+    "distributed.scheduler.worker-saturation": 1.0,  # a worker gets no task ahead of its time
+    "distributed.deploy.lost-worker-timeout": "1d",  # else a slow restart of a worker is its end
+}
 PROCESS_BYTES = 1.2e9  # process that trains a small network; measured
 RECORDING_COPIES = 5  # the recording, the inputs of a row, and outputs of a teacher
 PARAMETER_BYTES = 28  # weights, gradients, Adam's moments, best epoch, workspace; measured
@@ -69,7 +73,7 @@ def run_tasks(
         return
 
     with ExitStack() as stack:
-        stack.enter_context(dask.config.set({"distributed.scheduler.worker-saturation": 1.0}))
+        stack.enter_context(dask.config.set(DASK))
         client = stack.enter_context(_connect(stack, jobs, scheduler))
         futures = {}
         for task, needed in tasks.items():
