@@ -231,7 +231,7 @@ def test_a_training_that_kills_its_workers_fails_alone(usual: list[str], tmp_pat
 # With workers that come and go -------------------------------------------------------------------
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
     """Wait for a condition; fail if it does not come true."""
     end = time.monotonic() + seconds
     while not condition():
