@@ -18,6 +18,10 @@ from tqdm import tqdm
 from common.files import InputError
 from common.folder import Task
 
+DASK = {
+    "distributed.scheduler.worker-saturation": 1.0,  # tasks wait on the scheduler, not on workers
+    "distributed.deploy.lost-worker-timeout": "1d",  # do not give up workers that restart slowly
+}
 PROCESS_BYTES = 1.2e9  # memory of a process that trains a small network; measured
 RECORDING_COPIES = 5  # recording, inputs of a row, teacher outputs
 PARAMETER_BYTES = 28  # weights, gradients, Adam's moments, best epoch, workspace; measured
@@ -50,7 +54,7 @@ def in_workers(
         InputError: No scheduler responds at the address.
     """
     with ExitStack() as stack:
-        stack.enter_context(dask.config.set({"distributed.scheduler.worker-saturation": 1.0}))
+        stack.enter_context(dask.config.set(DASK))
         client = stack.enter_context(_connect(stack, jobs, scheduler))
         futures = {}
         for task, needed in tasks.items():

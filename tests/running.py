@@ -47,5 +47,6 @@ def left_overs(folder: Path) -> list[Path]:
 def no_figures() -> Iterator[None]:
     """Draw no figures: they take most of the time of a small run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "comparison_figures", lambda run, rows, test_subjects: None)
+        for name in ("comparison_figures", "distillation_figures", "ablation_figures"):
+            patch.setattr(plots, name, lambda run, rows, test_subjects: None)
         yield

@@ -232,7 +232,7 @@ def test_an_unforeseen_error_is_named_and_does_not_stop_the_others(
 # Signals -----------------------------------------------------------------------------------------
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
     """Wait for a condition; fail if it does not come true."""
     end = time.monotonic() + seconds
     while not condition():
@@ -271,13 +271,13 @@ def test_ctrl_c_ends_with_one_line(jobs: str, usual: list[str], tmp_path: Path) 
     folder = tmp_path / NAME / "stopped"
     wait_until(lambda: len(list(folder.glob("unfinished/*.pt"))) == int(jobs))
     os.killpg(process.pid, signal.SIGINT)
-    _, complaint = process.communicate(timeout=60)
+    _, complaint = process.communicate(timeout=120)
     assert complaint == (
         f"error: interrupted: finished trainings are saved in {folder}; "
         "continue with --resume stopped\n"
     )
     assert process.returncode == 130
-    wait_until(lambda: group_is_empty(process.pid), seconds=20)
+    wait_until(lambda: group_is_empty(process.pid), seconds=60)
 
 
 @pytest.mark.slow
@@ -293,7 +293,7 @@ def test_workers_end_with_the_process_that_started_them(
     assert process.wait(timeout=20) == -number
     process.stdout.close()
     process.stderr.close()
-    wait_until(lambda: group_is_empty(process.pid), seconds=20)
+    wait_until(lambda: group_is_empty(process.pid), seconds=60)
 
 
 @pytest.mark.slow

@@ -163,11 +163,15 @@ def test_a_row_that_needs_a_failed_row_says_so(
 # In several processes ----------------------------------------------------------------------------
 
 
-def run_script(*flags: str, path: Path = ROOT / f"{NAME}.py") -> subprocess.CompletedProcess[str]:
-    """Run the script in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def run_script(
+    *flags: str, path: Path = ROOT / f"{NAME}.py", folder: Path = ROOT, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own, with environment variables."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     command = [sys.executable, str(path), *flags]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.slow
@@ -185,14 +189,8 @@ def test_processes_change_nothing(usual: list[str], tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_synthetic_data_in_several_processes(tmp_path: Path) -> None:
     """The first command of a new user must run on a machine with many cores, too."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / f"{NAME}.py"), *("--jobs", "2", "--epochs", "1", "--sample")]
-        + ["--rows", *ROWS, "--output-dir", "results"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    flags = ["--sample", "--jobs", "2", "--epochs", "1", "--output-dir", "results"]
+    done = run_script(*flags, "--rows", *ROWS, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("results/*/*/results/*.json"))) == len(ROWS)
 
@@ -226,12 +224,19 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_a_training_that_kills_its_workers_fails_alone(usual: list[str], tmp_path: Path) -> None:
-    """A row that is out of memory is named after a few tries; one unlucky death is retried."""
+    """A row that is out of memory is named after a few tries; one unlucky death is retried.
+
+    Dask would give up a worker that takes longer to restart than the time set here.
+    """
     path = tmp_path / "fatal.py"
     path.write_text(
         FATAL.format(name=NAME, path=str(path), deaths={ROWS[0]: 1000, "lmfn-all_imus": 1})
     )
-    done = run_script(*usual, "lmfn-all_imus", "--jobs", "2", "--run-name", "mine", path=path)
+    done = run_script(
+        *(*usual, "lmfn-all_imus", "--jobs", "2", "--run-name", "mine"),
+        path=path,
+        DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT="100ms",
+    )
     assert done.returncode == 1, done.stderr
     assert f"{ROWS[0]}, subject 03: its worker process died several times" in done.stderr
     assert len((tmp_path / f"deaths-{ROWS[0]}").read_text()) == 4
@@ -243,7 +248,7 @@ def test_a_training_that_kills_its_workers_fails_alone(usual: list[str], tmp_pat
 # With workers that come and go -------------------------------------------------------------------
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
     """Wait for a condition; fail if it does not come true."""
     end = time.monotonic() + seconds
     while not condition():

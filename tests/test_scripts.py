@@ -26,6 +26,7 @@ from common.cli import run_main
 from common.files import load_checkpoint
 from common.runs import find_row
 from tests.narrow import narrow_networks
+from tests.running import no_figures
 
 DISTILLATION = (distillation_a, distillation_b)
 KINETICS_FM = (kinetics_fm_a, kinetics_fm_b)
@@ -34,7 +35,6 @@ BASELINES = (baselines_a, baselines_b)
 SCRIPTS = (*DISTILLATION, *BASELINES, fusion_a, fusion_b, *KINETICS_FM, *ABLATION)
 QUICK = ["--epochs", "1", "--device", "cpu", "--jobs", "1"]
 ACTIVITIES = {"a": {"all", "Treadmill", "Levelground", "Ramp", "Stair"}, "b": {"all"}}
-FIGURES = ("distillation_figures", "comparison_figures", "ablation_figures")
 
 
 def chosen_rows(script: ModuleType) -> list[str]:
@@ -59,10 +59,10 @@ def narrow() -> Iterator[None]:
 
 
 @pytest.fixture
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_figures() -> Iterator[None]:
     """Draw no figures."""
-    for name in FIGURES:
-        monkeypatch.setattr(plots, name, lambda run, rows, test_subjects: None)
+    with no_figures():
+        yield
 
 
 class Finished:
