@@ -11,23 +11,48 @@ import numpy as np
 import pandas as pd
 import torch
 
+from common.data import Recording
 from common.files import save_checkpoint
 from common.runs import Script, describe_network, find_row
+from common.windows import cut_windows
 from tools.predict.__main__ import main
 
 
-def random_network(script: Script, row: str, folder: Path) -> Path:
-    """Write the checkpoint of a row with random weights."""
+def random_network(
+    script: Script,
+    row: str,
+    folder: Path,
+    recording: Recording | None = None,
+    test_subject: str = "7",
+) -> Path:
+    """Write the checkpoint of a row with random weights.
+
+    Args:
+        script: the script.
+        row: name of the row.
+        folder: where to write.
+        recording: data whose statistics the norm of the inputs holds, as after a training.
+        test_subject: the subject of the recording that is left out.
+    """
     torch.manual_seed(0)
-    description = {**describe_network(script, find_row(script, row)), "test_subject": "7"}
-    path = folder / f"{script.__name__}-{row}.safetensors"
-    save_checkpoint(path, find_row(script, row).network().state_dict(), description)
+    network = find_row(script, row).network()
+    if recording is not None:
+        training = [subject for subject in recording.subjects if subject != test_subject]
+        samples, _ = cut_windows(recording, training, script.WINDOW, "paper")
+        inputs = script.inputs(recording.samples, find_row(script, row).sensor_set)
+        with torch.no_grad():
+            network.train()(*(signal[torch.from_numpy(samples)] for signal in inputs))
+    description = {**describe_network(script, find_row(script, row)), "test_subject": test_subject}
+    path = folder / f"{script.__name__}-{row}-{test_subject}.safetensors"
+    save_checkpoint(path, network.state_dict(), description)
     return path
 
 
 def predict(checkpoint: Path, data: Path, *more: str) -> pd.DataFrame:
     """Run the command in this process and return its CSV."""
-    out = data.parent / f"{data.stem}-out"
+    out = (
+        Path(more[more.index("--out") + 1]) if "--out" in more else data.parent / f"{data.stem}-out"
+    )
     where = ["--checkpoint", str(checkpoint), "--data", str(data), "--out", str(out)]
     assert main([*where, *more]) == 0
     return pd.read_csv(out / "prediction.csv", dtype={"subject": str})

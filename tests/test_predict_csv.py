@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,12 +19,14 @@ from scipy.interpolate import CubicSpline
 import Dataset_A_lmfn_tfn_fusion_models as script
 from common.data import DATASET_A_COLUMNS
 from common.files import InputError
+from tests.conftest import ROOT
 from tests.predicting import predict, random_network, target_values
 from tools.predict import output
 from tools.predict.csv_file import split_at_gaps
 from tools.signals import filter_zero_phase
 
 FOOT = list(DATASET_A_COLUMNS[:6])
+Capture = pytest.CaptureFixture[str]
 SMOOTH_HZ = 20.0  # cut-off of the movement; all rates below can represent it
 # Largest difference of a target, relative to the range of its prediction; a delay of one sample
 # makes a difference ten times as large.
@@ -126,7 +132,7 @@ def test_short_gaps_are_filled_and_long_ones_split(
     network: Path,
     expected: np.ndarray,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Capture,
 ) -> None:
     """A lost packet would cost a window, or a lost second would be invented."""
     time_s = np.arange(300) / 200
@@ -153,7 +159,7 @@ def test_a_slow_recording_has_no_gaps() -> None:
 
 
 def test_measured_targets_in_a_csv_are_scored(
-    movement: CubicSpline, network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    movement: CubicSpline, network: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     """Forces that were measured for a part of the time would not be compared."""
     time_s = np.arange(300) / 200
@@ -172,6 +178,237 @@ def test_measured_targets_in_a_csv_are_scored(
     assert next(line for line in lines if line.startswith("GRF x")).split()[-1] == "-"
 
 
+# How devices and spreadsheets write files ---------------------------------------------------------
+
+
+@pytest.fixture
+def walk(movement: CubicSpline, tmp_path: Path) -> Path:
+    """A plain CSV over 0.745 s with the IMU of the foot, five digits after the point."""
+    time_s = np.arange(150) / 200
+    return write(tmp_path / "walk.csv", time_s, movement(time_s).round(5))
+
+
+def with_commas(text: str) -> str:
+    """Return a CSV as spreadsheets write it in most of Europe."""
+    return text.replace(",", ";").replace(".", ",")
+
+
+def below_names(text: str, line: str) -> str:
+    """Return a CSV with one more line below the names."""
+    names, numbers = text.split("\n", 1)
+    return f"{names}\n{line}\n{numbers}"
+
+
+def with_times(convert: Callable[[float], str]) -> Callable[[str], bytes]:
+    """Return a function that rewrites the times of a CSV."""
+
+    def rewrite(text: str) -> bytes:
+        names, *lines = text.splitlines()
+        cells = [line.split(",", 1) for line in lines]
+        return "\n".join([names, *(f"{convert(float(t))},{rest}" for t, rest in cells)]).encode()
+
+    return rewrite
+
+
+def clock_time(time_s: float) -> str:
+    """Return a time of day."""
+    return f"09:59:{59 + time_s:09.6f}" if time_s < 1 else f"10:00:{time_s - 1:09.6f}"
+
+
+PREAMBLE = "// General information:\n// Update Rate: 200.0Hz\nTrial, one; of two\n\n"
+SI = "s,m/s^2,m/s^2,m/s^2,rad/s,rad/s,rad/s"
+FORMATS: dict[str, Callable[[str], bytes]] = {
+    "semicolons, decimal commas": lambda text: with_commas(text).encode(),
+    "tabs": lambda text: text.replace(",", "\t").encode(),
+    "tabs, decimal commas": lambda text: with_commas(text).replace(";", "\t").encode(),
+    "lines above the names": lambda text: (PREAMBLE + text).encode(),
+    "sep=": lambda text: f"sep=,\n{text}".encode(),
+    "sep=;": lambda text: f"sep=;\n{with_commas(text)}".encode(),
+    "UTF-8 with BOM": lambda text: text.encode("utf-8-sig"),
+    "UTF-16": lambda text: text.replace(",", "\t").encode("utf-16"),
+    "Windows": lambda text: below_names(text, SI.replace("^2", "²")).encode("cp1252"),
+    "CRLF": lambda text: text.replace("\n", "\r\n").encode(),
+    "quotes and blanks": lambda text: text.replace("foot_Gyro_X", '" foot_Gyro_X"').encode(),
+    "units": lambda text: below_names(text, SI).encode(),
+    "units in brackets": lambda text: below_names(
+        text, "[s],(m·s⁻²),[m/s/s],[m/s²],[rad s-1],(rad/s),RAD/S"
+    ).encode(),
+    "columns without a name": lambda text: text.replace("\n", ",,\n").encode(),
+    "dates": with_times(lambda t: f"2024-05-01 10:00:0{t:.6f}"),
+    "dates in a time zone": with_times(lambda t: f"2024-05-01T10:00:0{t:.6f}+02:00"),
+    "dates of a spreadsheet": with_times(lambda t: f"05/13/2024 10:00:0{t:.3f} PM"),
+}
+
+
+@pytest.mark.parametrize("convert", FORMATS.values(), ids=FORMATS)
+def test_every_way_of_writing_gives_the_same_prediction(
+    convert: Callable[[str], bytes], walk: Path, network: Path
+) -> None:
+    """Users would have to convert the exports of their device or spreadsheet by hand."""
+    expected = predict(network, walk)
+    walk.write_bytes(convert(walk.read_text(encoding="utf-8")))
+    found = predict(network, walk)
+    np.testing.assert_allclose(target_values(found), target_values(expected), atol=1e-6)
+    np.testing.assert_allclose(found["time (s)"], expected["time (s)"], atol=1e-9)
+
+
+def test_times_of_day_pass_the_hour(
+    movement: CubicSpline, network: Path, expected: np.ndarray, tmp_path: Path, capsys: Capture
+) -> None:
+    """Loggers without a date would be refused."""
+    time_s = np.arange(300) / 200
+    path = write(tmp_path / "walk.csv", time_s, movement(time_s))
+    path.write_bytes(with_times(clock_time)(path.read_text(encoding="utf-8")))
+    lines = predict(network, path)
+    assert difference(target_values(lines), expected) < CLOSE
+    assert "Time 0 is 09:59:59.000000" in capsys.readouterr().out
+    with pytest.raises(InputError, match="not numbers; leave out --time-unit"):
+        predict(network, path, "--time-unit", "ms")
+
+
+def test_a_line_of_units_is_used(walk: Path, network: Path) -> None:
+    """Recordings in g and deg/s would have to be converted, or their unit repeated as a flag."""
+    expected = predict(network, walk)
+    frame = pd.read_csv(walk)
+    frame[FOOT[:3]] /= 9.80665
+    frame[FOOT[3:]] *= 180 / np.pi
+    frame["time"] *= 1000
+    text = frame.to_csv(index=False)
+    walk.write_text(below_names(text, "ms,g,g,g,°/s,deg/s,dps"), encoding="utf-8")
+    found = predict(network, walk)
+    np.testing.assert_allclose(target_values(found), target_values(expected), atol=1e-5)
+    same = predict(network, walk, "--acc-unit", "g", "--time-unit", "ms")
+    pd.testing.assert_frame_equal(found, same)
+
+
+UNIT_LINES = {
+    "contradiction": ("s,g,g,g,rad/s,rad/s,rad/s", "foot_Accel_X: unit g, which contradicts --acc"),
+    "time": ("ms" + SI[1:], "time: unit ms, which contradicts --time-unit s"),
+    "unknown": (SI.replace("rad/s", "rpm"), "foot_Gyro_X: unit rpm, but --gyr-unit knows rad/s"),
+    "unknown time": ("min" + SI[1:], "time: unit min, but --time-unit knows s, ms"),
+    "several": ("s,m/s2,m/s2,g,rad/s,rad/s,rad/s", "foot_Accel_Z: unit g, which contradicts"),
+    "not of an acceleration": ("s,rad/s,rad/s,rad/s,rad/s,rad/s,rad/s", "--acc-unit knows"),
+}
+
+
+@pytest.mark.parametrize(("line", "message"), UNIT_LINES.values(), ids=UNIT_LINES)
+def test_units_that_cannot_be_right_are_refused(
+    line: str, message: str, walk: Path, network: Path
+) -> None:
+    """One of two contradicting units would be used silently."""
+    text = walk.read_text(encoding="utf-8")
+    walk.write_text(below_names(text, line), encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        predict(network, walk, "--acc-unit", "m/s2", "--time-unit", "s")
+
+
+def own_names(walk: Path) -> None:
+    """Rewrite a CSV with the names of a device, whose X axis points the other way."""
+    frame = pd.read_csv(walk)
+    frame["foot_Accel_X"] *= -1
+    names = [f"Left Shoe {kind}_{axis}" for kind in ("Acc", "Gyr") for axis in "XYZ"]
+    frame.rename(columns=dict(zip(FOOT, names, strict=True))).to_csv(walk, index=False)
+
+
+def test_columns_with_other_names_are_mapped(walk: Path, network: Path, tmp_path: Path) -> None:
+    """Users would have to rename and negate the columns of every export."""
+    expected = predict(network, walk)
+    own_names(walk)
+    pairs = [
+        f"{name}={'-' if name == 'foot_Accel_X' else ''}Left Shoe "
+        f"{'Acc' if 'Accel' in name else 'Gyr'}_{name[-1]}"
+        for name in FOOT
+    ]
+    pd.testing.assert_frame_equal(predict(network, walk, "--columns", *pairs), expected)
+    lines = [",".join(reversed(pair.split("="))) for pair in pairs]
+    lines.append("Chest Acc_X,trunk_Accel_X")  # for other networks
+    mapping = tmp_path / "columns.csv"
+    mapping.write_text("\n".join(["yours,ours", *lines]), encoding="utf-8-sig")
+    found = predict(network, walk, "--columns", str(mapping))
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_a_template_of_the_mapping_is_printed(walk: Path, network: Path, capsys: Capture) -> None:
+    """Users would have to find out which names the network reads."""
+    own_names(walk)
+    with pytest.raises(InputError, match="foot_Gyro_Z, which .* among time, Left Shoe Acc_X"):
+        predict(network, walk, "--columns", "foot_Accel_X=-Left Shoe Acc_X")
+    template = capsys.readouterr().out
+    assert "\nyours,ours\n-Left Shoe Acc_X,foot_Accel_X\n,foot_Accel_Y\n" in template
+
+
+MAPPINGS = {
+    "no such column": (["foot_Accel_X=Acc_Q"], r"no column Acc_Q \(for foot_Accel_X\), which"),
+    "unknown name": (["foot_acc_X=time"], "foot_acc_X: not a column of Dataset A such as foot_Acc"),
+    "twice": (["foot_Accel_X=a", "foot_Accel_X=b"], "foot_Accel_X is mapped twice"),
+    "no file": (["no.csv"], "no.csv: no such file; give a CSV"),
+    "half a pair": (["foot_Accel_X=a", "foot_Accel_Y"], "give one FILE, or pairs such as"),
+}
+
+
+@pytest.mark.parametrize(("pairs", "message"), MAPPINGS.values(), ids=MAPPINGS)
+def test_a_mapping_that_cannot_be_used_is_refused(
+    pairs: list[str], message: str, walk: Path, network: Path
+) -> None:
+    """A misspelled name would be ignored, and another column read."""
+    with pytest.raises(InputError, match=message):
+        predict(network, walk, "--columns", *pairs)
+
+
+def test_samples_in_bursts_are_counted(
+    movement: CubicSpline, network: Path, expected: np.ndarray, tmp_path: Path, capsys: Capture
+) -> None:
+    """A radio that sends three samples at a time would seem to record at 1000 Hz."""
+    number = np.arange(300)
+    time_s = number // 3 * 0.015 + number % 3 * 0.001
+    lines = predict(network, write(tmp_path / "walk.csv", time_s, movement(time_s)))
+    printed = capsys.readouterr().out
+    assert "Recorded at 201" in printed
+    assert "NOTICE: the median interval is that of 1000 Hz: samples arrive in bursts" in printed
+    assert abs(len(lines) - len(expected)) <= 3
+
+
+def test_the_recording_is_not_overwritten(walk: Path, network: Path) -> None:
+    """The recording would be lost."""
+    folder = walk.parent / "walk-out"
+    folder.mkdir()
+    path = Path(shutil.copy(walk, folder / "prediction.csv"))
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"prediction\.csv: would be overwritten, but is read"):
+        predict(network, path, "--out", str(folder))
+    with pytest.raises(InputError, match="would be overwritten"):
+        predict(network, walk, "--columns", str(path))
+    assert path.read_bytes() == before
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_a_name_that_python_escapes_is_written_as_it_is(walk: Path, network: Path) -> None:
+    """In a locale without UTF-8, a name with an umlaut would end the command."""
+    data = walk.rename(walk.with_name("Gänge.csv"))
+    escaped = data.with_name(data.name.encode().decode("ascii", errors="surrogateescape"))
+    predict(network, escaped, "--out", str(walk.parent / "out"))
+    text = (walk.parent / "out" / "prediction.json").read_text(encoding="utf-8")
+    assert "lmfn-foot on Gänge.csv" in text
+
+
+@pytest.mark.slow
+def test_files_are_utf_8_whatever_the_locale(walk: Path, network: Path) -> None:
+    """Others could not read the files, or the command would end with a traceback."""
+    data, out = walk.rename(walk.with_name("Gänge.csv")), walk.parent / "out"
+    flags = ["--checkpoint", network, "--data", data, "--out", out]
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run(
+        [sys.executable, "-m", "tools.predict", *map(str, flags)],
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, **environment, "PYTHONIOENCODING": "utf-8"},
+    )
+    assert "Gänge.csv" in (out / "prediction.json").read_text(encoding="utf-8")
+    assert "moment (BW·BH)" in (out / "prediction.csv").read_text(encoding="utf-8")
+
+
+# Faults -------------------------------------------------------------------------------------------
+
 Spoil = Callable[[pd.DataFrame], pd.DataFrame]
 
 
@@ -189,7 +426,7 @@ def put(name: str, row: int, value: object) -> Spoil:
 FAULTS: dict[str, tuple[Spoil, str]] = {
     "no column": (
         lambda frame: frame.rename(columns={"foot_Gyro_Y": "foot_gyro_y"}),
-        "no column foot_Gyro_Y, which the network reads; add",
+        "no column foot_Gyro_Y, which the network reads; name yours by --columns, among time, foot",
     ),
     "no time": (
         lambda frame: frame.rename(columns={"time": "t"}),
@@ -204,14 +441,12 @@ FAULTS: dict[str, tuple[Spoil, str]] = {
         r"foot_Accel_Y, line 8 below the names: 1,5 \[2J is not a number; correct it",
     ),
     "infinite": (put("foot_Gyro_X", 0, "inf"), "foot_Gyro_X, line 1 below the names: inf is not"),
-    "units below the names": (
-        put("time", 0, "s"),
-        "time, line 1 below the names: s is not a number",
+    "text as time": (put("time", 9, "x"), "time, line 10 below the names: x is not a number"),
+    "text as all times": (
+        lambda frame: frame.assign(time="noon, or so"),
+        "time, line 1 below the names: noon, or so is neither a number nor a date or time",
     ),
-    "time stands": (
-        put("time", 3, 0.01),
-        "time, line 4 below the names: the time does not increase",
-    ),
+    "time stands": (put("time", 3, 0.01), "time, line 4 below the names: the time does not increa"),
     "time is lost": (put("time", 9, None), "line 10 below the names: the time does not increase"),
     "one line": (lambda frame: frame[:1], "fewer than two lines .*; supply a longer recording"),
     "empty column": (
@@ -222,30 +457,29 @@ FAULTS: dict[str, tuple[Spoil, str]] = {
         lambda frame: frame.assign(time=1000 * frame["time"]),
         "samples per second, but the network reads 200; check --time-unit",
     ),
-    "no lines": (lambda frame: frame[:0], "no lines; it must have names in the first line"),
+    "no lines": (lambda frame: frame[:0], "no lines below the column names; add the numbers"),
 }
 
 
 @pytest.mark.parametrize(("spoil", "message"), FAULTS.values(), ids=FAULTS)
 def test_a_fault_is_named_with_its_place(
-    spoil: Spoil, message: str, movement: CubicSpline, network: Path, tmp_path: Path
+    spoil: Spoil, message: str, walk: Path, network: Path
 ) -> None:
     """Users would get a traceback of pandas, or forces computed from nonsense."""
-    time_s = np.arange(150) / 200
-    path = write(tmp_path / "walk.csv", time_s, movement(time_s))
-    spoil(pd.read_csv(path)).to_csv(path, index=False)
+    spoil(pd.read_csv(walk)).to_csv(walk, index=False)
     with pytest.raises(InputError, match=message) as caught:
-        predict(network, path)
-    assert str(caught.value).startswith(f"{path}: ")
+        predict(network, walk)
+    assert str(caught.value).startswith(f"{walk}: ")
     assert str(caught.value).isprintable()
-    assert not (tmp_path / "walk-out").exists()
+    assert not (walk.parent / "walk-out").exists()
 
 
 FILES = {
-    "semicolons": (b"time;foot_Accel_X\n0;1\n", "one column, time;foot_Accel_X; save it with"),
-    "empty": (b"", "no lines"),
-    "no text": (b"\xff\xfe\x00,\x80\n" * 5, "not a CSV"),
-    "more cells": (b"time,x\n0,1\n0,1,2,3\n", "no column foot_Accel_X"),
+    "one column": (b"time foot_Accel_X\n0 1\n", "one column, time foot_Accel_X; save it with"),
+    "empty": (b"", "empty; it must have column names and numbers below"),
+    "zeros": (bytes(100), "not a text file"),
+    "no text": (b"\x81\x8d\x8f\x90\n" * 5, "not a text file"),
+    "other columns": (b"time,x\n0,1\n0,1,2,3\n", "no column foot_Accel_X"),
 }
 
 
@@ -253,7 +487,7 @@ FILES = {
 def test_a_file_that_is_not_a_csv_is_refused(
     content: bytes, message: str, network: Path, tmp_path: Path
 ) -> None:
-    """Users would get a traceback for a file that was saved in another way."""
+    """Users would get a traceback for another kind of file."""
     path = tmp_path / "walk.csv"
     path.write_bytes(content)
     with pytest.raises(InputError, match=message):

@@ -1,20 +1,36 @@
 """Apply a trained network to a recording, with or without measured moments and forces.
 
-The recording is an HDF5 file in the layout of the network's dataset, or a CSV with the same column
-names and a time column, at any sampling rate. Only the columns that the network reads are needed.
-Overlapping windows are blended into one curve. Writes into --out: prediction.csv (a line per
-sample: where it comes from, its time and the targets; empty where nothing can be predicted),
-prediction.png and prediction.json (checkpoint, data and settings).
+The recording is an HDF5 file in the layout of the network's dataset, or a text file (CSV) at any
+sampling rate with column names and a time column. Only the columns that the network reads are
+needed. Overlapping windows are blended into one curve. Warnings name channels that look faulty, and
+sensors, axes and units unlike those in training.
+
+Writes into --out: prediction.csv (a line per sample: where it comes from, its time and the targets;
+empty where nothing can be predicted), prediction.png and prediction.json (checkpoint, data,
+settings, warnings).
 
   python -m tools.predict --checkpoint FILE --data walk.csv --acc-unit g --out outputs/walk
   python -m tools.predict --checkpoint FILE --data data/dataset_a.h5 --as-tested --out outputs/test
 
 FILE is a checkpoint of a run: outputs/<script>/<run>/checkpoints/<row>-subject_<id>.safetensors
+
+Text files are read as devices and spreadsheets write them: commas, semicolons or tabs between
+columns, decimal points or commas, UTF-8 or UTF-16, lines above the column names, a line of units
+below them (which sets --acc-unit, --gyr-unit and --time-unit), and dates or times of day as time.
+Columns with other names are mapped by --columns, in pairs NETWORK=YOURS, with a minus sign where
+your axis points the other way:
+
+  python -m tools.predict --checkpoint FILE --data walk.csv --out outputs/walk --time-unit us \\
+      --time-column SampleTimeFine --columns foot_Accel_X=-Acc_Y foot_Accel_Y=Acc_X ...
+
+or by a CSV file with the first line "yours,ours" and a line such as "-Acc_Y,foot_Accel_X" for each
+column. Where columns are missing, a template of that file is printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,13 +42,13 @@ from common.cli import ArgumentParser, positive_float, positive_int, run_main
 from common.data import DATASET_A_ACTIVITIES
 from common.files import InputError
 from tools.predict import output
-from tools.predict.csv_file import SECONDS, Clock, read_csv
+from tools.predict.csv_file import SECONDS, Clock, parse_mapping, read_csv
 from tools.predict.prediction import predict_as_tested, predict_recording
-from tools.predict.recording import ACC_UNITS, GYR_UNITS, join_pieces, read_hdf5, unit_factors
+from tools.predict.recording import ACC_UNITS, GYR_UNITS, Units, join_pieces, read_hdf5
 from tools.trained import load_trained
 
 ONLY_HDF5 = ("subject", "activity", "as_tested")
-ONLY_CSV = ("time_column", "time_unit", "max_gap")
+ONLY_CSV = ("columns", "time_column", "time_unit", "max_gap")
 NOT_AS_TESTED = ("hop", "activity", "acc_unit", "gyr_unit")
 
 
@@ -52,32 +68,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.as_tested:
         result = predict_as_tested(args.checkpoint, trained, args.data, args.subject, device)
     else:
+        units = Units(args.acc_unit, args.gyr_unit)
         if h5py.is_hdf5(args.data):
             pieces = read_hdf5(args.data, trained, args.subject, args.activity)
         else:
-            clock = Clock(args.time_column or "time", args.time_unit or "s", args.max_gap or 0.03)
-            pieces = read_csv(args.data, trained, clock)
-        factors = unit_factors(script.DATASET, args.acc_unit or "m/s2", args.gyr_unit)
-        samples = join_pieces(args.data, trained, pieces, factors)
+            clock = Clock(args.time_column or "time", args.time_unit, args.max_gap or 0.03)
+            mapping = parse_mapping(args.columns or (), script)
+            pieces, units = read_csv(args.data, trained, clock, units, mapping)
+        samples = join_pieces(args.data, trained, pieces, units)
         result = predict_recording(trained, args.data, samples, hop, device)
     print(f"\n{output.table(result, script.TARGETS)}\n")
     description = {
-        "title": f"{trained.row.name} on {args.data.name}",
-        "checkpoint": str(args.checkpoint),
+        "title": f"{trained.row.name} on {_readable(args.data.name)}",
+        "checkpoint": _readable(args.checkpoint),
         "script": Path(script.__file__).name,
-        "data": str(args.data),
+        "data": _readable(args.data),
         "window": script.WINDOW,
         "hop": None if args.as_tested else hop,
         "rate_hz": script.RATE_HZ,
         "delay": result.delay,
+        "warnings": list(result.warnings),
     }
     output.save(args.out, result, script.TARGETS, script.RATE_HZ, description)
-    print(f"Prediction: {args.out}")
+    print(f"Prediction: {_readable(args.out)}")
     return 0
 
 
+def _readable(path: Path | str) -> str:
+    """Return a path as text; in a locale without UTF-8, Python escapes its letters."""
+    return os.fsencode(path).decode("utf-8", errors="replace")
+
+
 def _check(args: argparse.Namespace) -> None:
-    """Check that the data exist, that --out is not a file, and that the flags fit the data.
+    """Check that the data exist, that no input is overwritten, and that the flags fit the data.
 
     Raises:
         InputError: They do not.
@@ -86,6 +109,12 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"{args.data}: no such file; give --data an HDF5 file or a CSV")
     if args.out.is_file():
         raise InputError(f"{args.out}: is a file; give --out a folder")
+    mapping_files = [Path(text) for text in args.columns or () if "=" not in text]
+    sources = [args.data, args.checkpoint, *mapping_files]
+    for name in output.FILES:
+        target = args.out / name
+        if target.exists() and any(path.exists() and target.samefile(path) for path in sources):
+            raise InputError(f"{target}: would be overwritten, but is read; choose another --out")
     kind, others = ("HDF5 file", ONLY_CSV) if h5py.is_hdf5(args.data) else ("CSV", ONLY_HDF5)
     for name in others:
         if getattr(args, name):
@@ -130,14 +159,30 @@ def _parser() -> ArgumentParser:
         help="cut the windows of the run's own test; with the data file of the run this gives the "
         "numbers in its predictions/, which shows that the checkpoint belongs to these results",
     )
-    add("--acc-unit", choices=ACC_UNITS, help="unit of the accelerometers (default: m/s2)")
+    add(
+        "--acc-unit",
+        choices=ACC_UNITS,
+        help="unit of the accelerometers (default: that in a line of units, or m/s2)",
+    )
     add(
         "--gyr-unit",
         choices=GYR_UNITS,
-        help="unit of the gyroscopes (default: that of the dataset, rad/s in A, deg/s in B)",
+        help="unit of the gyroscopes (default: that in a line of units, or that of the dataset, "
+        "rad/s in A, deg/s in B)",
     )
-    add("--time-column", metavar="NAME", help="time column of a CSV (default: time)")
-    add("--time-unit", choices=SECONDS, help="unit of the time in a CSV (default: s)")
+    add(
+        "--columns",
+        nargs="+",
+        metavar="NETWORK=[-]YOURS",
+        help="names of the columns in a CSV, as pairs or as one FILE with the columns yours,ours "
+        "(default: the names of the dataset)",
+    )
+    add("--time-column", metavar="NAME", help="name of the time column in a CSV (default: time)")
+    add(
+        "--time-unit",
+        choices=SECONDS,
+        help="unit of the time in a CSV (default: that in its line of units, or s)",
+    )
     add(
         "--max-gap",
         type=positive_float,

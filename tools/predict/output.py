@@ -18,6 +18,7 @@ from common.metrics import aligned_table, score
 from common.plots import COLORS, figure_style
 from tools.predict.prediction import Prediction
 
+FILES = ("prediction.csv", "prediction.json", "prediction.png")
 FIGURE_S = 5.0
 
 
@@ -41,7 +42,7 @@ def save(
     rate_hz: int,
     description: Mapping[str, Any],
 ) -> None:
-    """Write `prediction.csv`, `prediction.json` and `prediction.png`.
+    """Write `FILES`: the prediction, what it came from, and a figure.
 
     Args:
         folder: where to write.
@@ -57,12 +58,13 @@ def save(
     predicted = pd.DataFrame(result.prediction, columns=columns)
     lines = pd.concat([result.labels, predicted], axis=1)
     try:
-        with write_atomically(folder / "prediction.csv") as part:
+        csv_file, json_file, figure_file = (folder / name for name in FILES)
+        with write_atomically(csv_file) as part:
             lines.to_csv(part, index=False, encoding="utf-8")
-        with write_atomically(folder / "prediction.json") as part:
+        with write_atomically(json_file) as part:
             text = json.dumps(description, indent=2, ensure_ascii=False)
             part.write_text(text + "\n", encoding="utf-8")
-        with write_atomically(folder / "prediction.png") as part, figure_style():
+        with write_atomically(figure_file) as part, figure_style():
             figure = draw(result, targets, rate_hz, description["title"])
             figure.savefig(part, format="png", dpi=150)
     except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -19,20 +19,13 @@ from common import training
 from common.data import Recording
 from common.files import InputError
 from common.windows import PROTOCOLS, Windows, cut_windows
-from tools import plausibility
-from tools.predict.recording import (
-    DATASET_GYR_UNIT,
-    STRETCH,
-    TIME,
-    Samples,
-    choose_subject,
-)
+from tools.predict.recording import STRETCH, TIME, Samples, choose_subject
+from tools.predict.sensors import find_doubts
 from tools.trained import Trained
 
 BATCH_SIZE = 64
-TIMED_CALLS = 5
+WARM_UP_CALLS, TIMED_CALLS = 3, 10
 MAX_THREADS = 1024
-ACC_LIMITS_M_S2 = (4.0, 40.0)  # of the median norm: wide, since a recording may be all running
 
 
 class Prediction(NamedTuple):
@@ -44,6 +37,7 @@ class Prediction(NamedTuple):
         prediction: `(samples, K)` float32, NaN where nothing can be predicted.
         truth: `(samples, K)` measured targets, NaN where there are none.
         delay: the delay of a live estimate, in a sentence; empty for a repeated test.
+        warnings: doubts about the sensors.
     """
 
     labels: pd.DataFrame
@@ -51,6 +45,7 @@ class Prediction(NamedTuple):
     prediction: np.ndarray
     truth: np.ndarray
     delay: str = ""
+    warnings: Sequence[str] = ()
 
 
 # A new recording ----------------------------------------------------------------------------------
@@ -82,8 +77,9 @@ def predict_recording(
     is_predicted = np.zeros(len(samples.stretch), bool)
     is_predicted[windows.samples.cpu().numpy()] = True
     _report_left_out(path, trained, samples.stretch, is_predicted)
-    for doubt in _doubts(trained, samples):
-        print(f"WARNING: {doubt}")
+    warnings = find_doubts(trained, samples)
+    for warning in warnings:
+        print(f"WARNING: {warning}")
     delay = _describe_delay(trained, windows, hop)
     prediction = blend(trained, windows)
     if np.isnan(prediction[is_predicted]).any():
@@ -93,7 +89,7 @@ def predict_recording(
         )
     print(delay)
     truth = samples.values["targets"].numpy()
-    return Prediction(samples.labels, samples.stretch, prediction, truth, delay)
+    return Prediction(samples.labels, samples.stretch, prediction, truth, delay, warnings)
 
 
 def overlapping_windows(stretch: np.ndarray, window: int, hop: int) -> np.ndarray:
@@ -178,31 +174,24 @@ def _report_left_out(
         print(f"NOTICE: not predicted, and left empty: {'; '.join(reasons)}")
 
 
-def _doubts(trained: Trained, samples: Samples) -> Iterator[str]:
-    """Yield doubts about the units of the accelerometers and gyroscopes that the network reads."""
-    sensors = trained.sensor_set.sensors
-    unit = DATASET_GYR_UNIT[trained.script.DATASET]
-    inputs = torch.cat(trained.inputs(samples.values), dim=-1).numpy()  # acc, gyr, the others
-    acc, gyr = np.split(inputs[:, : 6 * len(sensors)], 2, axis=1)
-    for doubt in plausibility.accelerometers(sensors, acc, ACC_LIMITS_M_S2):
-        yield f"{doubt}; see --acc-unit"
-    for doubt in plausibility.gyroscopes(sensors, unit, gyr):
-        yield f"{doubt}; see --gyr-unit"
-
-
 @torch.no_grad()
 def _describe_delay(trained: Trained, windows: Windows, hop: int) -> str:
     """Return how late a live estimate would be at most."""
     one_window = windows[torch.zeros(1, dtype=torch.int64)].inputs
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     seconds = []
-    for _ in range(TIMED_CALLS + 1):  # the first one warms up
+    for _ in range(WARM_UP_CALLS + TIMED_CALLS):
         started_at = time.perf_counter()
         trained.network(*one_window).cpu()
         seconds.append(time.perf_counter() - started_at)
+    torch.set_num_threads(threads)
+    computation_s = np.median(seconds[WARM_UP_CALLS:])
     rate_hz = trained.script.RATE_HZ
     return (
         f"Delay of a live estimate: at most window {trained.script.WINDOW / rate_hz:g} s + hop "
-        f"{hop / rate_hz:g} s + computation {np.median(seconds[1:]):.2g} s"
+        f"{hop / rate_hz:g} s + computation {computation_s:.2g} s (median of {TIMED_CALLS} warm "
+        "calls, one CPU thread)"
     )
 
 

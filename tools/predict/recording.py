@@ -38,17 +38,21 @@ DATASET_GYR_UNIT = {"a": "rad/s", "b": "deg/s"}
 
 
 class Piece(NamedTuple):
-    """Samples that follow one another in a file, at the network's rate.
+    """Samples that follow one another in a file.
 
     Attributes:
         labels: column of the output -> `(samples,)`: where the samples come from, the time last.
-        columns: the measured columns.
+        columns: the measured columns, at the network's rate.
         trial: `(samples,)` number of the trial or step; no window crosses from one to the next.
+        recorded: `(recorded samples, C)` the columns of the inputs before resampling.
+        recorded_hz: their rate.
     """
 
     labels: dict[str, np.ndarray]
     columns: Columns
     trial: np.ndarray
+    recorded: np.ndarray
+    recorded_hz: float
 
 
 @dataclass(frozen=True)
@@ -59,24 +63,33 @@ class Samples:
         labels: a line per sample: where it comes from, the number of its stretch and its time.
         values: modality, or `"targets"`, -> `(samples, C)` float32; NaN where nothing was measured.
         stretch: `(samples,)` number of the stretch, from 0; -1 where the network lacks an input.
+        recorded: `(recorded samples, C)` the columns of the inputs before resampling.
+        recorded_hz: their rate.
     """
 
     labels: pd.DataFrame
     values: dict[str, Tensor]
     stretch: np.ndarray
+    recorded: np.ndarray
+    recorded_hz: float
 
 
-def unit_factors(dataset: str, acc_unit: str, gyr_unit: str | None) -> dict[str, float]:
-    """Return, per modality, the factor from the recording's unit to the dataset's.
+class Units(NamedTuple):
+    """Units of a recording; None for those of the dataset.
 
-    Args:
-        dataset: `a` or `b`.
-        acc_unit: a key of `ACC_UNITS`.
-        gyr_unit: a key of `GYR_UNITS`; None for the unit of the dataset.
+    Attributes:
+        acc: a key of `ACC_UNITS`.
+        gyr: a key of `GYR_UNITS`.
     """
-    own_unit = DATASET_GYR_UNIT[dataset]
-    gyr_factor = GYR_UNITS[gyr_unit or own_unit] / GYR_UNITS[own_unit]
-    return {"acc": ACC_UNITS[acc_unit], "gyr": gyr_factor}
+
+    acc: str | None
+    gyr: str | None
+
+    def factors(self, dataset: str) -> dict[str, float]:
+        """Return, per modality, the factor to the unit of the dataset, `a` or `b`."""
+        own_unit = DATASET_GYR_UNIT[dataset]
+        gyr_factor = GYR_UNITS[self.gyr or own_unit] / GYR_UNITS[own_unit]
+        return {"acc": ACC_UNITS[self.acc or "m/s2"], "gyr": gyr_factor}
 
 
 def input_columns(trained: Trained) -> list[str]:
@@ -84,13 +97,18 @@ def input_columns(trained: Trained) -> list[str]:
     return trained.script.column_names(trained.sensor_set)
 
 
+def script_columns(script: Script) -> list[str]:
+    """Return all columns that a script reads."""
+    columns = Columns(Path(), "", {}, np.empty((0, 1)), fill_missing=True)
+    script.prepare(columns)
+    return list(columns.nan_counts)  # has an entry for every column that was looked up
+
+
 def target_columns(script: Script) -> list[str]:
     """Return the columns that only the targets are computed from."""
-    columns = Columns(Path(), "", {}, np.empty((0, 1)), fill_missing=True)
-    script.prepare(columns)  # `nan_counts` then holds every column that was looked up
     sets = script.SENSOR_SETS.values()
     of_inputs = {name for sensor_set in sets for name in script.column_names(sensor_set)}
-    return [name for name in columns.nan_counts if name not in of_inputs]
+    return [name for name in script_columns(script) if name not in of_inputs]
 
 
 def columns_to_read(path: Path, trained: Trained, names: Sequence[str]) -> list[str]:
@@ -118,21 +136,20 @@ def columns_to_read(path: Path, trained: Trained, names: Sequence[str]) -> list[
 # From pieces to samples ---------------------------------------------------------------------------
 
 
-def join_pieces(
-    path: Path, trained: Trained, pieces: Iterable[Piece], factors: Mapping[str, float]
-) -> Samples:
+def join_pieces(path: Path, trained: Trained, pieces: Iterable[Piece], units: Units) -> Samples:
     """Prepare the pieces of a recording as the network's script does, and number the stretches.
 
     Args:
         path: the file, for the error.
         trained: the network.
         pieces: the pieces.
-        factors: modality -> factor from the recording's unit to the dataset's.
+        units: units of the recording.
 
     Raises:
         InputError: There is no piece, or a value is infinite.
     """
-    labels, values, stretches, count = [], [], [], 0
+    factors = units.factors(trained.script.DATASET)
+    labels, values, stretches, recorded, count = [], [], [], [], 0
     for piece in pieces:
         prepared = _prepare(trained, piece.columns, factors)
         inputs = torch.cat(trained.inputs(prepared), dim=-1)
@@ -149,6 +166,7 @@ def join_pieces(
         labels.append(pd.DataFrame({**lines, time: piece.labels[time]}))
         values.append(prepared)
         stretches.append(stretch)
+        recorded.append(piece.recorded)
     if not values:
         raise InputError(
             f"{path}: no two consecutive samples; supply a longer recording, or see --max-gap"
@@ -157,6 +175,8 @@ def join_pieces(
         pd.concat(labels, ignore_index=True),
         {name: torch.cat([part[name] for part in values]) for name in values[0]},
         np.concatenate(stretches),
+        np.concatenate(recorded),
+        piece.recorded_hz,
     )
 
 
@@ -214,7 +234,10 @@ def read_hdf5(
             number = block.trial + (1 if trial_label == "step" else 0)  # both count from 1
             first = np.searchsorted(block.trial, block.trial)  # of the sample's trial
             labels |= {trial_label: number, TIME: (np.arange(samples) - first) / script.RATE_HZ}
-            yield Piece(labels, block.columns, block.trial)
+            names = columns_to_read(path, trained, list(table.positions))
+            inputs = [table.positions[name] for name in names[: len(input_columns(trained))]]
+            recorded = block.columns.values[:, inputs]
+            yield Piece(labels, block.columns, block.trial, recorded, script.RATE_HZ)
 
 
 def choose_subject(path: Path, subjects: Sequence[str], wanted: str | None) -> str:
