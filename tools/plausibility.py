@@ -15,8 +15,8 @@ RESTING_NORM_M_S2 = (7.0, 16.0)
 # A foot in swing turns at 5 to 10 rad/s, 300 to 600 deg/s: these limits tell the two units apart.
 FASTEST_RAD_S, SLOWEST_DEG_S = 25.0, 30.0
 FROZEN_S = 1.0
-SENTINELS = (999.0, 9999.0, 99999.0)  # of either sign, written in place of missing values
-SENTINEL_GAP = 0.9  # of a sentinel: other values of the column are smaller than that
+SENTINELS = (999.0, 9999.0, 99999.0)  # of either sign; common marks of missing values
+SENTINEL_GAP = 0.9  # all other values of the column are below this fraction of a sentinel
 
 
 def check_accelerometers(
@@ -85,10 +85,10 @@ def check_frozen(
 
 
 def check_sentinels(names: Sequence[str], values: np.ndarray) -> Iterator[str]:
-    """Yield the columns with numbers such as -9999 that stand for missing values.
+    """Yield the columns that seem to mark missing values by a number such as -9999.
 
-    Such a number counts only if all other values of its column are clearly smaller: a coordinate
-    in pixels may happen to be 999.
+    The number counts only if all other values of the column are clearly smaller: a coordinate in
+    pixels may happen to be 999.
 
     Args:
         names: names of the columns.
@@ -104,8 +104,8 @@ def check_sentinels(names: Sequence[str], values: np.ndarray) -> Iterator[str]:
         if found:
             percent = 100 * is_sentinel.mean()
             yield (
-                f"{names[i]}: {' and '.join(found)} in {percent:.3g} % of the samples; replace "
-                "what stands for a missing value with NaN"
+                f"{names[i]}: {' and '.join(found)} in {percent:.3g} % of the samples; if "
+                "it marks missing values, replace it with NaN"
             )
 
 

@@ -45,7 +45,7 @@ LONGEST_GAP = 2.0  # sampling intervals: a shorter one is never a gap, however s
 ROUNDING = 1e-6  # of a sampling interval, in the last time of a grid
 TIME_DIGITS = 6  # of the times in the output, in s
 
-HEAD_BYTES = 2**18  # in which the layout of the file is recognized
+HEAD_BYTES = 2**17  # in which the layout of the file is recognized; the longest cell of `csv`
 HEAD_LINES = 100
 DELIMITERS = ",;\t|"
 COMMENTS = ("//", "#", "%", "sep=")
@@ -112,6 +112,11 @@ class Layout(NamedTuple):
     names: list[str]
     names_line: int
     units: dict[str, str]
+
+    @property
+    def first_line(self) -> int:
+        """Number of the first line of numbers, counted from the names."""
+        return 2 if self.units else 1
 
 
 def read_csv(
@@ -231,8 +236,10 @@ def _check_names(path: Path, layout: Layout, sources: Mapping[str, Source]) -> N
     missing = [ours for ours, source in sources.items() if source.name not in layout.names]
     if not missing:
         return
-    print("Template for --columns FILE: your names on the left, with a minus sign where your axis")
-    print("points the other way.")
+    print(
+        "Template for --columns FILE; fill in your names, with a minus sign where your axis points "
+        "the other way:"
+    )
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["yours", "ours"])
     for ours, (name, sign) in sources.items():
@@ -373,8 +380,8 @@ def _read_time(
     else:
         times = _date_times(place, layout, column)
         time_s, start_s = (times - times.iloc[0]).dt.total_seconds().to_numpy(), 0.0
-        print(f"Time 0 is {column.iloc[0]}")
-    _check_increasing(place, time_s)
+        print(f"Time 0 is {shorten(column.iloc[0])}")
+    _check_increasing(place, layout, time_s)
     return time_s, float(start_s)
 
 
@@ -392,16 +399,16 @@ def _date_times(place: str, layout: Layout, column: pd.Series) -> pd.Series:
     if times.isna().any():
         line = int(np.argmax(times.isna()))
         raise InputError(
-            f"{place}, line {line + 1} below the names: {shorten(text[line])} is neither a number "
-            "nor a date or time; correct it, or name another column by --time-column"
+            f"{place}, line {line + layout.first_line} below the names: {shorten(text[line])} is "
+            "neither a number nor a date or time; correct it, or choose another --time-column"
         )
     return times
 
 
-def _check_increasing(place: str, time_s: np.ndarray) -> None:
+def _check_increasing(place: str, layout: Layout, time_s: np.ndarray) -> None:
     is_wrong = ~(np.diff(time_s) > 0)  # true for NaN, too
     if is_wrong.any() or np.isnan(time_s).any():
-        line = int(np.argmax(is_wrong)) + 2 if is_wrong.any() else 1
+        line = layout.first_line + (int(np.argmax(is_wrong)) + 1 if is_wrong.any() else 0)
         raise InputError(
             f"{place}, line {line} below the names: the time does not increase there; sort the "
             "lines, drop repeated ones and give every line a time, or split the file"
@@ -533,7 +540,7 @@ def _read_table(path: Path, layout: Layout, wanted: Sequence[str], **options: An
             sep=layout.delimiter,
             decimal=layout.decimal,
             header=None,
-            skiprows=layout.names_line + (2 if layout.units else 1),
+            skiprows=layout.names_line + layout.first_line,
             usecols=positions,
             index_col=False,
             low_memory=False,
@@ -566,7 +573,7 @@ def _numbers(path: Path, layout: Layout, column: pd.Series) -> np.ndarray:
     if is_wrong.any():
         line = int(np.argmax(is_wrong))
         raise InputError(
-            f"{path}: {column.name}, line {line + 1 + bool(layout.units)} below the names: "
+            f"{path}: {column.name}, line {line + layout.first_line} below the names: "
             f"{shorten(column[line])} is not a number; correct it, or leave the cell empty if "
             "nothing was measured"
         )

@@ -225,8 +225,10 @@ def _compare_spreads(
     """
     axes = inputs[:, : 6 * len(sensors)].std(axis=0).reshape(-1, 3)
     known_axes = in_training.sd[: 6 * len(sensors)].reshape(-1, 3)
-    spreads, known = np.linalg.norm(axes, axis=1), np.linalg.norm(known_axes, axis=1)
-    ratios = spreads / np.maximum(known, NEGLIGIBLE)
+    spreads, known = (
+        np.maximum(np.linalg.norm(sd, axis=1), NEGLIGIBLE) for sd in (axes, known_axes)
+    )
+    ratios = spreads / known
     numbers = [first // 3 for first in compared]
     typical = float(np.median(ratios[numbers])) if numbers else 1.0
     if not _is_within(typical, MOVEMENT_RATIO):
@@ -237,7 +239,7 @@ def _compare_spreads(
         unit = "m/s²" if i < len(sensors) else gyr_unit
         others = [k for k in numbers if k != i]
         relative = ratios[i] / (np.median(ratios[others]) if others else 1.0)
-        farthest = max(numbers, key=lambda k: abs(np.log(max(ratios[k], NEGLIGIBLE))))
+        farthest = max(numbers, key=lambda k: abs(np.log(ratios[k])))
         if not _is_within(relative, SPREAD_RATIO) and (len(numbers) > 2 or i == farthest):
             same_kind = range(len(sensors)) if i < len(sensors) else range(len(sensors), len(known))
             nearest = min(same_kind, key=lambda k: abs(np.log(spreads[i] / known[k])))
