@@ -1,51 +1,75 @@
-"""Models with random weights, and recordings, for the tests of `tools.predict`."""
+"""Helpers for the tests of `tools.predict`: networks with random weights, recordings, calls."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import h5py
 import numpy as np
 import pandas as pd
 import torch
 
-from common import about, checkpoints
-from tools import predict
+from common.data import Recording
+from common.files import save_checkpoint
+from common.runs import Script, describe_network, find_row
+from common.windows import cut_windows
+from tools.predict.__main__ import main
 
 
-def random_model(script: ModuleType, row: str, folder: Path) -> Path:
-    """Write a checkpoint of a row with random weights, as the script would."""
+def random_network(
+    script: Script,
+    row: str,
+    folder: Path,
+    recording: Recording | None = None,
+    test_subject: str = "7",
+) -> Path:
+    """Write the checkpoint of a row with random weights.
+
+    Args:
+        script: the script.
+        row: name of the row.
+        folder: where to write.
+        recording: data whose statistics the norm of the inputs holds, as after a training.
+        test_subject: the subject of the recording that is left out.
+    """
     torch.manual_seed(0)
-    experiment = script.STUDY.experiment(row)
-    told = about.checkpoint(script.STUDY, experiment, "7", {})
-    path = folder / f"{script.__name__}-{row}.safetensors"
-    checkpoints.save(experiment.model().state_dict(), told, path)
+    network = find_row(script, row).network()
+    if recording is not None:
+        training = [subject for subject in recording.subjects if subject != test_subject]
+        samples, _ = cut_windows(recording, training, script.WINDOW, "paper")
+        inputs = script.inputs(recording.samples, find_row(script, row).sensor_set)
+        with torch.no_grad():
+            network.train()(*(signal[torch.from_numpy(samples)] for signal in inputs))
+    description = {**describe_network(script, find_row(script, row)), "test_subject": test_subject}
+    path = folder / f"{script.__name__}-{row}-{test_subject}.safetensors"
+    save_checkpoint(path, network.state_dict(), description)
     return path
 
 
-def predicted(checkpoint: Path, data: Path, *more: str) -> pd.DataFrame:
+def predict(checkpoint: Path, data: Path, *more: str) -> pd.DataFrame:
     """Run the command in this process and return its CSV."""
-    out = data.parent / f"{data.stem}-out"
+    out = (
+        Path(more[more.index("--out") + 1]) if "--out" in more else data.parent / f"{data.stem}-out"
+    )
     where = ["--checkpoint", str(checkpoint), "--data", str(data), "--out", str(out)]
-    assert predict.main([*where, *more]) == 0
+    assert main([*where, *more]) == 0
     return pd.read_csv(out / "prediction.csv", dtype={"subject": str})
 
 
-def targets_of(lines: pd.DataFrame) -> np.ndarray:
-    """Return the targets of a CSV, `(rows, K)` float32."""
+def target_values(lines: pd.DataFrame) -> np.ndarray:
+    """Return the targets in a CSV, `(samples, K)` float32."""
     time = lines.columns.get_loc("time (s)")
     return lines.iloc[:, time + 1 :].to_numpy(np.float32)
 
 
-def only(
-    path: Path, out: Path, table: str, names: Sequence[str], rows: slice = slice(None)
+def copy_columns(
+    path: Path, out: Path, table: str, names: Sequence[str], part: slice = slice(None)
 ) -> Path:
     """Copy some columns of one table, and nothing else, to a new HDF5 file."""
     with h5py.File(path) as file, h5py.File(out, "w") as copy:
-        there = json.loads(file.attrs["columns"])
+        present = json.loads(file.attrs["columns"])
         copy.attrs["columns"] = json.dumps(list(names))
-        copy[table] = file[table][rows][..., [there.index(name) for name in names]]
+        copy[table] = file[table][part][..., [present.index(name) for name in names]]
     return out

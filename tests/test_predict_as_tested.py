@@ -1,4 +1,4 @@
-"""The numbers of a run's own test come back, by which a checkpoint is known."""
+"""--as-tested repeats the test of the run, which shows what results a checkpoint belongs to."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from types import ModuleType
 import h5py
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import Dataset_A_ffn_hf_ffn_bilstm_convnet as baselines_a
 import Dataset_A_lmfn_tfn_fusion_models as fusion_a
 import Dataset_B_lmfn_tfn_fusion_models as fusion_b
-from common import checkpoints
-from common.files import InputError
-from tests.predicting import predicted, random_model, targets_of
-from tools.prediction import figure
+from common.files import InputError, load_checkpoint, save_checkpoint
+from tests.predicting import predict, random_network, target_values
+from tools.predict import output
 
 
 @pytest.fixture(autouse=True)
 def no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw nothing, which takes a second."""
-    monkeypatch.setattr(figure, "save", lambda *_: None)
+    monkeypatch.setattr(output, "draw", lambda *_: Figure(figsize=(1, 1)))
 
 
 RUNS = [
@@ -35,7 +35,7 @@ RUNS = [
 
 
 @pytest.mark.parametrize(("script", "row", "protocol"), RUNS)
-def test_the_runs_own_predictions_come_back(
+def test_the_predictions_of_the_run_are_repeated(
     script: ModuleType,
     row: str,
     protocol: str,
@@ -43,31 +43,31 @@ def test_the_runs_own_predictions_come_back(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Else nobody can tell whether a checkpoint is the one of his results."""
-    data = Path(shutil.copy(sample_files[script.STUDY.dataset], tmp_path))
+    """Nobody could tell whether a checkpoint belongs to a table of results."""
+    data = Path(shutil.copy(sample_files[script.DATASET], tmp_path))
     settings = ["--rows", row, "--protocol", protocol, "--epochs", "1", "--device", "cpu"]
     where = ["--data", str(data), "--output-dir", str(tmp_path), "--run-name", "run"]
     subject = script.main([*settings, *where, "--jobs", "1"])["test_subject"].iloc[0]
     run = tmp_path / script.__name__ / "run"
     saved = np.load(run / "predictions" / f"{row}-subject_{subject}.npz")
     checkpoint = run / "checkpoints" / f"{row}-subject_{subject}.safetensors"
-    lines = predicted(checkpoint, data, "--as-tested")
-    np.testing.assert_array_equal(targets_of(lines), saved["prediction"])
+    lines = predict(checkpoint, data, "--as-tested")
+    np.testing.assert_array_equal(target_values(lines), saved["prediction"])
     assert (lines["subject"] == subject).all()
-    said = capsys.readouterr().out
-    assert "bit for bit" in said
-    assert "WARNING" not in said
+    printed = capsys.readouterr().out
+    assert "bit for bit" in printed
+    assert "WARNING" not in printed
     if protocol == "strict":
-        window = script.STUDY.window
-        anew = targets_of(predicted(checkpoint, data, "--subject", subject, "--hop", str(window)))
-        anew = anew[~np.isnan(anew).any(axis=1)]
+        window = script.WINDOW
+        new = target_values(predict(checkpoint, data, "--subject", subject, "--hop", str(window)))
+        new = new[~np.isnan(new).any(axis=1)]
         alone = in_one_window(saved["stretch"], window)
         assert alone.mean() > 0.3
-        np.testing.assert_allclose(anew[alone], saved["prediction"][alone], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(new[alone], saved["prediction"][alone], rtol=1e-5, atol=1e-6)
 
 
 def in_one_window(stretch: np.ndarray, window: int) -> np.ndarray:
-    """Tell of each row if the tail's window and the one before it do not share it."""
+    """Return whether a sample is not shared by the window of the tail and the one before it."""
     alone = []
     for length in np.unique(stretch, return_counts=True)[1]:
         place = np.arange(length)
@@ -78,7 +78,7 @@ def in_one_window(stretch: np.ndarray, window: int) -> np.ndarray:
 def test_another_data_file_is_noticed(
     sample_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Else numbers that differ are blamed on the checkpoint."""
+    """Numbers that differ would be blamed on the checkpoint."""
     data = Path(shutil.copy(sample_files["b"], tmp_path))
     flags = ["--rows", "lmfn-feet", "--epochs", "1", "--device", "cpu", "--jobs", "1"]
     where = ["--data", str(data), "--output-dir", str(tmp_path), "--run-name", "run"]
@@ -86,10 +86,10 @@ def test_another_data_file_is_noticed(
     with h5py.File(data, "r+") as file:
         file["subject_03"][:] *= 1.01
     [checkpoint] = (tmp_path / fusion_b.__name__ / "run" / "checkpoints").iterdir()
-    predicted(checkpoint, data, "--as-tested")
-    said = capsys.readouterr().out
-    assert "WARNING" in said
-    assert "Differs from" in said
+    predict(checkpoint, data, "--as-tested")
+    printed = capsys.readouterr().out
+    assert "WARNING" in printed
+    assert "Differs from" in printed
 
 
 WHOLE = {"protocol": "paper", "batch_size": 64, "threads": 1, "data": {"digest": ""}}
@@ -106,11 +106,12 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_settings_that_tell_no_test_are_refused(
+def test_settings_that_do_not_describe_a_test_are_refused(
     settings: object, sample_files: dict[str, Path], tmp_path: Path
 ) -> None:
-    """A KeyError is no answer, and a file of somebody else does not choose a million threads."""
-    tensors, about = checkpoints.load(random_model(fusion_a, "lmfn-foot", tmp_path))
-    checkpoints.save(tensors, {**about, "settings": settings}, tmp_path / "x.safetensors")
-    with pytest.raises(InputError, match="does not tell how its run was tested"):
-        predicted(tmp_path / "x.safetensors", sample_files["a"], "--as-tested")
+    """Users would get a KeyError, or a file from elsewhere would start a million threads."""
+    tensors, description = load_checkpoint(random_network(fusion_a, "lmfn-foot", tmp_path))
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, tensors, {**description, "settings": settings})
+    with pytest.raises(InputError, match="does not say how its run was tested"):
+        predict(path, sample_files["a"], "--as-tested")

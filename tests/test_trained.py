@@ -1,4 +1,4 @@
-"""Checkpoints of somebody else: refused in one line, and nothing in them is run."""
+"""Checkpoints from elsewhere are refused in one line, and nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import Dataset_A_lmfn_tfn_fusion_models as script
-from common import about, checkpoints
-from common.files import InputError
-from tools import predict
-from tools.command import start
-from tools.trained import restore
+from common.cli import run_main
+from common.files import InputError, save_checkpoint
+from common.runs import describe_network, find_row
+from tools.predict.__main__ import main
+from tools.trained import load_trained
 
 ROW = "lmfn-foot"
-About = dict[str, Any]
+Description = dict[str, Any]
 
 
 class Exploding:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -38,35 +38,35 @@ class Exploding:
 
 
 @pytest.fixture(scope="module")
-def model() -> tuple[dict[str, Tensor], About]:
-    """Random weights of a small row, and what its checkpoint tells."""
+def honest() -> tuple[dict[str, Tensor], Description]:
+    """Random weights of a small row, and the description of its network."""
     torch.manual_seed(0)
-    experiment = script.STUDY.experiment(ROW)
-    told = about.checkpoint(script.STUDY, experiment, "7", {})
-    return experiment.model().state_dict(), json.loads(json.dumps(told))
+    row = find_row(script, ROW)
+    description = {**describe_network(script, row), "test_subject": "7", "settings": {}}
+    return row.network().state_dict(), json.loads(json.dumps(description))
 
 
 def refusal(path: Path) -> str:
-    """Return why a checkpoint is refused: a line that names it."""
+    """Return the error for a checkpoint: one line that names it."""
     with pytest.raises(InputError) as caught:
-        restore(path)
-    said = str(caught.value)
-    assert said.startswith(f"{path}: ")
-    assert said.isprintable()
-    assert len(said) < len(str(path)) + 400
-    return said
+        load_trained(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert message.isprintable()
+    assert len(message) < len(str(path)) + 400
+    return message
 
 
-def test_an_honest_checkpoint_gives_its_model(
-    model: tuple[dict[str, Tensor], About], tmp_path: Path
+def test_an_honest_checkpoint_is_loaded(
+    honest: tuple[dict[str, Tensor], Description], tmp_path: Path
 ) -> None:
-    """Else every checkpoint is refused, which would pass all tests below."""
-    tensors, told = model
-    checkpoints.save(tensors, told, tmp_path / "x.safetensors")
-    trained = restore(tmp_path / "x.safetensors")
-    assert trained.row == ROW
-    assert not trained.model.training
-    for name, values in trained.model.state_dict().items():
+    """Refusing every checkpoint would pass all tests below."""
+    tensors, description = honest
+    save_checkpoint(tmp_path / "x.safetensors", tensors, description)
+    trained = load_trained(tmp_path / "x.safetensors")
+    assert trained.row.name == ROW
+    assert not trained.network.training
+    for name, values in trained.network.state_dict().items():
         torch.testing.assert_close(values, tensors[name], rtol=0, atol=0)
 
 
@@ -76,7 +76,7 @@ LIES = {
     "Path": {"model": "Path"},
     "a function": {"model": "main"},
     "a class of PyTorch": {"model": "torch.nn.Linear"},
-    "no name of a class": {"model": ["LMFN"]},
+    "not a name": {"model": ["LMFN"]},
     "os": {"script": "os"},
     "another folder": {"script": "../x"},
     "a tool": {"script": "tools.predict"},
@@ -97,30 +97,30 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
-def test_what_is_said_is_compared_and_never_built(
-    lie: About, model: tuple[dict[str, Tensor], About], tmp_path: Path
+def test_nothing_is_built_from_the_description(
+    lie: Description, honest: tuple[dict[str, Tensor], Description], tmp_path: Path
 ) -> None:
-    """Else a file chooses what runs, or how much memory it takes, on its user's machine."""
-    tensors, told = model
-    checkpoints.save(tensors, {**told, **lie}, tmp_path / "x.safetensors")
+    """A file could choose what runs on the user's machine, or how much memory that takes."""
+    tensors, description = honest
+    save_checkpoint(tmp_path / "x.safetensors", tensors, {**description, **lie})
     refusal(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("name", ["script", "row", "model", "arguments", "targets", "rate_hz"])
-def test_what_is_not_said_is_named(
-    name: str, model: tuple[dict[str, Tensor], About], tmp_path: Path
+def test_a_missing_entry_is_named(
+    name: str, honest: tuple[dict[str, Tensor], Description], tmp_path: Path
 ) -> None:
-    """A user must learn what is missing, not see a KeyError."""
-    tensors, told = model
-    rest = {key: value for key, value in told.items() if key != name}
-    checkpoints.save(tensors, rest, tmp_path / "x.safetensors")
-    assert f"does not tell its {name}" in refusal(tmp_path / "x.safetensors")
+    """Users would see a KeyError."""
+    tensors, description = honest
+    rest = {key: value for key, value in description.items() if key != name}
+    save_checkpoint(tmp_path / "x.safetensors", tensors, rest)
+    assert f"its description has no {name}" in refusal(tmp_path / "x.safetensors")
 
 
 TEXTS = {
     "nothing": None,
     "empty": "",
-    "no JSON": "{",
+    "not JSON": "{",
     "a list": "[1]",
     "null": "null",
     "deep": "[" * 100_000 + "]" * 100_000,
@@ -130,17 +130,17 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_metadata_of_any_kind_are_refused(
-    text: str | None, model: tuple[dict[str, Tensor], About], tmp_path: Path
+def test_metadata_of_another_kind_are_refused(
+    text: str | None, honest: tuple[dict[str, Tensor], Description], tmp_path: Path
 ) -> None:
-    """A file of safetensors that another program made is no error of this one."""
+    """A safetensors file of another program would end in a traceback."""
     path = tmp_path / "x.safetensors"
-    save_file(model[0], path, metadata=None if text is None else {"about": text})
+    save_file(honest[0], path, metadata=None if text is None else {"about": text})
     refusal(path)
 
 
-def spoilt(tensors: dict[str, Tensor], how: str) -> dict[str, Tensor]:
-    """Return weights with a fault in the first of them."""
+def damage(tensors: dict[str, Tensor], how: str) -> dict[str, Tensor]:
+    """Return weights with a fault in the first tensor."""
     name = next(iter(tensors))
     faults = {
         "shape": {name: tensors[name][..., :-1].contiguous()},
@@ -152,22 +152,22 @@ def spoilt(tensors: dict[str, Tensor], how: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("how", ["shape", "type", "one more", "one less"])
-def test_weights_of_another_model_are_refused(
-    how: str, model: tuple[dict[str, Tensor], About], tmp_path: Path
+def test_weights_of_another_network_are_refused(
+    how: str, honest: tuple[dict[str, Tensor], Description], tmp_path: Path
 ) -> None:
-    """Else PyTorch's many lines are the answer, or the weights are used in another precision."""
-    tensors, told = model
-    checkpoints.save(spoilt(tensors, how), told, tmp_path / "x.safetensors")
+    """Users would see the many lines of PyTorch, or weights would be used in another precision."""
+    tensors, description = honest
+    save_checkpoint(tmp_path / "x.safetensors", damage(tensors, how), description)
     refusal(tmp_path / "x.safetensors")
 
 
-def test_any_byte_of_the_header_may_be_wrong(
-    model: tuple[dict[str, Tensor], About], tmp_path: Path
+def test_no_wrong_byte_in_the_header_goes_unnoticed(
+    honest: tuple[dict[str, Tensor], Description], tmp_path: Path
 ) -> None:
-    """A bad disk or a bad will: what is not refused must be the model as it was."""
-    tensors, told = model
+    """A bad disk or bad intent could change the network that is loaded."""
+    tensors, description = honest
     path = tmp_path / "x.safetensors"
-    checkpoints.save(tensors, told, path)
+    save_checkpoint(path, tensors, description)
     whole = path.read_bytes()
     header = 8 + struct.unpack("<Q", whole[:8])[0]
     dice = random.Random(0)
@@ -177,7 +177,7 @@ def test_any_byte_of_the_header_may_be_wrong(
         flipped[dice.randrange(header)] ^= 1 << dice.randrange(8)
         path.write_bytes(flipped)
         try:
-            state = restore(path).model.state_dict()
+            state = load_trained(path).network.state_dict()
         except InputError:
             refused += 1
         else:
@@ -185,39 +185,39 @@ def test_any_byte_of_the_header_may_be_wrong(
     assert refused > 200
 
 
-def test_foreign_files_are_refused_and_not_run(
-    model: tuple[dict[str, Tensor], About],
+def test_other_files_are_refused_and_not_executed(
+    honest: tuple[dict[str, Tensor], Description],
     sample_files: dict[str, Path],
     tmp_path: Path,
 ) -> None:
-    """A pickle can do anything to the user who opens it; others are simply no checkpoints."""
+    """A pickle could do anything to the user who opens it."""
     path, trace = tmp_path / "x.safetensors", tmp_path / "exploded"
     torch.save({"weights": Exploding(trace)}, path)
     refusal(path)
     assert not trace.exists()
-    checkpoints.save(*model, path)
+    save_checkpoint(path, *honest)
     whole = path.read_bytes()
     for part in (b"", whole[:4], whole[:100], whole[:-1], whole + b"\0", whole[8:]):
         path.write_bytes(part)
         refusal(path)
     shutil.copy(sample_files["a"], path)
     refusal(path)
-    assert "a folder" in refusal(tmp_path)
+    assert "is a folder" in refusal(tmp_path)
     assert "no such file" in refusal(tmp_path / "none.safetensors")
 
 
 def test_the_command_ends_with_2_and_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What a user sees of all this."""
+    """Users would see a traceback."""
     path = tmp_path / "x.safetensors"
     torch.save({"weights": Exploding(tmp_path / "exploded")}, path)
     (tmp_path / "walk.csv").write_text("time,x\n0,1\n")
     arguments = ["--checkpoint", path, "--data", tmp_path / "walk.csv", "--out", tmp_path / "out"]
     with pytest.raises(SystemExit, match="2"):
-        start(lambda: predict.main([*map(str, arguments)]))
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {path}: ")
-    assert said.count("\n") == 1
+        run_main(lambda: main([*map(str, arguments)]))
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {path}: ")
+    assert printed.count("\n") == 1
     assert not (tmp_path / "exploded").exists()
     assert not (tmp_path / "out").exists()

@@ -1,0 +1,202 @@
+"""Apply a trained network to a recording, with or without measured moments and forces.
+
+The recording is an HDF5 file in the layout of the network's dataset, or a text file (CSV) at any
+sampling rate with column names and a time column. Only the columns that the network reads are
+needed. Overlapping windows are blended into one curve. Warnings name channels that look faulty, and
+sensors, axes and units unlike those in training.
+
+Writes into --out: prediction.csv (a line per sample: where it comes from, its time and the targets;
+empty where nothing can be predicted), prediction.png and prediction.json (checkpoint, data,
+settings, warnings).
+
+  python -m tools.predict --checkpoint FILE --data walk.csv --acc-unit g --out outputs/walk
+  python -m tools.predict --checkpoint FILE --data data/dataset_a.h5 --as-tested --out outputs/test
+
+FILE is a checkpoint of a run: outputs/<script>/<run>/checkpoints/<row>-subject_<id>.safetensors
+
+Text files are read as devices and spreadsheets write them: commas, semicolons or tabs between
+columns, decimal points or commas, UTF-8 or UTF-16, lines above the column names, a line of units
+below them (which sets --acc-unit, --gyr-unit and --time-unit), and dates or times of day as time.
+Columns with other names are mapped by --columns, in pairs NETWORK=YOURS, with a minus sign where
+your axis points the other way:
+
+  python -m tools.predict --checkpoint FILE --data walk.csv --out outputs/walk --time-unit us \\
+      --time-column SampleTimeFine --columns foot_Accel_X=-Acc_Y foot_Accel_Y=Acc_X ...
+
+or by a CSV file with the first line "yours,ours" and a line such as "-Acc_Y,foot_Accel_X" for each
+column. Where columns are missing, a template of that file is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import torch
+
+from common import training
+from common.cli import ArgumentParser, positive_float, positive_int, run_main
+from common.data import DATASET_A_ACTIVITIES
+from common.files import InputError
+from tools.predict import output
+from tools.predict.csv_file import SECONDS, Clock, parse_mapping, read_csv
+from tools.predict.prediction import predict_as_tested, predict_recording
+from tools.predict.recording import ACC_UNITS, GYR_UNITS, Units, join_pieces, read_hdf5
+from tools.trained import load_trained
+
+ONLY_HDF5 = ("subject", "activity", "as_tested")
+ONLY_CSV = ("columns", "time_column", "time_unit", "max_gap")
+NOT_AS_TESTED = ("hop", "activity", "acc_unit", "gyr_unit")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Predict a recording and write the results; return 0."""
+    args = _parser().parse_args(argv)
+    _check(args)
+    device = training.choose_device(args.device)
+    training.set_up(torch.get_num_threads(), ())
+    trained = load_trained(args.checkpoint)
+    trained.network.to(device)
+    script = trained.script
+    hop = args.hop or script.WINDOW // 2
+    if hop > script.WINDOW:
+        raise InputError(f"--hop {hop}: at most a window, {script.WINDOW} samples")
+    print(f"Network: {trained.row.name} of {Path(script.__file__).name}, on {device}")
+    if args.as_tested:
+        result = predict_as_tested(args.checkpoint, trained, args.data, args.subject, device)
+    else:
+        units = Units(args.acc_unit, args.gyr_unit)
+        if h5py.is_hdf5(args.data):
+            pieces = read_hdf5(args.data, trained, args.subject, args.activity)
+        else:
+            clock = Clock(args.time_column or "time", args.time_unit, args.max_gap or 0.03)
+            mapping = parse_mapping(args.columns or (), script)
+            pieces, units = read_csv(args.data, trained, clock, units, mapping)
+        samples = join_pieces(args.data, trained, pieces, units)
+        result = predict_recording(trained, args.data, samples, hop, device)
+    print(f"\n{output.table(result, script.TARGETS)}\n")
+    description = {
+        "title": f"{trained.row.name} on {_readable(args.data.name)}",
+        "checkpoint": _readable(args.checkpoint),
+        "script": Path(script.__file__).name,
+        "data": _readable(args.data),
+        "window": script.WINDOW,
+        "hop": None if args.as_tested else hop,
+        "rate_hz": script.RATE_HZ,
+        "delay": result.delay,
+        "warnings": list(result.warnings),
+    }
+    output.save(args.out, result, script.TARGETS, script.RATE_HZ, description)
+    print(f"Prediction: {_readable(args.out)}")
+    return 0
+
+
+def _readable(path: Path | str) -> str:
+    """Return a path as text; in a locale without UTF-8, Python escapes its letters."""
+    return os.fsencode(path).decode("utf-8", errors="replace")
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Check that the data exist, that no input is overwritten, and that the flags fit the data.
+
+    Raises:
+        InputError: They do not.
+    """
+    if not args.data.is_file():
+        raise InputError(f"{args.data}: no such file; give --data an HDF5 file or a CSV")
+    if args.out.is_file():
+        raise InputError(f"{args.out}: is a file; give --out a folder")
+    mapping_files = [Path(text) for text in args.columns or () if "=" not in text]
+    sources = [args.data, args.checkpoint, *mapping_files]
+    for name in output.FILES:
+        target = args.out / name
+        if target.exists() and any(path.exists() and target.samefile(path) for path in sources):
+            raise InputError(f"{target}: would be overwritten, but is read; choose another --out")
+    kind, others = ("HDF5 file", ONLY_CSV) if h5py.is_hdf5(args.data) else ("CSV", ONLY_HDF5)
+    for name in others:
+        if getattr(args, name):
+            raise InputError(f"{args.data}: {_flag(name)} is not for a {kind}")
+    for name in NOT_AS_TESTED:
+        if args.as_tested and getattr(args, name):
+            flag = _flag(name)
+            raise InputError(
+                f"--as-tested and {flag}: the test of the run decides; leave out {flag}"
+            )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="python -m tools.predict", description=__doc__)
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, metavar="FILE", help="a trained network")
+    add("--data", type=Path, required=True, metavar="FILE", help="the recording, HDF5 or CSV")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder to write into")
+    add("--subject", metavar="ID", help="subject in an HDF5 file (default: the only one)")
+    add(
+        "--activity",
+        nargs="+",
+        choices=DATASET_A_ACTIVITIES,
+        metavar="NAME",
+        help=f"activities of Dataset A: {', '.join(DATASET_A_ACTIVITIES)} (default: all in the "
+        "file)",
+    )
+    add(
+        "--hop",
+        type=positive_int,
+        metavar="N",
+        help="samples from one window to the next, at most a window; a smaller hop is smoother and "
+        "slower (default: half a window)",
+    )
+    add(
+        "--as-tested",
+        action="store_true",
+        help="cut the windows of the run's own test; with the data file of the run this gives the "
+        "numbers in its predictions/, which shows that the checkpoint belongs to these results",
+    )
+    add(
+        "--acc-unit",
+        choices=ACC_UNITS,
+        help="unit of the accelerometers (default: that in a line of units, or m/s2)",
+    )
+    add(
+        "--gyr-unit",
+        choices=GYR_UNITS,
+        help="unit of the gyroscopes (default: that in a line of units, or that of the dataset, "
+        "rad/s in A, deg/s in B)",
+    )
+    add(
+        "--columns",
+        nargs="+",
+        metavar="NETWORK=[-]YOURS",
+        help="names of the columns in a CSV, as pairs or as one FILE with the columns yours,ours "
+        "(default: the names of the dataset)",
+    )
+    add("--time-column", metavar="NAME", help="name of the time column in a CSV (default: time)")
+    add(
+        "--time-unit",
+        choices=SECONDS,
+        help="unit of the time in a CSV (default: that in its line of units, or s)",
+    )
+    add(
+        "--max-gap",
+        type=positive_float,
+        metavar="SECONDS",
+        help="gaps in a CSV are interpolated up to this length, or two sampling intervals if that "
+        "is longer; a longer gap splits the recording (default: 0.03)",
+    )
+    add(
+        "--device",
+        default="auto",
+        help="auto (CUDA if available, else the CPU), cuda, cuda:N or cpu (default: auto)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,130 @@
+"""The results of a prediction: the table on the screen, and a CSV, a JSON file and a figure."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from common.data import Target
+from common.files import InputError, write_atomically
+from common.metrics import aligned_table, score
+from common.plots import COLORS, figure_style
+from tools.predict.prediction import Prediction
+
+FILES = ("prediction.csv", "prediction.json", "prediction.png")
+FIGURE_S = 5.0
+
+
+def table(result: Prediction, targets: Sequence[Target]) -> str:
+    """Return the range of each target, and its NRMSE where the targets were measured."""
+    lowest, highest = np.nanmin(result.prediction, axis=0), np.nanmax(result.prediction, axis=0)
+    nrmse = _nrmse_percent(result, targets)
+    body = [
+        [target.name, target.unit, *(f"{n:.3g}" if np.isfinite(n) else "-" for n in numbers)]
+        for target, *numbers in zip(targets, lowest, highest, nrmse, strict=True)
+    ]
+    if np.isfinite(nrmse).any():
+        body.append(["mean", "", "", "", f"{np.mean(nrmse):.3g}"])
+    return aligned_table(["target", "unit", "lowest", "highest", "NRMSE %"], body)
+
+
+def save(
+    folder: Path,
+    result: Prediction,
+    targets: Sequence[Target],
+    rate_hz: int,
+    description: Mapping[str, Any],
+) -> None:
+    """Write `FILES`: the prediction, what it came from, and a figure.
+
+    Args:
+        folder: where to write.
+        result: the prediction.
+        targets: names and units.
+        rate_hz: sampling rate of the prediction.
+        description: the content of the JSON file; `title` and `delay` are in the figure, too.
+
+    Raises:
+        InputError: They cannot be written.
+    """
+    columns = [f"{target.name} ({target.unit})" for target in targets]
+    predicted = pd.DataFrame(result.prediction, columns=columns)
+    lines = pd.concat([result.labels, predicted], axis=1)
+    try:
+        csv_file, json_file, figure_file = (folder / name for name in FILES)
+        with write_atomically(csv_file) as part:
+            lines.to_csv(part, index=False, encoding="utf-8")
+        with write_atomically(json_file) as part:
+            text = json.dumps(description, indent=2, ensure_ascii=False)
+            part.write_text(text + "\n", encoding="utf-8")
+        with write_atomically(figure_file) as part, figure_style():
+            figure = draw(result, targets, rate_hz, description["title"])
+            figure.savefig(part, format="png", dpi=150)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot write there ({error.strerror}); choose another --out"
+        ) from error
+
+
+def draw(result: Prediction, targets: Sequence[Target], rate_hz: int, title: str) -> Figure:
+    """Draw a few seconds of every target, as predicted and, where it is known, as measured."""
+    part = _part_to_draw(result, rate_hz)
+    breaks = np.flatnonzero(np.diff(result.stretch[part])) + 1
+    time_s = np.insert(np.arange(part.stop - part.start) / rate_hz, breaks, np.nan)
+    figure = Figure(figsize=(10, 1.5 * len(targets) + 1.2))
+    all_axes = figure.subplots(len(targets), sharex=True)
+    nrmse = _nrmse_percent(result, targets)
+    for k, (axes, target) in enumerate(zip(all_axes, targets, strict=True)):
+        truth, predicted = (
+            np.insert(values[part, k], breaks, np.nan)
+            for values in (result.truth, result.prediction)
+        )
+        if np.isfinite(truth).any():
+            axes.plot(time_s, truth, color="black", linestyle="--", linewidth=1.3, label="measured")
+        axes.plot(time_s, predicted, color=COLORS["distilled"], linewidth=1.8, label="predicted")
+        axes.margins(x=0.01)
+        for position in breaks:
+            axes.axvline(position / rate_hz, color="0.6", linewidth=0.8)
+        axes.set_ylabel(f"{target.name}\n({target.unit})", fontsize=8)
+        if np.isfinite(nrmse[k]):
+            text = f"NRMSE {nrmse[k]:.1f} % over the whole recording"
+            axes.set_title(text, loc="right", fontsize=8, pad=2)
+    figure.align_ylabels(all_axes)
+    place = result.labels.iloc[part.start].items()
+    start = ", ".join(f"{name.split(' (')[0]} {value}" for name, value in place)
+    all_axes[-1].set_xlabel(f"time (s) from {start}")
+    figure.suptitle(title, fontsize=11)
+    if result.delay:
+        figure.supxlabel(result.delay, fontsize=8)
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), fontsize=8)
+    return figure
+
+
+def _part_to_draw(result: Prediction, rate_hz: int) -> slice:
+    """Return a few seconds from the start of the longest stretch that is predicted."""
+    is_predicted = np.isfinite(result.prediction).all(axis=1)
+    numbers, starts, counts = np.unique(
+        np.where(is_predicted, result.stretch, -1), return_index=True, return_counts=True
+    )
+    counts[numbers < 0] = 0
+    start = int(starts[np.argmax(counts)])
+    return slice(start, min(start + int(FIGURE_S * rate_hz), len(is_predicted)))
+
+
+def _nrmse_percent(result: Prediction, targets: Sequence[Target]) -> np.ndarray:
+    """Return NRMSE in % per target over the samples that are measured and predicted, or NaN."""
+    both = np.isfinite(result.prediction).all(axis=1) & np.isfinite(result.truth).all(axis=1)
+    if not both.any():
+        return np.full(len(targets), np.nan)
+    with warnings.catch_warnings():  # about a constant target, whose NRMSE is NaN
+        warnings.simplefilter("ignore", RuntimeWarning)
+        names = [target.name for target in targets]
+        return score(result.truth[both], result.prediction[both], names)["nrmse_percent"]

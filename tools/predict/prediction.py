@@ -1,0 +1,322 @@
+"""Predict a recording in overlapping windows, or repeat the test of the run."""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from common import training
+from common.data import Recording
+from common.files import InputError
+from common.windows import PROTOCOLS, Windows, cut_windows
+from tools.predict.recording import STRETCH, TIME, Samples, choose_subject
+from tools.predict.sensors import find_doubts
+from tools.trained import Trained
+
+BATCH_SIZE = 64
+WARM_UP_CALLS, TIMED_CALLS = 3, 10
+MAX_THREADS = 1024
+
+
+class Prediction(NamedTuple):
+    """The prediction for every sample of a recording.
+
+    Attributes:
+        labels: a line per sample: where it comes from, and its time.
+        stretch: `(samples,)` number of its stretch, -1 for none.
+        prediction: `(samples, K)` float32, NaN where nothing can be predicted.
+        truth: `(samples, K)` measured targets, NaN where there are none.
+        delay: the delay of a live estimate, in a sentence; empty for a repeated test.
+        warnings: doubts about the sensors.
+    """
+
+    labels: pd.DataFrame
+    stretch: np.ndarray
+    prediction: np.ndarray
+    truth: np.ndarray
+    delay: str = ""
+    warnings: Sequence[str] = ()
+
+
+# A new recording ----------------------------------------------------------------------------------
+
+
+def predict_recording(
+    trained: Trained, path: Path, samples: Samples, hop: int, device: torch.device
+) -> Prediction:
+    """Predict every stretch of a recording that is at least as long as a window.
+
+    Prints what is left out, what is implausible, and the delay of a live estimate.
+
+    Args:
+        trained: the network, on `device`.
+        path: the file of the recording, for errors.
+        samples: the recording.
+        hop: samples from one window to the next.
+        device: device of the network.
+
+    Raises:
+        InputError: Nothing can be predicted, or the output of the network is not finite.
+    """
+    script = trained.script
+    windows = Windows(
+        [signal.to(device) for signal in trained.inputs(samples.values)],
+        samples.values["targets"].to(device),
+        overlapping_windows(samples.stretch, script.WINDOW, hop),
+    )
+    is_predicted = np.zeros(len(samples.stretch), bool)
+    is_predicted[windows.samples.cpu().numpy()] = True
+    _report_left_out(path, trained, samples.stretch, is_predicted)
+    warnings = find_doubts(trained, samples)
+    for warning in warnings:
+        print(f"WARNING: {warning}")
+    delay = _describe_delay(trained, windows, hop)
+    prediction = blend(trained, windows)
+    if np.isnan(prediction[is_predicted]).any():
+        raise InputError(
+            f"{path}: the output of the network is not finite; its training diverged, or the "
+            "values are far too large: check the units"
+        )
+    print(delay)
+    truth = samples.values["targets"].numpy()
+    return Prediction(samples.labels, samples.stretch, prediction, truth, delay, warnings)
+
+
+def overlapping_windows(stretch: np.ndarray, window: int, hop: int) -> np.ndarray:
+    """Cut every stretch that is long enough into windows; the last one ends with the stretch.
+
+    Args:
+        stretch: `(samples,)` number of the stretch, increasing; -1 for samples in none.
+        window: samples per window, T.
+        hop: samples from one window to the next, at most `window`.
+
+    Returns:
+        Sample numbers `(windows, T)`.
+    """
+    bounds = np.flatnonzero(np.diff(stretch, prepend=-1, append=-1))
+    starts: list[int] = []
+    for start, stop in pairwise(bounds.tolist()):
+        last = stop - window
+        if stretch[start] >= 0 and last >= start:
+            starts += [*range(start, last, hop), last]
+    return np.array(starts, np.int64)[:, None] + np.arange(window)
+
+
+def blending_weights(window: int) -> Tensor:
+    """Return the weights `(T,)` of a window's samples, float64, above 0 and lowest at its ends."""
+    middle = torch.arange(window, dtype=torch.float64) + 0.5
+    return torch.sin(torch.pi * middle / window) ** 2
+
+
+def blend(trained: Trained, windows: Windows) -> np.ndarray:
+    """Return the prediction `(samples, K)` float32, a weighted mean over the windows of a sample.
+
+    A sample in one window has the prediction of that window, a sample in none has NaN.
+    """
+    samples, targets = len(windows.signals[0]), len(trained.script.TARGETS)
+    total = torch.zeros(samples, targets, dtype=torch.float64)
+    weight = torch.zeros(samples, dtype=torch.float64)
+    weights = blending_weights(windows.samples.shape[1])
+    for numbers, predicted in _predict_batches(trained, windows, BATCH_SIZE):
+        total.index_add_(0, numbers.flatten(), (weights[:, None] * predicted).flatten(0, 1))
+        weight.index_add_(0, numbers.flatten(), weights.repeat(len(numbers)))
+    return (total / weight[:, None]).float().numpy()  # 0 / 0 is NaN
+
+
+@torch.no_grad()
+def _predict_batches(
+    trained: Trained, windows: Windows, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield sample numbers `(B, T)` and predictions `(B, T, K)` on the CPU, batch by batch."""
+    with tqdm(total=len(windows), unit="window", leave=False, disable=None) as bar:
+        for indices in windows.batches(batch_size):
+            predicted = trained.network(*windows[indices].inputs)
+            yield windows.samples[indices].cpu(), predicted.cpu()
+            bar.update(len(indices))
+
+
+def _report_left_out(
+    path: Path, trained: Trained, stretch: np.ndarray, is_predicted: np.ndarray
+) -> None:
+    """Print how many samples cannot be predicted, and why.
+
+    Raises:
+        InputError: None can be predicted.
+    """
+    samples, window, rate_hz = len(stretch), trained.script.WINDOW, trained.script.RATE_HZ
+    incomplete = int((stretch < 0).sum())
+    short = samples - incomplete - int(is_predicted.sum())
+    reasons = []
+    if short:
+        reasons.append(
+            f"{short:,} are in stretches shorter than a window of {window} samples "
+            f"({window / rate_hz:g} s)"
+        )
+    if incomplete:
+        reasons.append(f"{incomplete:,} lack a value that the network reads")
+    if not is_predicted.any():
+        raise InputError(
+            f"{path}: none of {samples:,} samples can be predicted: "
+            f"{'; '.join(reasons) or 'it is empty'}; supply a longer recording"
+        )
+    print(f"Samples: {samples:,}, {samples / rate_hz / 60:.1f} minutes")
+    if reasons:
+        print(f"NOTICE: not predicted, and left empty: {'; '.join(reasons)}")
+
+
+@torch.no_grad()
+def _describe_delay(trained: Trained, windows: Windows, hop: int) -> str:
+    """Return how late a live estimate would be at most."""
+    one_window = windows[torch.zeros(1, dtype=torch.int64)].inputs
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    seconds = []
+    for _ in range(WARM_UP_CALLS + TIMED_CALLS):
+        started_at = time.perf_counter()
+        trained.network(*one_window).cpu()
+        seconds.append(time.perf_counter() - started_at)
+    torch.set_num_threads(threads)
+    computation_s = np.median(seconds[WARM_UP_CALLS:])
+    rate_hz = trained.script.RATE_HZ
+    return (
+        f"Delay of a live estimate: at most window {trained.script.WINDOW / rate_hz:g} s + hop "
+        f"{hop / rate_hz:g} s + computation {computation_s:.2g} s (median of {TIMED_CALLS} warm "
+        "calls, one CPU thread)"
+    )
+
+
+# The test of the run ------------------------------------------------------------------------------
+
+
+class RunSettings(NamedTuple):
+    """The settings of a run that the numbers of its test depend on.
+
+    Attributes:
+        protocol: `paper` or `strict`.
+        batch_size: windows per batch.
+        threads: CPU threads; None for a run on a GPU.
+        faster: ways to train faster.
+        test_subject: the held-out subject.
+        digest: hash of the data.
+    """
+
+    protocol: str
+    batch_size: int
+    threads: int | None
+    faster: list[str]
+    test_subject: str
+    digest: str
+
+
+def predict_as_tested(
+    checkpoint: Path, trained: Trained, path: Path, subject: str | None, device: torch.device
+) -> Prediction:
+    """Predict a subject in the windows and batches of the run's own test: the same numbers.
+
+    Prints whether the data and the predictions are those of the run.
+
+    Args:
+        checkpoint: file of the network; the predictions of its run are looked up beside it.
+        trained: the network, on `device`.
+        path: the data file of the run.
+        subject: id of the subject; None for the test subject of the run.
+        device: device of the network.
+
+    Raises:
+        InputError: The file, the subject or the settings in the checkpoint cannot be used.
+    """
+    settings = _run_settings(checkpoint, trained)
+    script = trained.script
+    recording = script.read(path)
+    subject = choose_subject(path, recording.subjects, subject or settings.test_subject)
+    if recording.digest() != settings.digest:
+        print(f"WARNING: {path} holds other samples than the data file of the run")
+    training.set_up(settings.threads or torch.get_num_threads(), settings.faster)
+    numbers, is_scored = cut_windows(
+        recording, [subject], script.WINDOW, settings.protocol, cover_tails=True
+    )
+    if not len(numbers):
+        raise InputError(f"{path}: subject {subject}: no full window; choose another --subject")
+    values = recording.to(device).samples
+    windows = Windows(trained.inputs(values), values["targets"], numbers)
+    batches = [
+        predicted for _, predicted in _predict_batches(trained, windows, settings.batch_size)
+    ]
+    prediction = torch.cat(batches).numpy()[is_scored]
+    samples = numbers[is_scored]
+    if subject == settings.test_subject:
+        _compare(checkpoint, prediction)
+    return Prediction(
+        _label(recording, samples, script.RATE_HZ),
+        recording.stretch[samples],
+        prediction,
+        recording.samples["targets"][samples].numpy(),
+    )
+
+
+def _run_settings(checkpoint: Path, trained: Trained) -> RunSettings:
+    """Return the settings in the description of the checkpoint, after checking their types."""
+    try:
+        saved = trained.description["settings"]
+        settings = RunSettings(
+            saved["protocol"],
+            saved["batch_size"],
+            saved.get("threads"),
+            saved.get("faster", []),
+            trained.description["test_subject"],
+            saved["data"]["digest"],
+        )
+        threads = settings.threads or 1
+        is_usable = (
+            settings.protocol in PROTOCOLS
+            and all(type(count) is int for count in (settings.batch_size, threads))
+            and settings.batch_size > 0
+            and 0 < threads <= MAX_THREADS
+            and isinstance(settings.faster, list)
+            and isinstance(settings.test_subject, str)
+        )
+    except (KeyError, TypeError, AttributeError):
+        is_usable = False
+    if not is_usable:
+        raise InputError(
+            f"{checkpoint}: does not say how its run was tested; leave out --as-tested, or use a "
+            "checkpoint of this collection"
+        )
+    return settings
+
+
+def _label(recording: Recording, samples: np.ndarray, rate_hz: int) -> pd.DataFrame:
+    """Return subject, activity, stretch and time from the start of the stretch, per sample."""
+    stretch = recording.stretch[samples]
+    first = np.searchsorted(recording.stretch, stretch)
+    labels = {"subject": np.array(recording.subjects)[recording.subject[samples]]}
+    if any(recording.activities):
+        labels["activity"] = np.array(recording.activities)[recording.activity[samples]]
+    return pd.DataFrame({**labels, STRETCH: stretch + 1, TIME: (samples - first) / rate_hz})
+
+
+def _compare(checkpoint: Path, prediction: np.ndarray) -> None:
+    """Print how far the prediction is from that of the run, if it lies beside the checkpoint."""
+    path = checkpoint.parent.parent / "predictions" / f"{checkpoint.stem}.npz"
+    if not path.exists():
+        return
+    try:
+        before = np.load(path)["prediction"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: damaged; delete it, or copy it again") from error
+    if before.shape != prediction.shape:
+        print(f"WARNING: {path} holds {len(before):,} samples, this test {len(prediction):,}")
+    elif np.array_equal(before, prediction):
+        print(f"Equal to {path}, bit for bit")
+    else:
+        print(f"Differs from {path} by at most {np.abs(before - prediction).max():.2g}")

@@ -1,0 +1,299 @@
+"""The recording to predict: samples at the network's rate, and the stretches they form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from common.data import (
+    DATASET_A_ACTIVITIES,
+    DATASET_A_COLUMNS,
+    Columns,
+    Table,
+    _column_names,
+    _member,
+    _subject_keys,
+    _table,
+    dataset_b_tables,
+    open_hdf5,
+)
+from common.files import InputError
+from common.runs import Script
+from tools.signals import TO_M_S2, TO_RAD_S
+from tools.trained import Trained
+
+TIME = "time (s)"
+STRETCH = "stretch"
+ACC_UNITS = {"m/s2": TO_M_S2["m/s²"], "g": TO_M_S2["g"]}  # in m/s², the unit of both datasets
+GYR_UNITS = TO_RAD_S  # in rad/s
+DATASET_GYR_UNIT = {"a": "rad/s", "b": "deg/s"}
+
+
+class Piece(NamedTuple):
+    """Samples that follow one another in a file.
+
+    Attributes:
+        labels: column of the output -> `(samples,)`: where the samples come from, the time last.
+        columns: the measured columns, at the network's rate.
+        trial: `(samples,)` number of the trial or step; no window crosses from one to the next.
+        recorded: `(recorded samples, C)` the columns of the inputs before resampling.
+        recorded_hz: their rate.
+    """
+
+    labels: dict[str, np.ndarray]
+    columns: Columns
+    trial: np.ndarray
+    recorded: np.ndarray
+    recorded_hz: float
+
+
+@dataclass(frozen=True)
+class Samples:
+    """All samples of a recording, whether they can be predicted or not.
+
+    Attributes:
+        labels: a line per sample: where it comes from, the number of its stretch and its time.
+        values: modality, or `"targets"`, -> `(samples, C)` float32; NaN where nothing was measured.
+        stretch: `(samples,)` number of the stretch, from 0; -1 where the network lacks an input.
+        recorded: `(recorded samples, C)` the columns of the inputs before resampling.
+        recorded_hz: their rate.
+    """
+
+    labels: pd.DataFrame
+    values: dict[str, Tensor]
+    stretch: np.ndarray
+    recorded: np.ndarray
+    recorded_hz: float
+
+
+class Units(NamedTuple):
+    """Units of a recording; None for those of the dataset.
+
+    Attributes:
+        acc: a key of `ACC_UNITS`.
+        gyr: a key of `GYR_UNITS`.
+    """
+
+    acc: str | None
+    gyr: str | None
+
+    def factors(self, dataset: str) -> dict[str, float]:
+        """Return, per modality, the factor to the unit of the dataset, `a` or `b`."""
+        own_unit = DATASET_GYR_UNIT[dataset]
+        gyr_factor = GYR_UNITS[self.gyr or own_unit] / GYR_UNITS[own_unit]
+        return {"acc": ACC_UNITS[self.acc or "m/s2"], "gyr": gyr_factor}
+
+
+def input_columns(trained: Trained) -> list[str]:
+    """Return the columns that the network's inputs are computed from."""
+    return trained.script.column_names(trained.sensor_set)
+
+
+def script_columns(script: Script) -> list[str]:
+    """Return all columns that a script reads."""
+    columns = Columns(Path(), "", {}, np.empty((0, 1)), fill_missing=True)
+    script.prepare(columns)
+    return list(columns.nan_counts)  # has an entry for every column that was looked up
+
+
+def target_columns(script: Script) -> list[str]:
+    """Return the columns that only the targets are computed from."""
+    sets = script.SENSOR_SETS.values()
+    of_inputs = {name for sensor_set in sets for name in script.column_names(sensor_set)}
+    return [name for name in script_columns(script) if name not in of_inputs]
+
+
+def columns_to_read(path: Path, trained: Trained, names: Sequence[str]) -> list[str]:
+    """Return the columns of the inputs and, if the file has all of them, of the targets.
+
+    Args:
+        path: the file, for the error.
+        trained: the network.
+        names: the columns of the file.
+
+    Raises:
+        InputError: A column of the inputs is missing.
+    """
+    needed = input_columns(trained)
+    missing = [name for name in needed if name not in names]
+    if missing:
+        raise InputError(
+            f"{path}: no column {', '.join(missing)}, which the network reads; add the column, "
+            "rename yours, or use the checkpoint of a smaller sensor set"
+        )
+    targets = target_columns(trained.script)
+    return needed + (targets if set(targets) <= set(names) else [])
+
+
+# From pieces to samples ---------------------------------------------------------------------------
+
+
+def join_pieces(path: Path, trained: Trained, pieces: Iterable[Piece], units: Units) -> Samples:
+    """Prepare the pieces of a recording as the network's script does, and number the stretches.
+
+    Args:
+        path: the file, for the error.
+        trained: the network.
+        pieces: the pieces.
+        units: units of the recording.
+
+    Raises:
+        InputError: There is no piece, or a value is infinite.
+    """
+    factors = units.factors(trained.script.DATASET)
+    labels, values, stretches, recorded, count = [], [], [], [], 0
+    for piece in pieces:
+        prepared = _prepare(trained, piece.columns, factors)
+        inputs = torch.cat(trained.inputs(prepared), dim=-1)
+        if inputs.isinf().any():
+            raise InputError(
+                f"{piece.columns.path}: {piece.columns.place}: divided by 0; supply the body height"
+            )
+        is_usable = inputs.isfinite().all(dim=-1).numpy()
+        stretch = _number_stretches(is_usable, piece.trial, first=count)
+        count = max(count, int(stretch.max(initial=-1)) + 1)
+        *places, time = piece.labels
+        lines = {name: piece.labels[name] for name in places}
+        lines[STRETCH] = pd.Series(stretch + 1, dtype="Int64").where(is_usable)
+        labels.append(pd.DataFrame({**lines, time: piece.labels[time]}))
+        values.append(prepared)
+        stretches.append(stretch)
+        recorded.append(piece.recorded)
+    if not values:
+        raise InputError(
+            f"{path}: no two consecutive samples; supply a longer recording, or see --max-gap"
+        )
+    return Samples(
+        pd.concat(labels, ignore_index=True),
+        {name: torch.cat([part[name] for part in values]) for name in values[0]},
+        np.concatenate(stretches),
+        np.concatenate(recorded),
+        piece.recorded_hz,
+    )
+
+
+def _prepare(trained: Trained, columns: Columns, factors: Mapping[str, float]) -> dict[str, Tensor]:
+    """Return the modalities and the targets; what is not in the file is NaN."""
+    names = columns_to_read(columns.path, trained, list(columns.positions))
+    positions = {name: columns.positions[name] for name in names}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        prepared = trained.script.prepare(replace(columns, positions=positions, fill_missing=True))
+    samples = {name: torch.from_numpy(v.astype(np.float32)) for name, v in prepared.items()}
+    for modality, factor in factors.items():
+        samples[modality] *= factor
+    return samples
+
+
+def _number_stretches(is_usable: np.ndarray, trial: np.ndarray, first: int) -> np.ndarray:
+    """Number the stretches of usable samples within a trial, from `first`; -1 elsewhere."""
+    starts = np.concatenate([[True], (np.diff(trial) != 0) | ~is_usable[:-1]])[: len(is_usable)]
+    return np.where(is_usable, np.cumsum(starts & is_usable) - 1 + first, -1)
+
+
+# HDF5 ---------------------------------------------------------------------------------------------
+
+
+def read_hdf5(
+    path: Path, trained: Trained, subject: str | None, activities: Sequence[str] | None
+) -> Iterator[Piece]:
+    """Read one subject of a file in the layout of the network's dataset.
+
+    Args:
+        path: the file.
+        trained: the network.
+        subject: id of the subject; None for the only one.
+        activities: activities of Dataset A; None for all that the file has.
+
+    Yields:
+        A piece per activity (Dataset A), or one of all steps (Dataset B).
+
+    Raises:
+        InputError: The file cannot be used; the message names the place and the remedy.
+    """
+    script = trained.script
+    with open_hdf5(path) as file:
+        _check_dataset(path, file, script.DATASET)
+        if script.DATASET == "a":
+            tables, trial_label = _tables_a(path, file, subject, activities), "trial"
+        else:
+            tables, trial_label = [_table_b(path, file, subject, activities)], "step"
+        for table in tables:
+            block = table.read()
+            samples = len(block.trial)
+            labels = {"subject": np.full(samples, table.subject)}
+            if table.activity:
+                labels["activity"] = np.full(samples, table.activity)
+            number = block.trial + (1 if trial_label == "step" else 0)  # both count from 1
+            first = np.searchsorted(block.trial, block.trial)  # of the sample's trial
+            labels |= {trial_label: number, TIME: (np.arange(samples) - first) / script.RATE_HZ}
+            names = columns_to_read(path, trained, list(table.positions))
+            inputs = [table.positions[name] for name in names[: len(input_columns(trained))]]
+            recorded = block.columns.values[:, inputs]
+            yield Piece(labels, block.columns, block.trial, recorded, script.RATE_HZ)
+
+
+def choose_subject(path: Path, subjects: Sequence[str], wanted: str | None) -> str:
+    """Return the wanted subject, by number (`7` matches `07`), or the only one for None.
+
+    Raises:
+        InputError: There is no such subject, or there are several to choose from.
+    """
+    listed = " ".join(subjects)
+    if wanted is None:
+        if len(subjects) > 1:
+            raise InputError(f"{path}: several subjects; --subject takes one of {listed}")
+        return subjects[0]
+    by_number = {int(subject): subject for subject in subjects}
+    if not wanted.isdecimal() or int(wanted) not in by_number:
+        raise InputError(f"{path}: no subject {wanted}; --subject takes one of {listed}")
+    return by_number[int(wanted)]
+
+
+def _check_dataset(path: Path, file: h5py.File, dataset: str) -> None:
+    is_a = "All_subjects" in file
+    is_b = any(key.startswith("subject_") for key in file)
+    if (is_b and not is_a) if dataset == "a" else is_a:
+        found = "B" if dataset == "a" else "A"
+        raise InputError(
+            f"{path}: a file of Dataset {found}, but the network reads Dataset {dataset.upper()}; "
+            f"use a checkpoint of Dataset {found}"
+        )
+
+
+def _tables_a(
+    path: Path, file: h5py.File, subject: str | None, activities: Sequence[str] | None
+) -> list[Table]:
+    """Return the activities of one subject; unlike for training, one of them is enough."""
+    root = _member(path, file, "All_subjects")
+    keys = _subject_keys(path, root, "Subject_")
+    chosen = choose_subject(path, list(keys), subject)
+    group = _member(path, root, keys[chosen])
+    present = [name for name in DATASET_A_ACTIVITIES if name in group]
+    missing = [name for name in activities or () if name not in present]
+    if missing or not present:
+        raise InputError(
+            f"{path}: {group.name}: no {' or '.join(missing or DATASET_A_ACTIVITIES)}; "
+            + (f"--activity takes some of {' '.join(present)}" if present else "add one of them")
+        )
+    names = _column_names(path, file) or DATASET_A_COLUMNS
+    positions = {name: i for i, name in enumerate(names)}
+    tables = [_table(path, chosen, name, group[name], positions) for name in activities or present]
+    return [table for table in tables if len(table.dataset)]
+
+
+def _table_b(
+    path: Path, file: h5py.File, subject: str | None, activities: Sequence[str] | None
+) -> Table:
+    """Return the steps of one subject."""
+    if activities is not None:
+        raise InputError("--activity: Dataset B has no activities; leave the flag out")
+    tables = {table.subject: table for table in dataset_b_tables(path, file)}
+    return tables[choose_subject(path, list(tables), subject)]
