@@ -1,14 +1,26 @@
-"""Kinetics-FM networks on Dataset A (Camargo et al. 2021): IMUs of the right leg at 200 Hz.
+"""Kinetics-FM networks on Dataset A (Camargo et al. 2021): four IMUs, 200 Hz.
 
-Estimates four joint moments and the ground reaction force of the right leg from windows of 0.5 s.
-Rows of the table, each for every set of IMUs: Kinetics-FM-DLR-Net (`dlr`), a regression between a
-network trained for RMSE and one trained for correlation, which have rows of their own (`dlr_rmse`,
-`dlr_correlation`); and DL-Kinetics-FM-Net (`dl`), where what joins them is learned with them.
+The networks estimate four joint moments and the ground reaction force of the right leg in
+windows of 0.5 s.
 
-Models: KineticsFMNet, KineticsFMDLRNet, DLKineticsFMNet.
-Time and memory of a fold: see the README; 254 million parameters a row.
-Writes outputs/Dataset_A_kinetics_fm_models/<run>/: config.json, history.csv, metrics.csv,
-predictions/, checkpoints/, figures/.
+Rows of the table (baselines in the paper's Table III):
+    dlr_rmse-<set>           Kinetics-FM-Net trained for RMSE
+    dlr_correlation-<set>    Kinetics-FM-Net trained for correlation
+    dlr-<set>                Kinetics-FM-DLR-Net, a regression between these two networks
+    dl-<set>                 DL-Kinetics-FM-Net, two networks and the layers that combine them
+<set> is a sensor set, from the foot alone (`foot`) to all four IMUs (`all_imus`).
+Rows `dlr` and `dl` have about 254 million parameters each.
+
+Models: KineticsFMNet, built from BiGRUTrunk, Conv1DEncoder and Conv2DEncoder;
+KineticsFMDLRNet and DLKineticsFMNet, each built from two KineticsFMNets.
+Training: `train_and_test` minimizes the RMSE or the correlation loss of all outputs of a network
+(`branch_loss`), or both losses together for `dl` (`dual_loss`). `dlr` is not trained but fitted to
+the predictions of its two networks (`fit_regression`).
+Output: outputs/Dataset_A_kinetics_fm_models/<run>/ with config.json, history.csv,
+metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see the README.
+
+The first command reads data/dataset_a.h5 or, if there is no such file, runs briefly on
+synthetic data. The second holds out each subject in turn, as in the paper:
 
     python Dataset_A_kinetics_fm_models.py
     python Dataset_A_kinetics_fm_models.py --data data/dataset_a.h5 --test-subjects all
@@ -38,22 +50,23 @@ from common.runs import QuickLook, Row, Run
 from common.training import Criterion, Epoch, Loss, Progress, accelerate, predict
 from common.windows import Batch, Fold, Windows, make_fold
 
-# What the paper fixes --------------------------------------------------------------------------
+# Data and hyperparameters of the paper ---------------------------------------------------------
 
 DATASET = "a"
 RATE_HZ = 200
-WINDOW = 100  # samples, 0.5 s
-EPOCHS = 40
+WINDOW = 100  # samples: 0.5 s
+EPOCHS = 40  # at most
 LEARNING_RATE = 1e-3
-RMSE_DROPOUTS = (0.1, 0.1, 0.1)  # of the three recurrent trunks
-DLR_CORRELATION_DROPOUTS = (0.5, 0.5, 0.5)
-DL_CORRELATION_DROPOUTS = (0.5, 0.5, 0.5)
+RMSE_DROPOUTS = (0.1, 0.1, 0.1)  # in the three recurrent trunks of the RMSE networks
+DLR_CORRELATION_DROPOUTS = (0.5, 0.5, 0.5)  # in the trunks of Kinetics-FM-DLR-Net
+DL_CORRELATION_DROPOUTS = (0.5, 0.5, 0.5)  # in the trunks of DL-Kinetics-FM-Net
 CORRELATION_GATE_DROPOUT = 0.4
-BIAS_PENALTY = 0.001  # of the sum of squared biases of the heads
-FITTED_ON = {"paper": "test", "strict": "validation"}  # windows that the DLR line is fitted to
+BIAS_PENALTY = 0.001  # weight of the sum of squared biases of the heads in the loss
+# Windows to fit the regression of Kinetics-FM-DLR-Net to; it uses predictions, no measurements
+FITTED_ON = {"paper": "test", "strict": "validation"}
 
-SENSORS = ("foot", "shank", "thigh", "trunk")  # of the right side, in the order of the columns
-MUSCLES = (
+SENSORS = ("foot", "shank", "thigh", "trunk")  # right leg and trunk, in the order of the columns
+MUSCLES = (  # processed EMG
     *("gastrocmed", "tibialisanterior", "soleus", "vastusmedialis", "vastuslateralis"),
     *("rectusfemoris", "bicepsfemoris", "semitendinosus", "gracilis", "gluteusmedius"),
     "rightexternaloblique",
@@ -70,7 +83,7 @@ TARGET_COLUMNS = (
     *("knee_angle_r_moment", "ankle_angle_r_moment"),
     *("right_vx", "right_vy", "right_vz"),
 )
-TARGETS = (  # moments over body weight x height, forces over body weight
+TARGETS = (  # moments divided by body weight times height, forces by body weight
     Target("hip flexion moment", "BW·BH"),
     Target("hip adduction moment", "BW·BH"),
     Target("knee moment", "BW·BH"),
@@ -82,7 +95,7 @@ TARGETS = (  # moments over body weight x height, forces over body weight
 
 
 def column_names(sensor_set: SensorSet) -> list[str]:
-    """Return the columns of the file that the inputs of a sensor set are computed from."""
+    """Return the names of the columns from which the inputs of a sensor set are computed."""
     imus = [
         f"{sensor}_{kind}_{axis}"
         for kind in ("Accel", "Gyro")
@@ -93,7 +106,10 @@ def column_names(sensor_set: SensorSet) -> list[str]:
 
 
 def prepare(columns: Columns) -> dict[str, np.ndarray]:
-    """Return the modalities `(samples, C)` - acc in m/s², gyr in rad/s, EMG - and the targets."""
+    """Return the modalities `(samples, C)` and the targets `(samples, K)`.
+
+    Units: acc in m/s², gyr in rad/s, EMG relative to its maximum.
+    """
     return {
         "acc": columns[[f"{sensor}_Accel_{axis}" for sensor in SENSORS for axis in "XYZ"]],
         "gyr": columns[[f"{sensor}_Gyro_{axis}" for sensor in SENSORS for axis in "XYZ"]],
@@ -108,7 +124,7 @@ def read(path: Path) -> Recording:
 
 
 def select(samples: Mapping[str, Tensor], sensor_set: SensorSet) -> list[Tensor]:
-    """Return one tensor `(..., C)` per modality of a sensor set, three channels per IMU."""
+    """Return one tensor `(..., C)` per modality of a sensor set, with three channels per IMU."""
     imus = [SENSORS.index(sensor) for sensor in sensor_set.sensors]
     return [
         torch.cat([samples[modality][..., 3 * i : 3 * i + 3] for i in imus], dim=-1)
@@ -122,19 +138,21 @@ def select(samples: Mapping[str, Tensor], sensor_set: SensorSet) -> list[Tensor]
 
 
 class BiGRUTrunk(nn.Module):
-    """Read a window by two recurrent layers over time, and lay all time steps side by side.
+    """Encode a window with two BiGRU layers and flatten the features of all time steps.
 
-    Source: Kinetics-FM-Net (Hossain et al. 2023), recurrent trunk, in the sizes of
-    Kinetics-MFFM-Net's baseline.
+    Source: Kinetics-FM-Net (Hossain et al. 2023), recurrent trunk, with the sizes of the baseline
+    in Kinetics-MFFM-Net.
 
     Needs: nothing.
 
     Args:
-        channels: C. dropout: After each recurrent layer.
-        hidden_sizes: Units per direction of the first and the second recurrent layer.
+        channels: number of channels, C.
+        dropout: dropout probability after each BiGRU layer.
+        hidden_sizes: units per direction of the first and the second BiGRU layer.
 
     Shape:
-        `(B, T, C)` to `(B, T * 2 * hidden_sizes[1])`.
+        Input: `(B, T, C)`: windows, samples in time, channels.
+        Output: `(B, T * 2 * hidden_sizes[1])`.
 
     Example:
         >>> BiGRUTrunk(6, dropout=0.1)(torch.zeros(2, 100, 6)).shape
@@ -153,27 +171,30 @@ class BiGRUTrunk(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Read `(B, T, C)` into `(B, T * 2 * hidden_sizes[1])`."""
+        """Encode `(B, T, C)` as `(B, T * 2 * hidden_sizes[1])`."""
         for layer in self.layers:
             x = self.dropout(layer(x)[0])
         return x.flatten(1)
 
 
 class Conv1DEncoder(nn.Module):
-    """Encode a window by convolutions over the time of all channels together.
+    """Encode a window with 1D convolutions over time.
 
     Source: Kinetics-FM-Net (Hossain et al. 2023), 1D branch. Four blocks of convolution, ReLU,
-    BatchNorm and max pooling, then two Linear layers with ReLU and dropout at each time step that
-    is left.
+    BatchNorm and max pooling are followed by two Linear layers with ReLU and dropout, applied to
+    each of the remaining time steps.
 
     Needs: nothing.
 
     Args:
-        channels: C. maps: Feature maps of the convolutions, each of which halves the time.
-        hidden_sizes: Units of the Linear layers. dropout: After each of them.
+        channels: number of channels, C.
+        maps: feature maps of each convolution; the pooling after it halves the time steps.
+        hidden_sizes: units of the Linear layers.
+        dropout: dropout probability after each Linear layer.
 
     Shape:
-        `(B, T, C)` to `(B, steps * hidden_sizes[-1])`, with `T // 16` steps left of `T`.
+        Input: `(B, T, C)`: windows, samples in time, channels.
+        Output: `(B, steps * hidden_sizes[-1])`; four poolings leave `T // 16` time steps.
 
     Example:
         >>> Conv1DEncoder(6)(torch.zeros(2, 100, 6)).shape
@@ -214,24 +235,26 @@ class Conv1DEncoder(nn.Module):
 
 
 class Conv2DEncoder(nn.Module):
-    """Encode a window by convolutions over the signals and the time of each IMU.
+    """Encode a window with 2D convolutions over the signals and the time of each IMU.
 
     Source: Kinetics-MFFM-Net, baseline 2D convolution, and Kinetics-FM-Net (Hossain et al. 2023),
-    2D branch. A plane is one IMU: its six signals, acc xyz and gyr xyz, are the height, time is
-    the width. Four blocks of convolution, ReLU, BatchNorm and max pooling, then two Linear layers
-    with ReLU and dropout at each time step that is left.
+    2D branch. Each IMU is one input plane, whose height is its six signals (acc xyz, gyr xyz) and
+    whose width is time. Four blocks of convolution, ReLU, BatchNorm and max pooling are followed by
+    two Linear layers with ReLU and dropout, applied to each of the remaining time steps.
 
     Needs: nothing.
 
     Args:
-        sensors: IMUs, S.
-        maps: Feature maps of the convolutions.
-        pools: Heights and widths of the pooling; heights reduce the six signals to one.
-        hidden_sizes: Units of the Linear layers. dropout: After each of them.
+        sensors: number of IMUs, S.
+        maps: feature maps of each convolution.
+        pools: height and width of each max pooling; the heights must reduce the six signals to one.
+        hidden_sizes: units of the Linear layers.
+        dropout: dropout probability after each Linear layer.
 
     Shape:
-        `(B, T, 6 * S)`, acc xyz of all IMUs and then gyr xyz of all IMUs, to
-        `(B, steps * hidden_sizes[-1])`, with `T // 16` steps left of `T`.
+        Input: `(B, T, 6 * S)`: windows, samples in time, channels (acc xyz of all IMUs, then gyr
+            xyz of all IMUs).
+        Output: `(B, steps * hidden_sizes[-1])`; the default pooling leaves `T // 16` time steps.
 
     Example:
         >>> Conv2DEncoder(sensors=1)(torch.zeros(2, 100, 6)).shape
@@ -262,7 +285,7 @@ class Conv2DEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def planes(self, x: Tensor) -> Tensor:
-        """Lay `(B, T, 6 * S)` out as `(B, S, 6, T)`: per IMU its acc xyz and then its gyr xyz."""
+        """Rearrange `(B, T, 6 * S)` to `(B, S, 6, T)`: for each IMU acc xyz, then gyr xyz."""
         x = x.unflatten(-1, (2, -1, 3))  # (B, T, kind, S, axis)
         return x.permute(0, 3, 2, 4, 1).flatten(2, 3)  # (B, S, 6, T)
 
@@ -278,7 +301,14 @@ class Conv2DEncoder(nn.Module):
 
 
 class KineticsFMOutputs(NamedTuple):
-    """The gated sum, and the branches it is made of; each `(B, T, K)`."""
+    """The outputs of a Kinetics-FM-Net, `(B, T, K)` each.
+
+    Attributes:
+        output: the gated sum of the branches.
+        recurrent: the branch with a recurrent trunk only.
+        conv1d: the branch with a recurrent trunk and 1D convolutions.
+        conv2d: the branch with a recurrent trunk and 2D convolutions.
+    """
 
     output: Tensor
     recurrent: Tensor
@@ -287,27 +317,32 @@ class KineticsFMOutputs(NamedTuple):
 
 
 class KineticsFMNet(nn.Module):
-    """Estimate the targets of a window by three branches, summed under one gate.
+    """Estimate the targets of a window as the gated sum of three branches.
 
-    Source: Kinetics-FM-Net (Hossain et al. 2023). The input is normed per channel over batch and
-    time (no learned scale). Each branch has a recurrent trunk of its own; the second also has 1D,
-    the third 2D convolutions. With the gate `g(y) = sigmoid(Linear(ReLU(Linear(y))))` that the
-    branches share, the output is the sum of `g(y) * y` over the branches' outputs y. Nearly all
-    parameters are in the heads, one Linear from all time steps to all time steps.
+    Source: Kinetics-FM-Net (Hossain et al. 2023). Each channel is normalized over batch and time
+    (without learned scale and shift). Each branch has its own recurrent trunk; the second branch
+    adds 1D convolutions, the third 2D convolutions. All branches share the gate
+    `g(y) = sigmoid(Linear(ReLU(Linear(y))))`; the output is the sum of `g(y) * y` over the branch
+    outputs y. Most parameters are in the heads of the branches, Linear layers from the features of
+    all time steps to the targets of all time steps.
 
     Needs: BiGRUTrunk, Conv1DEncoder, Conv2DEncoder, KineticsFMOutputs, typing.NamedTuple
 
     Args:
-        sensors: IMUs, S. targets: K. window: T, in samples, at least 16.
-        trunk_dropouts: Of the recurrent trunks of the three branches.
-        gate_dropout: Within the gate.
-        hidden_sizes: Units per direction of the trunks' recurrent layers.
+        sensors: number of IMUs, S.
+        targets: number of targets, K.
+        window: samples per window, T, at least 16.
+        trunk_dropouts: dropout probability in the recurrent trunk of each branch.
+        gate_dropout: dropout probability inside the gate.
+        hidden_sizes: units per direction of the first and the second layer of the trunks.
 
     Shape:
-        `(B, T, 6 * S)`, acc xyz of all IMUs and then gyr xyz of all IMUs, to `(B, T, K)`.
+        Input: `(B, T, 6 * S)`: windows, samples in time, channels (acc xyz of all IMUs, then gyr
+            xyz of all IMUs).
+        Output: `(B, T, K)`, in the units of the targets.
 
     Example:
-        >>> with torch.device("meta"):  # shapes only: windows of 100 make it 127 million parameters
+        >>> with torch.device("meta"):  # shapes only: 127 million parameters at window=100
         ...     model = KineticsFMNet(1, targets=7, window=20, trunk_dropouts=(0.1, 0.1, 0.1))
         ...     model(torch.zeros(2, 20, 6)).shape
         torch.Size([2, 20, 7])
@@ -347,8 +382,8 @@ class KineticsFMNet(nn.Module):
         self.window = window
 
     def branches(self, x: Tensor) -> KineticsFMOutputs:
-        """Estimate by the three branches and by their gated sum."""
-        x = self.norm(x.transpose(1, 2)).transpose(1, 2)  # BatchNorm1d takes (B, C, T)
+        """Return the gated sum and the outputs of the three branches."""
+        x = self.norm(x.transpose(1, 2)).transpose(1, 2)  # BatchNorm1d expects (B, C, T)
         features = [trunk(x) for trunk in self.trunks]  # (B, T * 512) each
         features[1] = torch.cat([features[1], self.conv1d(x)], dim=1)
         features[2] = torch.cat([features[2], self.conv2d(x)], dim=1)
@@ -364,28 +399,33 @@ class KineticsFMNet(nn.Module):
 
 
 class KineticsFMDLRNet(nn.Module):
-    """Put the output of a network trained for correlation on the scale of one trained for RMSE.
+    """Estimate the targets with a correlation network, rescaled to match an RMSE network.
 
-    Source: Kinetics-FM-DLR-Net (Hossain et al. 2023). Two Kinetics-FM-Nets are trained apart, one
-    for RMSE and one for correlation, whose scale and offset are arbitrary. Per target, the
-    ordinary least squares line from the second's predictions to the first's is applied to the
-    second's: it needs no measured target. A target of which the correlation network predicts a
-    constant has no such line: it gets the mean of the RMSE network's predictions.
+    Source: Kinetics-FM-DLR-Net (Hossain et al. 2023). Two Kinetics-FM-Nets are trained separately:
+    one with the RMSE loss, one with the correlation loss, which leaves the scale and offset of its
+    output arbitrary. For each target, `fit` regresses the predictions of the RMSE network on those
+    of the correlation network (ordinary least squares, no measured targets needed); the output is
+    that line, applied to the prediction of the correlation network. If the correlation network
+    predicts a constant for a target, the output is the mean of the RMSE network's predictions.
 
     Needs: BiGRUTrunk, Conv1DEncoder, Conv2DEncoder, KineticsFMOutputs, KineticsFMNet,
         typing.NamedTuple, warnings.warn
 
     Args:
-        sensors: IMUs, S. targets: K. window: T, in samples, at least 16.
-        rmse_dropouts: Of the RMSE network's trunks.
-        correlation_dropouts: Of the correlation network's trunks.
-        correlation_gate_dropout: Within the correlation network's gate.
+        sensors: number of IMUs, S.
+        targets: number of targets, K.
+        window: samples per window, T, at least 16.
+        rmse_dropouts: dropout probabilities in the three trunks of the RMSE network.
+        correlation_dropouts: dropout probabilities in the three trunks of the correlation network.
+        correlation_gate_dropout: dropout probability inside the gate of the correlation network.
 
     Shape:
-        `(B, T, 6 * S)`, acc xyz of all IMUs and then gyr xyz of all IMUs, to `(B, T, K)`.
+        Input: `(B, T, 6 * S)`: windows, samples in time, channels (acc xyz of all IMUs, then gyr
+            xyz of all IMUs).
+        Output: `(B, T, K)`, in the units of the targets.
 
     Example:
-        >>> with torch.device("meta"):  # shapes only: windows of 100 make it 254 million parameters
+        >>> with torch.device("meta"):  # shapes only: 254 million parameters at window=100
         ...     dropouts = {"rmse_dropouts": (0.1, 0.1, 0.1), "correlation_dropouts": (0.5,) * 3}
         ...     model = KineticsFMDLRNet(1, targets=7, window=20, **dropouts)
         ...     model(torch.zeros(2, 20, 6)).shape
@@ -415,10 +455,14 @@ class KineticsFMDLRNet(nn.Module):
         self.register_buffer("offset", torch.zeros(targets, dtype=torch.float64))
 
     def fit(self, rmse_prediction: Tensor, correlation_prediction: Tensor) -> None:
-        """Fit the line of each target to what both networks predict for the same samples.
+        """Fit the line of each target to the predictions of both networks.
+
+        Warns of targets for which the correlation network predicts a constant.
 
         Args:
-            rmse_prediction: `(samples, K)`. correlation_prediction: `(samples, K)`.
+            rmse_prediction: predictions of the RMSE network, `(samples, K)`.
+            correlation_prediction: predictions of the correlation network for the same samples,
+                `(samples, K)`.
         """
         x, y = correlation_prediction.double(), rmse_prediction.double()
         constant = x.amax(dim=0) == x.amin(dim=0)
@@ -430,7 +474,7 @@ class KineticsFMDLRNet(nn.Module):
                 RuntimeWarning,
                 stacklevel=2,
             )
-        deviation = x - x.mean(dim=0)  # two passes: no difference of large sums
+        deviation = x - x.mean(dim=0)  # two-pass: avoids cancellation
         slope = (deviation * (y - y.mean(dim=0))).sum(dim=0) / deviation.square().sum(dim=0)
         self.slope = slope.masked_fill(constant, 0.0)
         self.offset = y.mean(dim=0) - self.slope * x.mean(dim=0)
@@ -442,18 +486,21 @@ class KineticsFMDLRNet(nn.Module):
 
 
 class DualGRU(nn.Module):
-    """Weigh two predictions against each other over time: one number per time step and target.
+    """Compute one coefficient per time step and target from two predictions.
 
-    Source: DL-Kinetics-FM-Net (Hossain et al. 2022), the layers of its gain and of its offset: a
-    GRU for each prediction, one over both, and a Linear. One layer, forward in time.
+    Source: DL-Kinetics-FM-Net (Hossain et al. 2022), layers that compute its gain and its offset:
+    one GRU per prediction, a GRU over the features of both, and a Linear layer. The GRUs have a
+    single layer and run forward in time.
 
     Needs: nothing.
 
     Args:
-        targets: K. hidden_size: Units of each GRU.
+        targets: number of targets, K.
+        hidden_size: units of each GRU.
 
     Shape:
-        Two of `(B, T, K)` to `(B, T, K)`.
+        Input: two predictions, `(B, T, K)` each: windows, samples in time, targets.
+        Output: `(B, T, K)`, before the activation.
 
     Example:
         >>> rmse, correlation = torch.zeros(2, 100, 7), torch.zeros(2, 100, 7)
@@ -469,14 +516,20 @@ class DualGRU(nn.Module):
         self.linear = nn.Linear(hidden_size, targets)
 
     def forward(self, rmse_prediction: Tensor, correlation_prediction: Tensor) -> Tensor:
-        """Weigh two predictions `(B, T, K)`."""
+        """Compute coefficients `(B, T, K)` from two predictions `(B, T, K)`."""
         rmse, _ = self.rmse_gru(rmse_prediction)
         correlation, _ = self.correlation_gru(correlation_prediction)
         return self.linear(self.gru(torch.cat([rmse, correlation], dim=-1))[0])
 
 
 class DLKineticsFMOutputs(NamedTuple):
-    """The final output `(B, T, K)`, and the outputs of the two networks it is made of."""
+    """The outputs of a DL-Kinetics-FM-Net.
+
+    Attributes:
+        output: the final output, `(B, T, K)`.
+        rmse: the outputs of the RMSE network.
+        correlation: the outputs of the correlation network.
+    """
 
     output: Tensor
     rmse: KineticsFMOutputs
@@ -484,26 +537,31 @@ class DLKineticsFMOutputs(NamedTuple):
 
 
 class DLKineticsFMNet(nn.Module):
-    """Estimate the targets by two Kinetics-FM-Nets, one for the shape and one for the scale.
+    """Estimate the targets with two Kinetics-FM-Nets and a learned combination of both.
 
-    Source: DL-Kinetics-FM-Net (Hossain et al. 2022). Both networks and what joins them are trained
-    together, one for RMSE and one for correlation; the output is the correlation network's times a
-    gain, `sigmoid(DualGRU)`, plus an offset, `ReLU(DualGRU)`, both for each time step and target.
+    Source: DL-Kinetics-FM-Net (Hossain et al. 2022). An RMSE network, a correlation network and the
+    layers that combine them are trained together. The output is that of the correlation network
+    times a gain, `sigmoid(DualGRU)`, plus an offset, `relu(DualGRU)`; gain and offset are computed
+    for each time step and target.
 
     Needs: BiGRUTrunk, Conv1DEncoder, Conv2DEncoder, KineticsFMOutputs, KineticsFMNet, DualGRU,
         DLKineticsFMOutputs, typing.NamedTuple
 
     Args:
-        sensors: IMUs, S. targets: K. window: T, in samples, at least 16.
-        rmse_dropouts: Of the RMSE network's trunks.
-        correlation_dropouts: Of the correlation network's trunks.
-        correlation_gate_dropout: Within the correlation network's gate.
+        sensors: number of IMUs, S.
+        targets: number of targets, K.
+        window: samples per window, T, at least 16.
+        rmse_dropouts: dropout probabilities in the three trunks of the RMSE network.
+        correlation_dropouts: dropout probabilities in the three trunks of the correlation network.
+        correlation_gate_dropout: dropout probability inside the gate of the correlation network.
 
     Shape:
-        `(B, T, 6 * S)`, acc xyz of all IMUs and then gyr xyz of all IMUs, to `(B, T, K)`.
+        Input: `(B, T, 6 * S)`: windows, samples in time, channels (acc xyz of all IMUs, then gyr
+            xyz of all IMUs).
+        Output: `(B, T, K)`, in the units of the targets.
 
     Example:
-        >>> with torch.device("meta"):  # shapes only: windows of 100 make it 254 million parameters
+        >>> with torch.device("meta"):  # shapes only: 254 million parameters at window=100
         ...     dropouts = {"rmse_dropouts": (0.1, 0.1, 0.1), "correlation_dropouts": (0.5,) * 3}
         ...     model = DLKineticsFMNet(1, targets=7, window=20, **dropouts)
         ...     model(torch.zeros(2, 20, 6)).shape
@@ -533,7 +591,7 @@ class DLKineticsFMNet(nn.Module):
         self.offset = DualGRU(targets)
 
     def branches(self, x: Tensor) -> DLKineticsFMOutputs:
-        """Estimate, and give what both networks estimate."""
+        """Return the final output and the outputs of both networks."""
         rmse, correlation = self.rmse_net.branches(x), self.correlation_net.branches(x)
         gain = torch.sigmoid(self.gain(rmse.output, correlation.output))
         offset = torch.relu(self.offset(rmse.output, correlation.output))
@@ -548,17 +606,20 @@ class DLKineticsFMNet(nn.Module):
 
 
 def rmse(prediction: Tensor, target: Tensor) -> Tensor:
-    """Root of the mean squared error over batch, time and targets; its gradient at 0 is 0."""
+    """Return the RMSE over batch, time and targets; at zero error, its gradient is 0, not NaN."""
     error = prediction - target
-    norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # of millions of values, too
+    norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # sums millions of squares
     return norm / math.sqrt(error.numel())
 
 
 def correlation_loss(prediction: Tensor, target: Tensor, epsilon: float = 1e-10) -> Tensor:
-    """1 - Pearson's r of each target over batch and time, mean over targets.
+    """Return 1 - Pearson's r of each target over batch and time, averaged over targets.
 
-    `epsilon`, beside the variances, keeps the loss (1 then) and its gradient finite where a
-    prediction or a truth is constant.
+    Args:
+        prediction: `(B, T, K)`.
+        target: `(B, T, K)`.
+        epsilon: added to the variances; keeps the gradient finite and the loss at 1 for a target
+            whose prediction or measurement is constant.
     """
     x, y = (values.flatten(0, 1).double() for values in (prediction, target))  # (B * T, K)
     x, y = x - x.mean(dim=0), y - y.mean(dim=0)
@@ -568,12 +629,12 @@ def correlation_loss(prediction: Tensor, target: Tensor, epsilon: float = 1e-10)
 
 
 def bias_penalty(network: nn.Module) -> Tensor:
-    """Penalise the biases of the heads of a Kinetics-FM-Net."""
+    """Return the penalty on the biases of the three heads of a Kinetics-FM-Net."""
     return BIAS_PENALTY * sum(head.bias.square().sum() for head in network.heads)
 
 
 def branch_loss(criterion: Criterion) -> Loss:
-    """`criterion` of the three branches and of their sum, each against the measured targets."""
+    """Return the loss of a Kinetics-FM-Net: `criterion` summed over its four outputs."""
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
         outputs = network.branches(*batch.inputs)
@@ -583,7 +644,11 @@ def branch_loss(criterion: Criterion) -> Loss:
 
 
 def dual_loss(network: nn.Module, batch: Batch) -> Tensor:
-    """RMSE of the output and of the RMSE network's four, correlation of the other network's."""
+    """Return the loss of a DL-Kinetics-FM-Net.
+
+    It sums the RMSE of the final output, the RMSE of the four outputs of the RMSE network, the
+    correlation loss of the four outputs of the correlation network, and the bias penalties.
+    """
     outputs = network.branches(*batch.inputs)
     return (
         rmse(outputs.output, batch.targets)
@@ -600,7 +665,7 @@ IMU_SETS = ("foot", "foot_trunk", "foot_shank_trunk", "all_imus")
 
 
 def inputs(samples: Mapping[str, Tensor], sensor_set: str) -> list[Tensor]:
-    """Return the input of a network: the modalities side by side, one tensor `(..., C)`."""
+    """Return the input of a network: all modalities concatenated in one tensor `(..., C)`."""
     return [torch.cat(select(samples, SENSOR_SETS[sensor_set]), dim=-1)]
 
 
@@ -659,22 +724,25 @@ def train(
     """Train with Adam and early stopping; leave the weights of the best epoch in `network`.
 
     Args:
-        network: the network, on its device.
+        network: network to train, on its device.
         windows: training windows.
         validation: validation windows.
-        loss: minimized over batches.
-        criterion: of all validation predictions and targets; early stopping watches it.
+        loss: loss of the network on a batch, minimized by Adam.
+        criterion: validation loss, of the predictions and targets of all validation windows.
         epochs: maximum number of epochs.
-        args: `seed`, `learning_rate`, `batch_size`, `patience` (in epochs) and `faster`.
-        progress: counts epochs, saves the state of the training and resumes from it.
+        args: flags `seed`, `learning_rate`, `batch_size`, `patience` (in epochs) and `faster`.
+        progress: progress of the training, which is saved regularly and resumed if it exists.
+
+    Returns:
+        The finished epochs.
 
     Raises:
         DivergedError: The validation loss is not finite.
     """
-    torch.manual_seed(args.seed)  # dropout; the shuffling has a generator of its own
+    torch.manual_seed(args.seed)  # for dropout; shuffling has its own generator
     optimizer = torch.optim.Adam(network.parameters(), lr=args.learning_rate)
     progress.start(network, optimizer, epochs, args.seed)
-    loss = accelerate(loss, args)  # only with --faster
+    loss = accelerate(loss, args.faster)  # no change without --faster
     while len(progress.history) < epochs and progress.epochs_since_best < args.patience:
         network.train()
         for indices in progress.shuffled_batches(len(windows), args.batch_size):
@@ -692,7 +760,11 @@ def train(
 
 
 def train_and_test(row: Row, test_subject: str, run: Run) -> None:
-    """Train and test one row of the table with one subject held out."""
+    """Train one row of the table with one subject held out, and test it on that subject.
+
+    Rows `dlr_rmse` and `dlr_correlation` minimize `branch_loss`, rows `dl` minimize `dual_loss`. A
+    row `dlr` is not trained: `fit_regression` builds it from the two networks that it needs.
+    """
     args = run.args
     signals = inputs(run.recording.samples, row.sensor_set)
     fold = make_fold(run.recording, signals, test_subject, WINDOW, args.protocol, args.seed)
@@ -713,7 +785,7 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
 
 
 def fit_regression(row: Row, fold: Fold, run: Run) -> None:
-    """Combine the two trained networks of a DLR row and fit its lines to their predictions."""
+    """Assemble a Kinetics-FM-DLR-Net from its trained networks, fit its regression and test it."""
     network = row.network()
     for name, part in zip(row.needs, (network.rmse_net, network.correlation_net), strict=True):
         run.load_weights(name, fold.test_subject, part)
@@ -735,13 +807,12 @@ def fit_regression(row: Row, fold: Fold, run: Run) -> None:
     )
 
 
-QUICK_LOOK = QuickLook(
-    subjects=4, minutes=0.35, epochs=3, rows=("dlr-foot", "dl-foot")
-)  # on synthetic data
+# Defaults of a run on synthetic data
+QUICK_LOOK = QuickLook(subjects=4, minutes=0.35, epochs=3, rows=("dlr-foot", "dl-foot"))
 
 
 def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
-    """Train and test the rows on the folds that the flags choose; return the metrics."""
+    """Train and test the selected rows on the selected folds; return the metrics."""
     script = sys.modules[__name__]
     args = cli.parse(script, cli.script_parser(script), argv)
     with Run(script, args) as run:

@@ -1,13 +1,23 @@
-"""Fusion models on Dataset A (Camargo et al. 2021): IMUs and EMG of the right leg at 200 Hz.
+"""Fusion models on Dataset A (Camargo et al. 2021): four IMUs and EMG, 200 Hz.
 
-Estimates four joint moments and the ground reaction force of the right leg from windows of 0.5 s.
-Rows of the table: low-rank fusion (LMFN) and tensor fusion (TFN) of accelerometers and gyroscopes,
-each for every set of IMUs, and of these with EMG.
+The networks estimate four joint moments and the ground reaction force of the right leg in
+windows of 0.5 s.
 
-Models: LMFN, of NormedBiLSTM and LowRankFusion; TFN, of NormedBiLSTM and TensorFusion.
-Time and memory of a fold: see the README.
-Writes outputs/Dataset_A_lmfn_tfn_fusion_models/<run>/: config.json, history.csv,
-metrics.csv, predictions/, checkpoints/, figures/.
+Rows of the table (baselines in the paper's Table II, and for fewer sensors):
+    lmfn-<set>    LMFN, low-rank multimodal fusion
+    tfn-<set>     TFN, tensor fusion
+Both fuse accelerometers, gyroscopes and, in `all_imus_emg`, EMG.
+<set> is a sensor set, from the foot alone (`foot`) to all four IMUs (`all_imus`),
+or `all_imus_emg`, which adds EMG.
+
+Models: LMFN, built from NormedBiLSTM and LowRankFusion; TFN, built from NormedBiLSTM and
+TensorFusion.
+Training: `train_and_test` minimizes the RMSE against the measured targets (`supervised_loss`).
+Output: outputs/Dataset_A_lmfn_tfn_fusion_models/<run>/ with config.json, history.csv,
+metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see the README.
+
+The first command reads data/dataset_a.h5 or, if there is no such file, runs briefly on
+synthetic data. The second holds out each subject in turn, as in the paper:
 
     python Dataset_A_lmfn_tfn_fusion_models.py
     python Dataset_A_lmfn_tfn_fusion_models.py --data data/dataset_a.h5 --test-subjects all
@@ -37,16 +47,16 @@ from common.runs import QuickLook, Row, Run
 from common.training import Criterion, Epoch, Loss, Progress, accelerate, predict
 from common.windows import Batch, Windows, make_fold
 
-# What the paper fixes --------------------------------------------------------------------------
+# Data and hyperparameters of the paper ---------------------------------------------------------
 
 DATASET = "a"
 RATE_HZ = 200
-WINDOW = 100  # samples, 0.5 s
-EPOCHS = 40
+WINDOW = 100  # samples: 0.5 s
+EPOCHS = 40  # at most
 LEARNING_RATE = 1e-3
 
-SENSORS = ("foot", "shank", "thigh", "trunk")  # of the right side, in the order of the columns
-MUSCLES = (
+SENSORS = ("foot", "shank", "thigh", "trunk")  # right leg and trunk, in the order of the columns
+MUSCLES = (  # processed EMG
     *("gastrocmed", "tibialisanterior", "soleus", "vastusmedialis", "vastuslateralis"),
     *("rectusfemoris", "bicepsfemoris", "semitendinosus", "gracilis", "gluteusmedius"),
     "rightexternaloblique",
@@ -63,7 +73,7 @@ TARGET_COLUMNS = (
     *("knee_angle_r_moment", "ankle_angle_r_moment"),
     *("right_vx", "right_vy", "right_vz"),
 )
-TARGETS = (  # moments over body weight x height, forces over body weight
+TARGETS = (  # moments divided by body weight times height, forces by body weight
     Target("hip flexion moment", "BW·BH"),
     Target("hip adduction moment", "BW·BH"),
     Target("knee moment", "BW·BH"),
@@ -75,7 +85,7 @@ TARGETS = (  # moments over body weight x height, forces over body weight
 
 
 def column_names(sensor_set: SensorSet) -> list[str]:
-    """Return the columns of the file that the inputs of a sensor set are computed from."""
+    """Return the names of the columns from which the inputs of a sensor set are computed."""
     imus = [
         f"{sensor}_{kind}_{axis}"
         for kind in ("Accel", "Gyro")
@@ -86,7 +96,10 @@ def column_names(sensor_set: SensorSet) -> list[str]:
 
 
 def prepare(columns: Columns) -> dict[str, np.ndarray]:
-    """Return the modalities `(samples, C)` - acc in m/s², gyr in rad/s, EMG - and the targets."""
+    """Return the modalities `(samples, C)` and the targets `(samples, K)`.
+
+    Units: acc in m/s², gyr in rad/s, EMG relative to its maximum.
+    """
     return {
         "acc": columns[[f"{sensor}_Accel_{axis}" for sensor in SENSORS for axis in "XYZ"]],
         "gyr": columns[[f"{sensor}_Gyro_{axis}" for sensor in SENSORS for axis in "XYZ"]],
@@ -101,7 +114,7 @@ def read(path: Path) -> Recording:
 
 
 def select(samples: Mapping[str, Tensor], sensor_set: SensorSet) -> list[Tensor]:
-    """Return one tensor `(..., C)` per modality of a sensor set, three channels per IMU."""
+    """Return one tensor `(..., C)` per modality of a sensor set, with three channels per IMU."""
     imus = [SENSORS.index(sensor) for sensor in sensor_set.sensors]
     return [
         torch.cat([samples[modality][..., 3 * i : 3 * i + 3] for i in imus], dim=-1)
@@ -115,19 +128,21 @@ def select(samples: Mapping[str, Tensor], sensor_set: SensorSet) -> list[Tensor]
 
 
 class NormedBiLSTM(nn.Module):
-    """Norm one modality over batch and time (no learned scale), and encode it by a BiLSTM.
+    """Normalize one modality and encode it with a BiLSTM.
 
-    Source: Kinetics-MFFM-Net, encoder of the fusion baselines.
+    Source: Kinetics-MFFM-Net, encoder of the fusion baselines. The normalization is over batch and
+    time, without learned scale and shift.
 
     Needs: nothing.
 
     Args:
-        channels: Of the modality.
-        hidden_size: Units per direction.
-        dropout: After the recurrent layer.
+        channels: number of channels of the modality, C.
+        hidden_size: units of the BiLSTM per direction.
+        dropout: dropout probability after the BiLSTM.
 
     Shape:
-        `(B, T, channels)` to `(B, T, 2 * hidden_size)`.
+        Input: `(B, T, C)`: windows, samples in time, channels.
+        Output: `(B, T, 2 * hidden_size)`.
 
     Example:
         >>> NormedBiLSTM(12)(torch.zeros(2, 100, 12)).shape
@@ -142,26 +157,33 @@ class NormedBiLSTM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode `(B, T, C)` as `(B, T, 2 * hidden_size)`."""
-        x = self.norm(x.transpose(1, 2)).transpose(1, 2)  # BatchNorm1d takes (B, C, T)
+        x = self.norm(x.transpose(1, 2)).transpose(1, 2)  # BatchNorm1d expects (B, C, T)
         return self.dropout(self.lstm(x)[0])
 
 
 class LowRankFusion(nn.Module):
-    """Fuse modalities by their outer product, with a weight tensor that is a sum of R factors.
+    """Fuse the modalities at each time step with a low-rank weight tensor.
 
     Source: Liu et al. 2018, Efficient low-rank multimodal fusion, as used in Kinetics-MFFM-Net.
-    With `z_m = [1; h_m]` the output is `sum_r v_r * prod_m (z_m W_mr) + c`. Factors are born
-    normal with the deviation of Xavier over a fan of `(size + 1) * out_size` in and R times that
-    out; `v` is Xavier-normal, `c` is 0.
+    With `z_m = [1; h_m]`, the output is `sum_r v_r * prod_m (z_m W_mr) + c`: a linear map of the
+    outer product of all `z_m`, which is never formed. The factors W are initialized from a normal
+    distribution with the standard deviation of Xavier initialization, times `gain`, for a fan-in of
+    `(size + 1) * out_size` and a fan-out of `rank` times as much. The weights v are initialized
+    with Xavier's normal distribution, the bias c with zeros.
 
     Needs: nothing.
 
     Args:
-        modalities: Their number, M. size: Features of each. out_size: Features of the output.
-        rank: R. gain: Of the factors' deviation; 10 makes it 0.0664 in the paper's sizes.
+        modalities: number of modalities, M.
+        size: number of features of each modality.
+        out_size: number of features of the output.
+        rank: number of factors of each modality, R.
+        gain: scale of the initial factors; 10 gives a standard deviation of 0.0664 for the paper's
+            sizes.
 
     Shape:
-        One `(B, T, size)` per modality to `(B, T, out_size)`.
+        Input: one `(B, T, size)` per modality: windows, samples in time, features.
+        Output: `(B, T, out_size)`.
 
     Example:
         >>> acc, gyr = torch.zeros(3, 50, 128), torch.zeros(3, 50, 128)
@@ -193,21 +215,25 @@ class LowRankFusion(nn.Module):
 
 
 class LMFN(nn.Module):
-    """Estimate the targets at each time step by low-rank fusion of encoded modalities.
+    """Estimate the targets at each time step with low-rank multimodal fusion.
 
     Source: Liu et al. 2018, Efficient low-rank multimodal fusion, as used in Kinetics-MFFM-Net.
-    Each modality has an encoder; they are fused at each time step; a Linear with ReLU and the
-    head follow.
+    Each modality has its own encoder. LowRankFusion fuses the encoded modalities at each time step;
+    a Linear layer with ReLU and the head, another Linear layer, follow.
 
     Needs: NormedBiLSTM, LowRankFusion
 
     Args:
-        channels: Of each modality. targets: K.
-        hidden_size: Units per direction of the encoders. fused_size: Features after the fusion.
-        rank: Of the fusion. dropout: After each encoder.
+        channels: number of channels of each modality.
+        targets: number of targets, K.
+        hidden_size: units of the encoders per direction.
+        fused_size: number of features after the fusion.
+        rank: rank of the fusion.
+        dropout: dropout probability after each encoder.
 
     Shape:
-        One `(B, T, C)` per modality to `(B, T, K)`.
+        Input: one `(B, T, C)` per modality: windows, samples in time, channels.
+        Output: `(B, T, K)`, in the units of the targets.
 
     Example:
         >>> acc, gyr = torch.zeros(2, 100, 3), torch.zeros(2, 100, 3)
@@ -240,23 +266,28 @@ class LMFN(nn.Module):
 
 
 class TensorFusion(nn.Module):
-    """Apply dropout and a Linear to the outer product of modalities, at each time step.
+    """Fuse the modalities at each time step with a Linear layer on their outer product.
 
     Source: Zadeh et al. 2017, Tensor fusion network, as used in Kinetics-MFFM-Net. With
-    `z_m = [1; g_m]` the product of M modalities has `(size + 1) ** M` entries, those of the first
-    modality slowest. It never stands in memory for all time steps at once. In training it is built
-    for a chunk of them, and once more in the backward pass; of a chunk, only the dropout mask is
-    kept, at one byte per entry. In eval mode the product of all modalities but the last meets the
-    Linear's weights, and the last modality what comes of that.
+    `z_m = [1; g_m]`, the outer product of all M modalities has `(size + 1) ** M` entries; the index
+    of the first modality varies slowest. Dropout is applied to the product. To save memory, the
+    product of all time steps is never formed at once. In training, it is formed for one chunk of
+    time steps at a time and again in the backward pass; only the dropout mask is stored, with one
+    byte per entry. In eval mode, the product of all modalities but the last is contracted with the
+    weights of the Linear layer, and the result with the last modality.
 
     Needs: torch.utils.checkpoint.checkpoint
 
     Args:
-        modalities: Their number, M. size: Features of each. out_size: Features of the output.
-        dropout: On the product. chunk: Time steps that are worked on at once.
+        modalities: number of modalities, M.
+        size: number of features of each modality.
+        out_size: number of features of the output.
+        dropout: dropout probability on the product.
+        chunk: number of time steps to process at once.
 
     Shape:
-        One `(B, T, size)` per modality to `(B, T, out_size)`.
+        Input: one `(B, T, size)` per modality: windows, samples in time, features.
+        Output: `(B, T, out_size)`.
 
     Example:
         >>> acc, gyr = torch.zeros(3, 50, 32), torch.zeros(3, 50, 32)
@@ -275,66 +306,70 @@ class TensorFusion(nn.Module):
     def forward(self, *modalities: Tensor) -> Tensor:
         """Fuse one `(B, T, size)` per modality into `(B, T, out_size)`."""
         z = [F.pad(x, (1, 0), value=1.0).flatten(0, 1) for x in modalities]  # (B * T, size + 1)
-        chunks = zip(*(rows.split(self.chunk) for rows in z), strict=True)
+        chunks = zip(*(values.split(self.chunk) for values in z), strict=True)
         if self.training:
             fused = [
                 checkpoint(
                     self.build,
-                    self.mask(rows[0]),
-                    *rows,
+                    self.mask(chunk[0]),
+                    *chunk,
                     use_reentrant=False,
-                    preserve_rng_state=False,  # the mask is all that is random
+                    preserve_rng_state=False,  # only the mask is random, and it is drawn here
                 )
-                for rows in chunks
+                for chunk in chunks
             ]
         else:
-            fused = [self.contract(*rows) for rows in chunks]
+            fused = [self.contract(*chunk) for chunk in chunks]
         return torch.cat(fused).unflatten(0, modalities[0].shape[:2])
 
     def mask(self, rows: Tensor) -> Tensor:
-        """Draw which entries of the product of some `rows` are kept."""
+        """Draw the dropout mask of the product, `(n, in_features)`, for `rows`, `(n, size + 1)`."""
         kept = torch.empty(len(rows), self.linear.in_features, dtype=torch.bool, device=rows.device)
         return kept.bernoulli_(1 - self.dropout)
 
     def build(self, kept: Tensor, *z: Tensor) -> Tensor:
-        """Build the product of `(rows, size + 1)` each, with dropout: `(rows, out_size)`."""
-        scaled = z[0] / (1 - self.dropout)  # as good as scaling the product, and small
+        """Fuse n time steps, `(n, size + 1)` per modality, with dropout: `(n, out_size)`."""
+        scaled = z[0] / (1 - self.dropout)  # equivalent to scaling the product, but cheaper
         return self.linear(self.product(scaled, *z[1:]) * kept)
 
     def contract(self, *z: Tensor) -> Tensor:
-        """Give what `build` gives without dropout, the product short of the last modality."""
+        """Fuse n time steps without dropout and without forming the full product."""
         product, last = self.product(*z[:-1]), z[-1]
         weight = self.linear.weight.unflatten(1, (-1, last.shape[1]))  # (out, product, last)
-        partial = torch.einsum("np,opl->nol", product, weight)
-        return torch.einsum("nol,nl->no", partial, last) + self.linear.bias
+        contracted = torch.einsum("np,opl->nol", product, weight)
+        return torch.einsum("nol,nl->no", contracted, last) + self.linear.bias
 
     @staticmethod
     def product(*z: Tensor) -> Tensor:
-        """Give the outer product of each row, flat, the first modality slowest."""
+        """Return the flattened outer product at each time step; the first modality is slowest."""
         product = z[0]
-        for rows in z[1:]:
-            product = (product.unsqueeze(2) * rows.unsqueeze(1)).flatten(1)
+        for values in z[1:]:
+            product = (product.unsqueeze(2) * values.unsqueeze(1)).flatten(1)
         return product
 
 
 class TFN(nn.Module):
-    """Estimate the targets at each time step by the outer product of encoded modalities.
+    """Estimate the targets at each time step with tensor fusion.
 
     Source: Zadeh et al. 2017, Tensor fusion network, as used in Kinetics-MFFM-Net. Each modality
-    has an encoder and a Linear to a size whose outer product can be afforded; they are fused at
-    each time step; a Linear with ReLU and the head follow.
+    has its own encoder and a Linear layer that reduces its features, to keep the outer product
+    small. TensorFusion with ReLU fuses the modalities at each time step; a Linear layer with ReLU
+    and the head, another Linear layer, follow.
 
     Needs: NormedBiLSTM, TensorFusion, torch.utils.checkpoint.checkpoint
 
     Args:
-        channels: Of each modality. targets: K.
-        hidden_size: Units per direction of the encoders. size: Features of each modality in the
-            product. fused_size: Features after the fusion.
-        dropout: After each encoder, and on the product. chunk: Time steps that the fusion works on
-            at once.
+        channels: number of channels of each modality.
+        targets: number of targets, K.
+        hidden_size: units of the encoders per direction.
+        size: number of features of each modality in the product.
+        fused_size: number of features after the fusion.
+        dropout: dropout probability after each encoder and on the product.
+        chunk: number of time steps that the fusion processes at once.
 
     Shape:
-        One `(B, T, C)` per modality to `(B, T, K)`.
+        Input: one `(B, T, C)` per modality: windows, samples in time, channels.
+        Output: `(B, T, K)`, in the units of the targets.
 
     Example:
         >>> acc, gyr = torch.zeros(2, 100, 3), torch.zeros(2, 100, 3)
@@ -377,14 +412,14 @@ class TFN(nn.Module):
 
 
 def rmse(prediction: Tensor, target: Tensor) -> Tensor:
-    """Root of the mean squared error over batch, time and targets; its gradient at 0 is 0."""
+    """Return the RMSE over batch, time and targets; at zero error, its gradient is 0, not NaN."""
     error = prediction - target
-    norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # of millions of values, too
+    norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # sums millions of squares
     return norm / math.sqrt(error.numel())
 
 
 def supervised_loss(network: nn.Module, batch: Batch) -> Tensor:
-    """RMSE between the prediction and the measured targets."""
+    """Return the RMSE of the prediction against the measured targets."""
     return rmse(network(*batch.inputs), batch.targets)
 
 
@@ -401,7 +436,7 @@ def inputs(samples: Mapping[str, Tensor], sensor_set: str) -> list[Tensor]:
 
 
 def table_row(model: str, sensor_set: str) -> Row:
-    """Return the row of a model and a sensor set."""
+    """Return the row of the table for a model and a sensor set."""
     sensors, modalities = SENSOR_SETS[sensor_set]
     channels = {"acc": 3 * len(sensors), "gyr": 3 * len(sensors), "emg": len(MUSCLES)}
     network = partial(
@@ -430,22 +465,25 @@ def train(
     """Train with Adam and early stopping; leave the weights of the best epoch in `network`.
 
     Args:
-        network: the network, on its device.
+        network: network to train, on its device.
         windows: training windows.
         validation: validation windows.
-        loss: minimized over batches.
-        criterion: of all validation predictions and targets; early stopping watches it.
+        loss: loss of the network on a batch, minimized by Adam.
+        criterion: validation loss, of the predictions and targets of all validation windows.
         epochs: maximum number of epochs.
-        args: `seed`, `learning_rate`, `batch_size`, `patience` (in epochs) and `faster`.
-        progress: counts epochs, saves the state of the training and resumes from it.
+        args: flags `seed`, `learning_rate`, `batch_size`, `patience` (in epochs) and `faster`.
+        progress: progress of the training, which is saved regularly and resumed if it exists.
+
+    Returns:
+        The finished epochs.
 
     Raises:
         DivergedError: The validation loss is not finite.
     """
-    torch.manual_seed(args.seed)  # dropout; the shuffling has a generator of its own
+    torch.manual_seed(args.seed)  # for dropout; shuffling has its own generator
     optimizer = torch.optim.Adam(network.parameters(), lr=args.learning_rate)
     progress.start(network, optimizer, epochs, args.seed)
-    loss = accelerate(loss, args)  # only with --faster
+    loss = accelerate(loss, args.faster)  # no change without --faster
     while len(progress.history) < epochs and progress.epochs_since_best < args.patience:
         network.train()
         for indices in progress.shuffled_batches(len(windows), args.batch_size):
@@ -463,7 +501,10 @@ def train(
 
 
 def train_and_test(row: Row, test_subject: str, run: Run) -> None:
-    """Train and test one row of the table with one subject held out."""
+    """Train one row of the table with one subject held out, and test it on that subject.
+
+    All rows minimize `supervised_loss`.
+    """
     args = run.args
     signals = inputs(run.recording.samples, row.sensor_set)
     fold = make_fold(run.recording, signals, test_subject, WINDOW, args.protocol, args.seed)
@@ -477,12 +518,12 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
     run.record(row, fold, network, history)
 
 
-# Stands in for a missing data file
+# Defaults of a run on synthetic data
 QUICK_LOOK = QuickLook(subjects=6, minutes=0.4, epochs=7)
 
 
 def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
-    """Train and test the rows on the folds that the flags choose; return the metrics."""
+    """Train and test the selected rows on the selected folds; return the metrics."""
     script = sys.modules[__name__]
     args = cli.parse(script, cli.script_parser(script), argv)
     with Run(script, args) as run:

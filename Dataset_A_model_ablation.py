@@ -1,15 +1,24 @@
-"""Ablation of Kinetics-MFFM-Net on Dataset A (Camargo et al. 2021): IMUs and EMG at 200 Hz.
+"""Ablation of Kinetics-MFFM-Net on Dataset A (Camargo et al. 2021): four IMUs and EMG, 200 Hz.
 
-Estimates four joint moments and the ground reaction force of the right leg from windows of 0.5 s.
-Rows of the table (the paper's Table I): early fusion, plain concatenation and MFFM, each with
-BiLSTM and BiGRU encoders, and the full network with gated dual encoders. Then, with BiLSTM
-encoders, every other subset of MFFM's branches (`maf`, `mwff`, `mwfs`), pairs with and without its
-gate, and all three without. All with all sensors.
+The networks estimate four joint moments and the ground reaction force of the right leg in
+windows of 0.5 s.
 
-Models: AblationNet, of RecurrentEncoder, GatedDualEncoder and MFFM.
-Time and memory of a fold: see the README.
-Writes outputs/Dataset_A_model_ablation/<run>/: config.json, history.csv, metrics.csv,
-predictions/, checkpoints/, figures/.
+Rows of the table (the first seven are the paper's Table I):
+    early_lstm, early_gru      early fusion: a single BiLSTM or BiGRU encoder reads all channels
+    concat_lstm, concat_gru    one encoder per modality, features concatenated
+    mffm_lstm, mffm_gru        one encoder per modality, features fused by MFFM
+    mffm_gated                 the full network, with gated dual encoders
+    <branches>_lstm            some branches of MFFM (maf, mwff, mwfs), without its gate
+    <branches>_gate_lstm       some branches of MFFM, with its gate
+All rows read all IMUs and EMG.
+
+Models: AblationNet, built from RecurrentEncoder or GatedDualEncoder, and MFFM.
+Training: `train_and_test` minimizes the RMSE against the measured targets (`supervised_loss`).
+Output: outputs/Dataset_A_model_ablation/<run>/ with config.json, history.csv,
+metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see the README.
+
+The first command reads data/dataset_a.h5 or, if there is no such file, runs briefly on
+synthetic data. The second holds out each subject in turn, as in the paper:
 
     python Dataset_A_model_ablation.py
     python Dataset_A_model_ablation.py --data data/dataset_a.h5 --test-subjects all
@@ -37,16 +46,16 @@ from common.runs import QuickLook, Row, Run
 from common.training import Criterion, Epoch, Loss, Progress, accelerate, predict
 from common.windows import Batch, Windows, make_fold
 
-# What the paper fixes --------------------------------------------------------------------------
+# Data and hyperparameters of the paper ---------------------------------------------------------
 
 DATASET = "a"
 RATE_HZ = 200
-WINDOW = 100  # samples, 0.5 s
-EPOCHS = 40
+WINDOW = 100  # samples: 0.5 s
+EPOCHS = 40  # at most
 LEARNING_RATE = 1e-3
 
-SENSORS = ("foot", "shank", "thigh", "trunk")  # of the right side, in the order of the columns
-MUSCLES = (
+SENSORS = ("foot", "shank", "thigh", "trunk")  # right leg and trunk, in the order of the columns
+MUSCLES = (  # processed EMG
     *("gastrocmed", "tibialisanterior", "soleus", "vastusmedialis", "vastuslateralis"),
     *("rectusfemoris", "bicepsfemoris", "semitendinosus", "gracilis", "gluteusmedius"),
     "rightexternaloblique",
@@ -63,7 +72,7 @@ TARGET_COLUMNS = (
     *("knee_angle_r_moment", "ankle_angle_r_moment"),
     *("right_vx", "right_vy", "right_vz"),
 )
-TARGETS = (  # moments over body weight x height, forces over body weight
+TARGETS = (  # moments divided by body weight times height, forces by body weight
     Target("hip flexion moment", "BW·BH"),
     Target("hip adduction moment", "BW·BH"),
     Target("knee moment", "BW·BH"),
@@ -75,7 +84,7 @@ TARGETS = (  # moments over body weight x height, forces over body weight
 
 
 def column_names(sensor_set: SensorSet) -> list[str]:
-    """Return the columns of the file that the inputs of a sensor set are computed from."""
+    """Return the names of the columns from which the inputs of a sensor set are computed."""
     imus = [
         f"{sensor}_{kind}_{axis}"
         for kind in ("Accel", "Gyro")
@@ -86,7 +95,10 @@ def column_names(sensor_set: SensorSet) -> list[str]:
 
 
 def prepare(columns: Columns) -> dict[str, np.ndarray]:
-    """Return the modalities `(samples, C)` - acc in m/s², gyr in rad/s, EMG - and the targets."""
+    """Return the modalities `(samples, C)` and the targets `(samples, K)`.
+
+    Units: acc in m/s², gyr in rad/s, EMG relative to its maximum.
+    """
     return {
         "acc": columns[[f"{sensor}_Accel_{axis}" for sensor in SENSORS for axis in "XYZ"]],
         "gyr": columns[[f"{sensor}_Gyro_{axis}" for sensor in SENSORS for axis in "XYZ"]],
@@ -101,7 +113,7 @@ def read(path: Path) -> Recording:
 
 
 def select(samples: Mapping[str, Tensor], sensor_set: SensorSet) -> list[Tensor]:
-    """Return one tensor `(..., C)` per modality of a sensor set, three channels per IMU."""
+    """Return one tensor `(..., C)` per modality of a sensor set, with three channels per IMU."""
     imus = [SENSORS.index(sensor) for sensor in sensor_set.sensors]
     return [
         torch.cat([samples[modality][..., 3 * i : 3 * i + 3] for i in imus], dim=-1)
@@ -115,19 +127,21 @@ def select(samples: Mapping[str, Tensor], sensor_set: SensorSet) -> list[Tensor]
 
 
 class RecurrentEncoder(nn.Module):
-    """Encode one modality by a BiLSTM or a BiGRU.
+    """Encode one modality with a BiLSTM or a BiGRU.
 
-    Source: Kinetics-MFFM-Net, ablation (Table I): one half of the gated dual encoder.
+    Source: Kinetics-MFFM-Net, ablation (Table I): one of the two encoders in GatedDualEncoder.
 
     Needs: nothing.
 
     Args:
-        channels: Of the modality. kind: `lstm` or `gru`.
-        hidden_sizes: Units per direction of the first and the second recurrent layer.
-        dropout: After each recurrent layer.
+        channels: number of channels of the modality, C.
+        kind: `lstm` or `gru`.
+        hidden_sizes: units per direction of the first and the second recurrent layer.
+        dropout: dropout probability after each recurrent layer.
 
     Shape:
-        `(B, T, channels)` to `(B, T, 2 * hidden_sizes[1])`.
+        Input: `(B, T, C)`: windows, samples in time, channels.
+        Output: `(B, T, 2 * hidden_sizes[1])`.
 
     Example:
         >>> RecurrentEncoder(12, "gru")(torch.zeros(2, 100, 12)).shape
@@ -159,20 +173,21 @@ class RecurrentEncoder(nn.Module):
 
 
 class GatedDualEncoder(nn.Module):
-    """Encode one modality by a BiLSTM and a BiGRU, mixed feature by feature by a learned gate.
+    """Encode one modality with a BiLSTM and a BiGRU and mix their features with a learned gate.
 
-    Source: Kinetics-MFFM-Net, GDEN. With `g = sigmoid(Linear([lstm; gru]))` the output is
-    `g * lstm + (1 - g) * gru`.
+    Source: Kinetics-MFFM-Net, gated dual encoder (GDEN). BiLSTM and BiGRU have two layers each.
+    With the gate `g = sigmoid(Linear([lstm; gru]))`, the output is `g * lstm + (1 - g) * gru`.
 
     Needs: nothing.
 
     Args:
-        channels: Of the modality.
-        hidden_sizes: Units per direction of the first and the second recurrent layer.
-        dropout: After each recurrent layer.
+        channels: number of channels of the modality, C.
+        hidden_sizes: units per direction of the first and the second recurrent layer.
+        dropout: dropout probability after each recurrent layer.
 
     Shape:
-        `(B, T, channels)` to `(B, T, 2 * hidden_sizes[1])`.
+        Input: `(B, T, C)`: windows, samples in time, channels.
+        Output: `(B, T, 2 * hidden_sizes[1])`.
 
     Example:
         >>> GatedDualEncoder(12)(torch.zeros(2, 100, 12)).shape
@@ -206,22 +221,26 @@ class GatedDualEncoder(nn.Module):
 
 
 class MFFM(nn.Module):
-    """Fuse the features of several modalities at each time step, and gate the result.
+    """Fuse the features of several modalities in up to three branches and gate the result.
 
-    Source: Kinetics-MFFM-Net, multi-modal feature fusion module: self-attention over time (MAF),
-    weighted features (MWFF), a weighted sum of the modalities (MWFS) and the gate (MMF).
-    Attention is plain: no mask, residual, norm or position code. MWFS scores every modality by
-    one shared Linear.
+    Source: Kinetics-MFFM-Net, multi-modal feature fusion module. The branches are self-attention
+    over time (MAF), features weighted by a sigmoid layer (MWFF) and a weighted sum of the
+    modalities (MWFS). Their outputs are concatenated and pass a sigmoid gate (MMF). The attention
+    has no mask, residual connection, normalization or positional encoding. In MWFS, all modalities
+    share the Linear layer that computes their weights.
 
     Needs: nothing.
 
     Args:
-        modalities: Their number, M. size: Features of each. heads: Of the attention.
-        branches: Those that there are; the ablation leaves some out. gated: Whether MMF is there.
+        modalities: number of modalities, M.
+        size: number of features of each modality.
+        heads: number of attention heads.
+        branches: branches to use, any of `maf`, `mwff` and `mwfs`; the ablation omits some.
+        gated: whether the result passes the gate (MMF).
 
     Shape:
-        `(B, T, M * size)`, the modalities one after another, to `(B, T, out_size)`: M * size for
-        MAF, as many for MWFF, and size for MWFS.
+        Input: `(B, T, M * size)`: windows, samples in time, features of all modalities.
+        Output: `(B, T, out_size)`: `M * size` features each from MAF and MWFF, `size` from MWFS.
 
     Example:
         >>> MFFM(modalities=2, size=128)(torch.zeros(3, 50, 256)).shape
@@ -266,26 +285,28 @@ class MFFM(nn.Module):
 
 
 class AblationNet(nn.Module):
-    """Estimate the targets by Kinetics-MFFM-Net or by what is left of it without some blocks.
+    """Estimate the targets with Kinetics-MFFM-Net or a variant that lacks some of its blocks.
 
-    Source: Kinetics-MFFM-Net, ablation (Table I). With every block it is the network of the
-    sensor-distillation scripts, short of the projection that serves distillation. The published
-    rows differ in dropout and epochs as well; here a row differs in its blocks only.
+    Source: Kinetics-MFFM-Net, ablation (Table I). The default is the network of the
+    sensor-distillation scripts without its projection for distillation. The published ablation
+    rows also differ in dropout and number of epochs; here, they differ only in their blocks.
 
     Needs: RecurrentEncoder, GatedDualEncoder, MFFM
 
     Args:
-        channels: Of each modality. targets: K.
-        encoder: `lstm`, `gru` or `gated`, which is both.
-        early_fusion: Whether all channels go into one encoder, rather than each modality into its
-            own.
-        branches: Those of MFFM, any of `maf`, `mwff`, `mwfs`; none for plain concatenation.
-        gated: Whether MFFM has its gate.
-        hidden_sizes: Units per direction of the encoders' recurrent layers.
-        dropout: After each recurrent layer. heads: Of the attention.
+        channels: number of channels of each modality.
+        targets: number of targets, K.
+        encoder: `lstm`, `gru` or `gated` (both, mixed by a gate).
+        early_fusion: whether one encoder reads all channels; otherwise each modality has its own.
+        branches: branches of MFFM, any of `maf`, `mwff` and `mwfs`; empty for plain concatenation.
+        gated: whether MFFM has its gate.
+        hidden_sizes: units per direction of the first and the second layer of the encoders.
+        dropout: dropout probability after each recurrent layer.
+        heads: number of attention heads.
 
     Shape:
-        One `(B, T, C)` per modality to `(B, T, K)`.
+        Input: one `(B, T, C)` per modality: windows, samples in time, channels.
+        Output: `(B, T, K)`, in the units of the targets.
 
     Example:
         >>> model = AblationNet((12, 12), targets=7, encoder="lstm", branches=("maf",))
@@ -329,7 +350,7 @@ class AblationNet(nn.Module):
         """Estimate `(B, T, K)` from one `(B, T, C)` per modality."""
         groups = (torch.cat(modalities, dim=-1),) if self.early_fusion else modalities
         encoded = [
-            encoder(norm(x.transpose(1, 2)).transpose(1, 2))  # BatchNorm1d takes (B, C, T)
+            encoder(norm(x.transpose(1, 2)).transpose(1, 2))  # BatchNorm1d expects (B, C, T)
             for x, norm, encoder in zip(groups, self.norms, self.encoders, strict=True)
         ]
         return self.head(self.fusion(torch.cat(encoded, dim=-1)))
@@ -339,14 +360,14 @@ class AblationNet(nn.Module):
 
 
 def rmse(prediction: Tensor, target: Tensor) -> Tensor:
-    """Root of the mean squared error over batch, time and targets; its gradient at 0 is 0."""
+    """Return the RMSE over batch, time and targets; at zero error, its gradient is 0, not NaN."""
     error = prediction - target
-    norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # of millions of values, too
+    norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # sums millions of squares
     return norm / math.sqrt(error.numel())
 
 
 def supervised_loss(network: nn.Module, batch: Batch) -> Tensor:
-    """RMSE between the prediction and the measured targets."""
+    """Return the RMSE of the prediction against the measured targets."""
     return rmse(network(*batch.inputs), batch.targets)
 
 
@@ -355,7 +376,7 @@ def supervised_loss(network: nn.Module, batch: Batch) -> Tensor:
 FULL_SET = "all_imus_emg"
 EARLY = {"early_fusion": True, "branches": ()}
 CONCAT = {"branches": ()}
-TABLE_I = {  # the paper's rows, in its order
+TABLE_I = {  # the rows of the paper's Table I, in its order
     "early_lstm": {"encoder": "lstm", **EARLY},
     "early_gru": {"encoder": "gru", **EARLY},
     "concat_lstm": {"encoder": "lstm", **CONCAT},
@@ -364,7 +385,7 @@ TABLE_I = {  # the paper's rows, in its order
     "mffm_gru": {"encoder": "gru"},
     "mffm_gated": {},  # the full Kinetics-MFFM-Net
 }
-SUBSETS = {  # further branches of MFFM, and its gate
+SUBSETS = {  # other subsets of MFFM's branches, without and with its gate
     "mwfs": {"branches": ("mwfs",), "gated": False},
     "mwff": {"branches": ("mwff",), "gated": False},
     "maf": {"branches": ("maf",), "gated": False},
@@ -388,7 +409,7 @@ def inputs(samples: Mapping[str, Tensor], sensor_set: str) -> list[Tensor]:
 
 
 def table_row(name: str, sensor_set: str) -> Row:
-    """Return the row of a network."""
+    """Return the row of the table for a network of `NETWORKS`."""
     sensors, modalities = SENSOR_SETS[sensor_set]
     channels = {"acc": 3 * len(sensors), "gyr": 3 * len(sensors), "emg": len(MUSCLES)}
     sizes = tuple(channels[modality] for modality in modalities)
@@ -414,22 +435,25 @@ def train(
     """Train with Adam and early stopping; leave the weights of the best epoch in `network`.
 
     Args:
-        network: the network, on its device.
+        network: network to train, on its device.
         windows: training windows.
         validation: validation windows.
-        loss: minimized over batches.
-        criterion: of all validation predictions and targets; early stopping watches it.
+        loss: loss of the network on a batch, minimized by Adam.
+        criterion: validation loss, of the predictions and targets of all validation windows.
         epochs: maximum number of epochs.
-        args: `seed`, `learning_rate`, `batch_size`, `patience` (in epochs) and `faster`.
-        progress: counts epochs, saves the state of the training and resumes from it.
+        args: flags `seed`, `learning_rate`, `batch_size`, `patience` (in epochs) and `faster`.
+        progress: progress of the training, which is saved regularly and resumed if it exists.
+
+    Returns:
+        The finished epochs.
 
     Raises:
         DivergedError: The validation loss is not finite.
     """
-    torch.manual_seed(args.seed)  # dropout; the shuffling has a generator of its own
+    torch.manual_seed(args.seed)  # for dropout; shuffling has its own generator
     optimizer = torch.optim.Adam(network.parameters(), lr=args.learning_rate)
     progress.start(network, optimizer, epochs, args.seed)
-    loss = accelerate(loss, args)  # only with --faster
+    loss = accelerate(loss, args.faster)  # no change without --faster
     while len(progress.history) < epochs and progress.epochs_since_best < args.patience:
         network.train()
         for indices in progress.shuffled_batches(len(windows), args.batch_size):
@@ -447,7 +471,10 @@ def train(
 
 
 def train_and_test(row: Row, test_subject: str, run: Run) -> None:
-    """Train and test one row of the table with one subject held out."""
+    """Train one row of the table with one subject held out, and test it on that subject.
+
+    All rows minimize `supervised_loss`.
+    """
     args = run.args
     signals = inputs(run.recording.samples, row.sensor_set)
     fold = make_fold(run.recording, signals, test_subject, WINDOW, args.protocol, args.seed)
@@ -461,12 +488,12 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
     run.record(row, fold, network, history)
 
 
-# Stands in for a missing data file
+# Defaults of a run on synthetic data
 QUICK_LOOK = QuickLook(subjects=6, minutes=0.35, epochs=8, rows=tuple(TABLE_I))
 
 
 def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
-    """Train and test the rows on the folds that the flags choose; return the metrics."""
+    """Train and test the selected rows on the selected folds; return the metrics."""
     script = sys.modules[__name__]
     args = cli.parse(script, cli.script_parser(script), argv)
     with Run(script, args) as run:

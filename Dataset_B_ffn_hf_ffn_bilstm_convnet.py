@@ -1,15 +1,24 @@
-"""Baselines on Dataset B (Tan et al. 2022): eight IMUs and two videos at 100 Hz.
+"""Baselines on Dataset B (Tan et al. 2022): eight IMUs and two cameras, 100 Hz.
 
-Estimates the knee flexion and adduction moments and the ground reaction force of the right leg
-from windows of 0.5 s.
-Rows of the table: features of a window and a feed-forward network (FFN HF), a feed-forward network
-over the samples (FFN), Bi-LSTM, LSTM and a 2D convolution, each for every set of IMUs; all but the
-last also with video.
+The networks estimate the knee flexion and adduction moments and the ground reaction force of
+the right leg in windows of 0.5 s.
 
-Models: HandcraftedFFN, FFN, BiLSTM, Conv2DNet.
-Time and memory of a fold: see the README.
-Writes outputs/Dataset_B_ffn_hf_ffn_bilstm_convnet/<run>/: config.json, history.csv,
-metrics.csv, predictions/, checkpoints/, figures/.
+Rows of the table (baselines in the paper's Tables II and IV):
+    ffn_hf-<set>    FFN (HF), a feed-forward network on 15 handcrafted features per channel
+    ffn-<set>       FFN, a feed-forward network on the signals
+    bilstm-<set>    Bi-LSTM
+    lstm-<set>      LSTM, the unidirectional network whose size the paper states for Bi-LSTM
+    conv2d-<set>    2D convolution, for IMUs only
+<set> is a sensor set, from both feet (`feet`) to all eight IMUs (`all_imus`),
+or `all_imus_video`, which adds video.
+
+Models: HandcraftedFFN, FFN, BiLSTM, and Conv2DNet with its Conv2DEncoder.
+Training: `train_and_test` minimizes the RMSE against the measured targets (`supervised_loss`).
+Output: outputs/Dataset_B_ffn_hf_ffn_bilstm_convnet/<run>/ with config.json, history.csv,
+metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see the README.
+
+The first command reads data/dataset_b.h5 or, if there is no such file, runs briefly on
+synthetic data. The second holds out each subject in turn, as in the paper:
 
     python Dataset_B_ffn_hf_ffn_bilstm_convnet.py
     python Dataset_B_ffn_hf_ffn_bilstm_convnet.py --data data/dataset_b.h5 --test-subjects all
@@ -38,21 +47,21 @@ from common.runs import QuickLook, Row, Run
 from common.training import Criterion, Epoch, Loss, Progress, accelerate, predict
 from common.windows import Batch, Windows, make_fold, precompute
 
-# What the paper fixes --------------------------------------------------------------------------
+# Data and hyperparameters of the paper ---------------------------------------------------------
 
 DATASET = "b"
 RATE_HZ = 100
-WINDOW = 50  # samples, 0.5 s
-EPOCHS = 40
-LEARNING_RATE = 3e-4  # of the published baseline scripts; the paper's text says 1e-3
-GRAVITY_M_S2 = 9.8  # for body weights; the moments of the dataset were computed with 9.81
+WINDOW = 50  # samples: 0.5 s
+EPOCHS = 40  # at most
+LEARNING_RATE = 3e-4  # as in the published baseline scripts; the paper's text says 1e-3
+GRAVITY_M_S2 = 9.8  # converts body mass to weight; the dataset's own moments use 9.81
 
 SENSORS = ("CHEST", "WAIST", "R_FOOT", "R_SHANK", "R_THIGH", "L_FOOT", "L_SHANK", "L_THIGH")
 JOINTS = (
     *("LShoulder", "RShoulder", "MidHip", "RHip", "LHip"),
     *("RKnee", "LKnee", "RAnkle", "LAnkle", "RHeel", "LHeel"),
 )
-VIEWS = ("x_90", "x_180", "y_90", "y_180")  # axis and camera: from the side and from behind
+VIEWS = ("x_90", "x_180", "y_90", "y_180")  # image axis and camera: 90 at the side, 180 behind
 FEET = ("R_FOOT", "L_FOOT")
 SHANKS = ("R_SHANK", "L_SHANK")
 THIGHS = ("R_THIGH", "L_THIGH")
@@ -74,7 +83,7 @@ TARGETS = (
 
 
 def column_names(sensor_set: SensorSet) -> list[str]:
-    """Return the columns of the file that the inputs of a sensor set are computed from."""
+    """Return the names of the columns from which the inputs of a sensor set are computed."""
     imus = [
         f"{kind}{axis}_{sensor}"
         for kind in ("Accel", "Gyro")
@@ -86,14 +95,15 @@ def column_names(sensor_set: SensorSet) -> list[str]:
 
 
 def prepare(columns: Columns) -> dict[str, np.ndarray]:
-    """Return the modalities `(samples, C)` - acc in m/s², gyr in deg/s, video - and the targets.
+    """Return the modalities `(samples, C)` and the targets `(samples, K)`.
 
-    Video is relative to the middle of the hips in the same view, in pixels per meter of height.
-    The file holds the force on the plate; the force on the foot has the opposite sign.
+    Units: acc in m/s², gyr in deg/s, video in pixels per meter of body height. The video positions
+    are relative to the mid-hip in the same view. The file stores the force on the plate; the ground
+    reaction force, which acts on the foot, has the opposite sign.
     """
     mid_hip = columns[[f"MidHip_{view}" for view in VIEWS]]
     joints = columns[[f"{joint}_{view}" for joint in JOINTS for view in VIEWS]]
-    weight_n = columns["body weight"] * GRAVITY_M_S2  # "body weight" is the mass in kg
+    weight_n = columns["body weight"] * GRAVITY_M_S2  # the column is a mass in kg
     force_n = columns[[f"plate_2_force_{axis}" for axis in "xzy"]]
     return {
         "acc": columns[[f"Accel{axis}_{sensor}" for sensor in SENSORS for axis in "XYZ"]],
@@ -109,7 +119,7 @@ def read(path: Path) -> Recording:
 
 
 def select(samples: Mapping[str, Tensor], sensor_set: SensorSet) -> list[Tensor]:
-    """Return one tensor `(..., C)` per modality of a sensor set, three channels per IMU."""
+    """Return one tensor `(..., C)` per modality of a sensor set, with three channels per IMU."""
     imus = [SENSORS.index(sensor) for sensor in sensor_set.sensors]
     return [
         torch.cat([samples[modality][..., 3 * i : 3 * i + 3] for i in imus], dim=-1)
@@ -125,20 +135,24 @@ def select(samples: Mapping[str, Tensor], sensor_set: SensorSet) -> list[Tensor]
 class HandcraftedFFN(nn.Module):
     """Estimate the targets of a window from 15 handcrafted features of each channel.
 
-    Source: Kinetics-MFFM-Net, baseline FFN (HF). Features are normed over the batch (no learned
-    scale), three Linear layers with ReLU and dropout follow, and one Linear gives all time steps.
-    A training batch of a single window has no spread of its own, which the source leaves open: it
-    is normed by the running statistics.
+    Source: Kinetics-MFFM-Net, baseline FFN (HF). The features are normalized over the batch
+    (without learned scale and shift) and pass three Linear layers with ReLU and dropout; a last
+    Linear layer outputs all time steps at once. The source does not say how to train on a batch of
+    one window, whose variance is undefined: here, the running statistics normalize it.
 
     Needs: nothing.
 
     Args:
-        channels: C. targets: K. window: T, in samples.
-        hidden_sizes: Units of the Linear layers.
-        dropout: After each of them.
+        channels: number of channels, C.
+        targets: number of targets, K.
+        window: samples per window, T.
+        hidden_sizes: units of the Linear layers.
+        dropout: dropout probability after each Linear layer.
 
     Shape:
-        `(B, T, C)`, or the features `(B, 15 * C)` made of it beforehand, to `(B, T, K)`.
+        Input: `(B, T, C)`: windows, samples in time, channels; or the precomputed features of the
+            windows, `(B, 15 * C)`.
+        Output: `(B, T, K)`, in the units of the targets.
 
     Example:
         >>> model, acc_and_gyr = HandcraftedFFN(6, targets=7, window=100), torch.zeros(2, 100, 6)
@@ -168,7 +182,7 @@ class HandcraftedFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Estimate `(B, T, K)` from windows `(B, T, C)` or their features `(B, 15 * C)`."""
         features = self.features(x) if x.dim() == 3 else x
-        if self.training and len(features) == 1:  # no spread of its own
+        if self.training and len(features) == 1:  # its variance is undefined
             x = F.batch_norm(features, self.norm.running_mean, self.norm.running_var)
         else:
             x = self.norm(features)
@@ -178,11 +192,12 @@ class HandcraftedFFN(nn.Module):
 
     @staticmethod
     def features(x: Tensor) -> Tensor:
-        """Describe each channel of `(B, T, C)` by 15 numbers, channel by channel: `(B, 15 * C)`.
+        """Compute 15 features of each channel: `(B, T, C)` to `(B, 15 * C)`, channel by channel.
 
-        Of the samples `x` and the steps between them `d`, with `d_0 = 0`: mean, RMS, minimum,
-        maximum, mean |x|, SD, mean |d|, mean d, median d, median |d|, interquartile range, median,
-        variance, median |x - median|, mean |x - mean|. SD and variance divide by T.
+        With the samples x and their differences d (`d_t = x_t - x_{t-1}`, `d_0 = 0`), the features
+        are: mean, RMS, minimum, maximum, mean |x|, SD, mean |d|, mean d, median d, median |d|,
+        interquartile range, median, variance, median |x - median| and mean |x - mean|. SD and
+        variance are those of a population (divided by T).
         """
 
         def quantile(ordered: Tensor, fraction: float) -> Tensor:
@@ -190,13 +205,14 @@ class HandcraftedFFN(nn.Module):
             below, above = math.floor(position), math.ceil(position)
             return torch.lerp(ordered[..., below], ordered[..., above], position - below)
 
-        def median_distance(ordered: Tensor, centre: Tensor) -> Tensor:
-            # The nearest n of sorted values are neighbours: of all n neighbours, those whose
-            # farther end is nearest. That spares sorting the distances.
+        def median_distance(ordered: Tensor, center: Tensor) -> Tensor:
+            # The median of |ordered - center| without sorting the distances: the n values closest
+            # to the center are consecutive in `ordered`. Of all groups of n consecutive values,
+            # it is the one whose farther end is closest, at the n-th smallest distance.
             distances = []
-            for n in (length // 2 + 1, (length + 1) // 2):  # the middle two, or the middle twice
+            for n in (length // 2 + 1, (length + 1) // 2):  # both middle ranks; equal if T is odd
                 first, last = ordered[..., : length - n + 1], ordered[..., n - 1 :]
-                reach = torch.maximum(centre - first, last - centre)
+                reach = torch.maximum(center - first, last - center)
                 distances.append(reach.amin(dim=-1))
             return (distances[0] + distances[1]) / 2
 
@@ -204,7 +220,7 @@ class HandcraftedFFN(nn.Module):
         length = x.shape[-1]
         d = F.pad(x.diff(dim=-1), (1, 0))
         ordered, ordered_d = x.sort(dim=-1).values.double(), d.sort(dim=-1).values.double()
-        x, d = x.double(), d.double()  # keeps the digits of small differences
+        x, d = x.double(), d.double()  # float64 for precision in small differences
         mean, median = x.mean(dim=-1, keepdim=True), quantile(ordered, 0.5)
         deviation = x - mean
         variance = deviation.square().mean(dim=-1)
@@ -229,21 +245,25 @@ class HandcraftedFFN(nn.Module):
 
 
 class FFN(nn.Module):
-    """Estimate the targets of a window by a feed-forward network over its time steps.
+    """Estimate the targets of a window with a feed-forward network.
 
-    Source: Kinetics-MFFM-Net, baseline FFN. The input is normed over batch and time (no learned
-    scale); the same three Linear layers with ReLU and dropout serve every time step; one Linear
-    over all of them gives all time steps.
+    Source: Kinetics-MFFM-Net, baseline FFN. The input is normalized over batch and time (without
+    learned scale and shift). Three Linear layers with ReLU and dropout are applied to every time
+    step, with the same weights; a last Linear layer maps the features of all time steps to the
+    targets of all time steps.
 
     Needs: nothing.
 
     Args:
-        channels: C. targets: K. window: T, in samples.
-        hidden_sizes: Units of the Linear layers.
-        dropout: After each of them.
+        channels: number of channels, C.
+        targets: number of targets, K.
+        window: samples per window, T.
+        hidden_sizes: units of the Linear layers.
+        dropout: dropout probability after each Linear layer.
 
     Shape:
-        `(B, T, C)` to `(B, T, K)`.
+        Input: `(B, T, C)`: windows, samples in time, channels.
+        Output: `(B, T, K)`, in the units of the targets.
 
     Example:
         >>> FFN(6, targets=7, window=100)(torch.zeros(2, 100, 6)).shape
@@ -269,29 +289,33 @@ class FFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Estimate `(B, T, K)` from `(B, T, C)`."""
-        x = self.norm(x.transpose(1, 2)).transpose(1, 2)  # BatchNorm1d takes (B, C, T)
+        x = self.norm(x.transpose(1, 2)).transpose(1, 2)  # BatchNorm1d expects (B, C, T)
         for layer in self.layers:
             x = self.dropout(torch.relu(layer(x)))
         return self.head(x.flatten(1)).unflatten(-1, (self.window, -1))  # (B, T, K)
 
 
 class BiLSTM(nn.Module):
-    """Estimate the targets of a window by two recurrent layers over time.
+    """Estimate the targets of a window with two LSTM layers.
 
-    Source: Kinetics-MFFM-Net, baseline Bi-LSTM. The input is normed over batch and time (no
-    learned scale); one Linear over all time steps of the second layer gives all time steps. The
-    paper names the network bidirectional and gives the size of the one that is not: both are here.
+    Source: Kinetics-MFFM-Net, baseline Bi-LSTM. The input is normalized over batch and time
+    (without learned scale and shift); after the LSTM layers, a Linear layer maps the features of
+    all time steps to the targets of all time steps. The paper calls the network bidirectional but
+    states the size of a unidirectional one; `bidirectional` selects either.
 
     Needs: nothing.
 
     Args:
-        channels: C. targets: K. window: T, in samples.
-        hidden_sizes: Units per direction of the first and the second recurrent layer.
-        dropout: After each recurrent layer.
-        bidirectional: Whether to read the window backwards as well.
+        channels: number of channels, C.
+        targets: number of targets, K.
+        window: samples per window, T.
+        hidden_sizes: units per direction of the first and the second LSTM layer.
+        dropout: dropout probability after each LSTM layer.
+        bidirectional: whether the layers also read the window backward in time.
 
     Shape:
-        `(B, T, C)` to `(B, T, K)`.
+        Input: `(B, T, C)`: windows, samples in time, channels.
+        Output: `(B, T, K)`, in the units of the targets.
 
     Example:
         >>> BiLSTM(6, targets=7, window=100)(torch.zeros(2, 100, 6)).shape
@@ -322,31 +346,33 @@ class BiLSTM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Estimate `(B, T, K)` from `(B, T, C)`."""
-        x = self.norm(x.transpose(1, 2)).transpose(1, 2)  # BatchNorm1d takes (B, C, T)
+        x = self.norm(x.transpose(1, 2)).transpose(1, 2)  # BatchNorm1d expects (B, C, T)
         for layer in self.layers:
             x = self.dropout(layer(x)[0])
         return self.head(x.flatten(1)).unflatten(-1, (self.window, -1))  # (B, T, K)
 
 
 class Conv2DEncoder(nn.Module):
-    """Encode a window by convolutions over the signals and the time of each IMU.
+    """Encode a window with 2D convolutions over the signals and the time of each IMU.
 
     Source: Kinetics-MFFM-Net, baseline 2D convolution, and Kinetics-FM-Net (Hossain et al. 2023),
-    2D branch. A plane is one IMU: its six signals, acc xyz and gyr xyz, are the height, time is
-    the width. Four blocks of convolution, ReLU, BatchNorm and max pooling, then two Linear layers
-    with ReLU and dropout at each time step that is left.
+    2D branch. Each IMU is one input plane, whose height is its six signals (acc xyz, gyr xyz) and
+    whose width is time. Four blocks of convolution, ReLU, BatchNorm and max pooling are followed by
+    two Linear layers with ReLU and dropout, applied to each of the remaining time steps.
 
     Needs: nothing.
 
     Args:
-        sensors: IMUs, S.
-        maps: Feature maps of the convolutions.
-        pools: Heights and widths of the pooling; heights reduce the six signals to one.
-        hidden_sizes: Units of the Linear layers. dropout: After each of them.
+        sensors: number of IMUs, S.
+        maps: feature maps of each convolution.
+        pools: height and width of each max pooling; the heights must reduce the six signals to one.
+        hidden_sizes: units of the Linear layers.
+        dropout: dropout probability after each Linear layer.
 
     Shape:
-        `(B, T, 6 * S)`, acc xyz of all IMUs and then gyr xyz of all IMUs, to
-        `(B, steps * hidden_sizes[-1])`, with `T // 16` steps left of `T`.
+        Input: `(B, T, 6 * S)`: windows, samples in time, channels (acc xyz of all IMUs, then gyr
+            xyz of all IMUs).
+        Output: `(B, steps * hidden_sizes[-1])`; the default pooling leaves `T // 16` time steps.
 
     Example:
         >>> Conv2DEncoder(sensors=1)(torch.zeros(2, 100, 6)).shape
@@ -377,7 +403,7 @@ class Conv2DEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def planes(self, x: Tensor) -> Tensor:
-        """Lay `(B, T, 6 * S)` out as `(B, S, 6, T)`: per IMU its acc xyz and then its gyr xyz."""
+        """Rearrange `(B, T, 6 * S)` to `(B, S, 6, T)`: for each IMU acc xyz, then gyr xyz."""
         x = x.unflatten(-1, (2, -1, 3))  # (B, T, kind, S, axis)
         return x.permute(0, 3, 2, 4, 1).flatten(2, 3)  # (B, S, 6, T)
 
@@ -393,20 +419,24 @@ class Conv2DEncoder(nn.Module):
 
 
 class Conv2DNet(nn.Module):
-    """Estimate the targets of a window by convolutions over the signals and the time of each IMU.
+    """Estimate the targets of a window with 2D convolutions over the signals and time of each IMU.
 
-    Source: Kinetics-MFFM-Net, baseline 2D convolution. The input is normed per channel over batch
-    and time (no learned scale) and encoded by Conv2DEncoder; one Linear over the time steps that
-    it leaves gives all time steps.
+    Source: Kinetics-MFFM-Net, baseline 2D convolution. Each channel is normalized over batch and
+    time (without learned scale and shift), Conv2DEncoder encodes the window, and a Linear layer
+    maps the encoded time steps to the targets of all time steps.
 
     Needs: Conv2DEncoder
 
     Args:
-        sensors: IMUs, S. targets: K. window: T, in samples, at least 16.
-        dropout: Of the encoder.
+        sensors: number of IMUs, S.
+        targets: number of targets, K.
+        window: samples per window, T, at least 16.
+        dropout: dropout probability after each Linear layer of the encoder.
 
     Shape:
-        `(B, T, 6 * S)`, acc xyz of all IMUs and then gyr xyz of all IMUs, to `(B, T, K)`.
+        Input: `(B, T, 6 * S)`: windows, samples in time, channels (acc xyz of all IMUs, then gyr
+            xyz of all IMUs).
+        Output: `(B, T, K)`, in the units of the targets.
 
     Example:
         >>> Conv2DNet(sensors=1, targets=7, window=100)(torch.zeros(2, 100, 6)).shape
@@ -422,7 +452,7 @@ class Conv2DNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Estimate `(B, T, K)` from `(B, T, 6 * S)`."""
-        x = self.norm(x.transpose(1, 2)).transpose(1, 2)  # BatchNorm1d takes (B, C, T)
+        x = self.norm(x.transpose(1, 2)).transpose(1, 2)  # BatchNorm1d expects (B, C, T)
         return self.head(self.encoder(x)).unflatten(-1, (self.window, -1))  # (B, T, K)
 
 
@@ -430,14 +460,14 @@ class Conv2DNet(nn.Module):
 
 
 def rmse(prediction: Tensor, target: Tensor) -> Tensor:
-    """Root of the mean squared error over batch, time and targets; its gradient at 0 is 0."""
+    """Return the RMSE over batch, time and targets; at zero error, its gradient is 0, not NaN."""
     error = prediction - target
-    norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # of millions of values, too
+    norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # sums millions of squares
     return norm / math.sqrt(error.numel())
 
 
 def supervised_loss(network: nn.Module, batch: Batch) -> Tensor:
-    """RMSE between the prediction and the measured targets."""
+    """Return the RMSE of the prediction against the measured targets."""
     return rmse(network(*batch.inputs), batch.targets)
 
 
@@ -457,12 +487,12 @@ NETWORKS = {
 
 
 def inputs(samples: Mapping[str, Tensor], sensor_set: str) -> list[Tensor]:
-    """Return the input of a network: the modalities side by side, one tensor `(..., C)`."""
+    """Return the input of a network: all modalities concatenated in one tensor `(..., C)`."""
     return [torch.cat(select(samples, SENSOR_SETS[sensor_set]), dim=-1)]
 
 
 def table_row(model: str, sensor_set: str) -> Row:
-    """Return the row of a model and a sensor set."""
+    """Return the row of the table for a model and a sensor set."""
     sensors, modalities = SENSOR_SETS[sensor_set]
     channels = {"acc": 3 * len(sensors), "gyr": 3 * len(sensors), "video": 4 * len(JOINTS)}
     if model == "conv2d":
@@ -494,22 +524,25 @@ def train(
     """Train with Adam and early stopping; leave the weights of the best epoch in `network`.
 
     Args:
-        network: the network, on its device.
+        network: network to train, on its device.
         windows: training windows.
         validation: validation windows.
-        loss: minimized over batches.
-        criterion: of all validation predictions and targets; early stopping watches it.
+        loss: loss of the network on a batch, minimized by Adam.
+        criterion: validation loss, of the predictions and targets of all validation windows.
         epochs: maximum number of epochs.
-        args: `seed`, `learning_rate`, `batch_size`, `patience` (in epochs) and `faster`.
-        progress: counts epochs, saves the state of the training and resumes from it.
+        args: flags `seed`, `learning_rate`, `batch_size`, `patience` (in epochs) and `faster`.
+        progress: progress of the training, which is saved regularly and resumed if it exists.
+
+    Returns:
+        The finished epochs.
 
     Raises:
         DivergedError: The validation loss is not finite.
     """
-    torch.manual_seed(args.seed)  # dropout; the shuffling has a generator of its own
+    torch.manual_seed(args.seed)  # for dropout; shuffling has its own generator
     optimizer = torch.optim.Adam(network.parameters(), lr=args.learning_rate)
     progress.start(network, optimizer, epochs, args.seed)
-    loss = accelerate(loss, args)  # only with --faster
+    loss = accelerate(loss, args.faster)  # no change without --faster
     while len(progress.history) < epochs and progress.epochs_since_best < args.patience:
         network.train()
         for indices in progress.shuffled_batches(len(windows), args.batch_size):
@@ -527,13 +560,16 @@ def train(
 
 
 def train_and_test(row: Row, test_subject: str, run: Run) -> None:
-    """Train and test one row of the table with one subject held out."""
+    """Train one row of the table with one subject held out, and test it on that subject.
+
+    All rows minimize `supervised_loss`.
+    """
     args = run.args
     signals = inputs(run.recording.samples, row.sensor_set)
     fold = make_fold(run.recording, signals, test_subject, WINDOW, args.protocol, args.seed)
     torch.manual_seed(args.seed)
     network = row.network().to(run.device)
-    if row.name.startswith("ffn_hf"):  # its features are computed once per window
+    if row.name.startswith("ffn_hf"):  # compute the features once, not in every epoch
         for windows in (fold.train, fold.validation, fold.test):
             windows.inputs = precompute(network.features, windows)
     progress = run.progress(row, test_subject)
@@ -544,12 +580,12 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
     run.record(row, fold, network, history)
 
 
-# Stands in for a missing data file
+# Defaults of a run on synthetic data
 QUICK_LOOK = QuickLook(subjects=8, minutes=0.4, epochs=5)
 
 
 def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
-    """Train and test the rows on the folds that the flags choose; return the metrics."""
+    """Train and test the selected rows on the selected folds; return the metrics."""
     script = sys.modules[__name__]
     args = cli.parse(script, cli.script_parser(script), argv)
     with Run(script, args) as run:

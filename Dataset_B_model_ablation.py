@@ -1,17 +1,24 @@
-"""Ablation of Kinetics-MFFM-Net on Dataset B (Tan et al. 2022): IMUs and two videos at 100 Hz.
+"""Ablation of Kinetics-MFFM-Net on Dataset B (Tan et al. 2022): eight IMUs and two cameras, 100 Hz.
 
-Estimates the knee flexion and adduction moments and the ground reaction force of the right leg
-from windows of 0.5 s.
-Rows of the table (the paper's Table I): early fusion, plain concatenation and MFFM, each with
-BiLSTM and BiGRU encoders, and the full network with gated dual encoders. Then, with BiLSTM
-encoders, every other subset of MFFM's branches (`maf`, `mwff`, `mwfs`), pairs with and without its
-gate, and all three without. All with all sensors, and once more with the
-IMUs alone (`-all_imus`).
+The networks estimate the knee flexion and adduction moments and the ground reaction force of
+the right leg in windows of 0.5 s.
 
-Models: AblationNet, of RecurrentEncoder, GatedDualEncoder and MFFM.
-Time and memory of a fold: see the README.
-Writes outputs/Dataset_B_model_ablation/<run>/: config.json, history.csv, metrics.csv,
-predictions/, checkpoints/, figures/.
+Rows of the table (the first seven are the paper's Table I):
+    early_lstm, early_gru      early fusion: a single BiLSTM or BiGRU encoder reads all channels
+    concat_lstm, concat_gru    one encoder per modality, features concatenated
+    mffm_lstm, mffm_gru        one encoder per modality, features fused by MFFM
+    mffm_gated                 the full network, with gated dual encoders
+    <branches>_lstm            some branches of MFFM (maf, mwff, mwfs), without its gate
+    <branches>_gate_lstm       some branches of MFFM, with its gate
+All rows read all IMUs and video, those whose name ends in `-all_imus` the IMUs only.
+
+Models: AblationNet, built from RecurrentEncoder or GatedDualEncoder, and MFFM.
+Training: `train_and_test` minimizes the RMSE against the measured targets (`supervised_loss`).
+Output: outputs/Dataset_B_model_ablation/<run>/ with config.json, history.csv,
+metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see the README.
+
+The first command reads data/dataset_b.h5 or, if there is no such file, runs briefly on
+synthetic data. The second holds out each subject in turn, as in the paper:
 
     python Dataset_B_model_ablation.py
     python Dataset_B_model_ablation.py --data data/dataset_b.h5 --test-subjects all
@@ -39,21 +46,21 @@ from common.runs import QuickLook, Row, Run
 from common.training import Criterion, Epoch, Loss, Progress, accelerate, predict
 from common.windows import Batch, Windows, make_fold
 
-# What the paper fixes --------------------------------------------------------------------------
+# Data and hyperparameters of the paper ---------------------------------------------------------
 
 DATASET = "b"
 RATE_HZ = 100
-WINDOW = 50  # samples, 0.5 s
-EPOCHS = 40
+WINDOW = 50  # samples: 0.5 s
+EPOCHS = 40  # at most
 LEARNING_RATE = 1e-3
-GRAVITY_M_S2 = 9.8  # for body weights; the moments of the dataset were computed with 9.81
+GRAVITY_M_S2 = 9.8  # converts body mass to weight; the dataset's own moments use 9.81
 
 SENSORS = ("CHEST", "WAIST", "R_FOOT", "R_SHANK", "R_THIGH", "L_FOOT", "L_SHANK", "L_THIGH")
 JOINTS = (
     *("LShoulder", "RShoulder", "MidHip", "RHip", "LHip"),
     *("RKnee", "LKnee", "RAnkle", "LAnkle", "RHeel", "LHeel"),
 )
-VIEWS = ("x_90", "x_180", "y_90", "y_180")  # axis and camera: from the side and from behind
+VIEWS = ("x_90", "x_180", "y_90", "y_180")  # image axis and camera: 90 at the side, 180 behind
 FEET = ("R_FOOT", "L_FOOT")
 SHANKS = ("R_SHANK", "L_SHANK")
 THIGHS = ("R_THIGH", "L_THIGH")
@@ -75,7 +82,7 @@ TARGETS = (
 
 
 def column_names(sensor_set: SensorSet) -> list[str]:
-    """Return the columns of the file that the inputs of a sensor set are computed from."""
+    """Return the names of the columns from which the inputs of a sensor set are computed."""
     imus = [
         f"{kind}{axis}_{sensor}"
         for kind in ("Accel", "Gyro")
@@ -87,14 +94,15 @@ def column_names(sensor_set: SensorSet) -> list[str]:
 
 
 def prepare(columns: Columns) -> dict[str, np.ndarray]:
-    """Return the modalities `(samples, C)` - acc in m/s², gyr in deg/s, video - and the targets.
+    """Return the modalities `(samples, C)` and the targets `(samples, K)`.
 
-    Video is relative to the middle of the hips in the same view, in pixels per meter of height.
-    The file holds the force on the plate; the force on the foot has the opposite sign.
+    Units: acc in m/s², gyr in deg/s, video in pixels per meter of body height. The video positions
+    are relative to the mid-hip in the same view. The file stores the force on the plate; the ground
+    reaction force, which acts on the foot, has the opposite sign.
     """
     mid_hip = columns[[f"MidHip_{view}" for view in VIEWS]]
     joints = columns[[f"{joint}_{view}" for joint in JOINTS for view in VIEWS]]
-    weight_n = columns["body weight"] * GRAVITY_M_S2  # "body weight" is the mass in kg
+    weight_n = columns["body weight"] * GRAVITY_M_S2  # the column is a mass in kg
     force_n = columns[[f"plate_2_force_{axis}" for axis in "xzy"]]
     return {
         "acc": columns[[f"Accel{axis}_{sensor}" for sensor in SENSORS for axis in "XYZ"]],
@@ -110,7 +118,7 @@ def read(path: Path) -> Recording:
 
 
 def select(samples: Mapping[str, Tensor], sensor_set: SensorSet) -> list[Tensor]:
-    """Return one tensor `(..., C)` per modality of a sensor set, three channels per IMU."""
+    """Return one tensor `(..., C)` per modality of a sensor set, with three channels per IMU."""
     imus = [SENSORS.index(sensor) for sensor in sensor_set.sensors]
     return [
         torch.cat([samples[modality][..., 3 * i : 3 * i + 3] for i in imus], dim=-1)
@@ -124,19 +132,21 @@ def select(samples: Mapping[str, Tensor], sensor_set: SensorSet) -> list[Tensor]
 
 
 class RecurrentEncoder(nn.Module):
-    """Encode one modality by a BiLSTM or a BiGRU.
+    """Encode one modality with a BiLSTM or a BiGRU.
 
-    Source: Kinetics-MFFM-Net, ablation (Table I): one half of the gated dual encoder.
+    Source: Kinetics-MFFM-Net, ablation (Table I): one of the two encoders in GatedDualEncoder.
 
     Needs: nothing.
 
     Args:
-        channels: Of the modality. kind: `lstm` or `gru`.
-        hidden_sizes: Units per direction of the first and the second recurrent layer.
-        dropout: After each recurrent layer.
+        channels: number of channels of the modality, C.
+        kind: `lstm` or `gru`.
+        hidden_sizes: units per direction of the first and the second recurrent layer.
+        dropout: dropout probability after each recurrent layer.
 
     Shape:
-        `(B, T, channels)` to `(B, T, 2 * hidden_sizes[1])`.
+        Input: `(B, T, C)`: windows, samples in time, channels.
+        Output: `(B, T, 2 * hidden_sizes[1])`.
 
     Example:
         >>> RecurrentEncoder(12, "gru")(torch.zeros(2, 100, 12)).shape
@@ -168,20 +178,21 @@ class RecurrentEncoder(nn.Module):
 
 
 class GatedDualEncoder(nn.Module):
-    """Encode one modality by a BiLSTM and a BiGRU, mixed feature by feature by a learned gate.
+    """Encode one modality with a BiLSTM and a BiGRU and mix their features with a learned gate.
 
-    Source: Kinetics-MFFM-Net, GDEN. With `g = sigmoid(Linear([lstm; gru]))` the output is
-    `g * lstm + (1 - g) * gru`.
+    Source: Kinetics-MFFM-Net, gated dual encoder (GDEN). BiLSTM and BiGRU have two layers each.
+    With the gate `g = sigmoid(Linear([lstm; gru]))`, the output is `g * lstm + (1 - g) * gru`.
 
     Needs: nothing.
 
     Args:
-        channels: Of the modality.
-        hidden_sizes: Units per direction of the first and the second recurrent layer.
-        dropout: After each recurrent layer.
+        channels: number of channels of the modality, C.
+        hidden_sizes: units per direction of the first and the second recurrent layer.
+        dropout: dropout probability after each recurrent layer.
 
     Shape:
-        `(B, T, channels)` to `(B, T, 2 * hidden_sizes[1])`.
+        Input: `(B, T, C)`: windows, samples in time, channels.
+        Output: `(B, T, 2 * hidden_sizes[1])`.
 
     Example:
         >>> GatedDualEncoder(12)(torch.zeros(2, 100, 12)).shape
@@ -215,22 +226,26 @@ class GatedDualEncoder(nn.Module):
 
 
 class MFFM(nn.Module):
-    """Fuse the features of several modalities at each time step, and gate the result.
+    """Fuse the features of several modalities in up to three branches and gate the result.
 
-    Source: Kinetics-MFFM-Net, multi-modal feature fusion module: self-attention over time (MAF),
-    weighted features (MWFF), a weighted sum of the modalities (MWFS) and the gate (MMF).
-    Attention is plain: no mask, residual, norm or position code. MWFS scores every modality by
-    one shared Linear.
+    Source: Kinetics-MFFM-Net, multi-modal feature fusion module. The branches are self-attention
+    over time (MAF), features weighted by a sigmoid layer (MWFF) and a weighted sum of the
+    modalities (MWFS). Their outputs are concatenated and pass a sigmoid gate (MMF). The attention
+    has no mask, residual connection, normalization or positional encoding. In MWFS, all modalities
+    share the Linear layer that computes their weights.
 
     Needs: nothing.
 
     Args:
-        modalities: Their number, M. size: Features of each. heads: Of the attention.
-        branches: Those that there are; the ablation leaves some out. gated: Whether MMF is there.
+        modalities: number of modalities, M.
+        size: number of features of each modality.
+        heads: number of attention heads.
+        branches: branches to use, any of `maf`, `mwff` and `mwfs`; the ablation omits some.
+        gated: whether the result passes the gate (MMF).
 
     Shape:
-        `(B, T, M * size)`, the modalities one after another, to `(B, T, out_size)`: M * size for
-        MAF, as many for MWFF, and size for MWFS.
+        Input: `(B, T, M * size)`: windows, samples in time, features of all modalities.
+        Output: `(B, T, out_size)`: `M * size` features each from MAF and MWFF, `size` from MWFS.
 
     Example:
         >>> MFFM(modalities=2, size=128)(torch.zeros(3, 50, 256)).shape
@@ -275,26 +290,28 @@ class MFFM(nn.Module):
 
 
 class AblationNet(nn.Module):
-    """Estimate the targets by Kinetics-MFFM-Net or by what is left of it without some blocks.
+    """Estimate the targets with Kinetics-MFFM-Net or a variant that lacks some of its blocks.
 
-    Source: Kinetics-MFFM-Net, ablation (Table I). With every block it is the network of the
-    sensor-distillation scripts, short of the projection that serves distillation. The published
-    rows differ in dropout and epochs as well; here a row differs in its blocks only.
+    Source: Kinetics-MFFM-Net, ablation (Table I). The default is the network of the
+    sensor-distillation scripts without its projection for distillation. The published ablation
+    rows also differ in dropout and number of epochs; here, they differ only in their blocks.
 
     Needs: RecurrentEncoder, GatedDualEncoder, MFFM
 
     Args:
-        channels: Of each modality. targets: K.
-        encoder: `lstm`, `gru` or `gated`, which is both.
-        early_fusion: Whether all channels go into one encoder, rather than each modality into its
-            own.
-        branches: Those of MFFM, any of `maf`, `mwff`, `mwfs`; none for plain concatenation.
-        gated: Whether MFFM has its gate.
-        hidden_sizes: Units per direction of the encoders' recurrent layers.
-        dropout: After each recurrent layer. heads: Of the attention.
+        channels: number of channels of each modality.
+        targets: number of targets, K.
+        encoder: `lstm`, `gru` or `gated` (both, mixed by a gate).
+        early_fusion: whether one encoder reads all channels; otherwise each modality has its own.
+        branches: branches of MFFM, any of `maf`, `mwff` and `mwfs`; empty for plain concatenation.
+        gated: whether MFFM has its gate.
+        hidden_sizes: units per direction of the first and the second layer of the encoders.
+        dropout: dropout probability after each recurrent layer.
+        heads: number of attention heads.
 
     Shape:
-        One `(B, T, C)` per modality to `(B, T, K)`.
+        Input: one `(B, T, C)` per modality: windows, samples in time, channels.
+        Output: `(B, T, K)`, in the units of the targets.
 
     Example:
         >>> model = AblationNet((12, 12), targets=7, encoder="lstm", branches=("maf",))
@@ -338,7 +355,7 @@ class AblationNet(nn.Module):
         """Estimate `(B, T, K)` from one `(B, T, C)` per modality."""
         groups = (torch.cat(modalities, dim=-1),) if self.early_fusion else modalities
         encoded = [
-            encoder(norm(x.transpose(1, 2)).transpose(1, 2))  # BatchNorm1d takes (B, C, T)
+            encoder(norm(x.transpose(1, 2)).transpose(1, 2))  # BatchNorm1d expects (B, C, T)
             for x, norm, encoder in zip(groups, self.norms, self.encoders, strict=True)
         ]
         return self.head(self.fusion(torch.cat(encoded, dim=-1)))
@@ -348,14 +365,14 @@ class AblationNet(nn.Module):
 
 
 def rmse(prediction: Tensor, target: Tensor) -> Tensor:
-    """Root of the mean squared error over batch, time and targets; its gradient at 0 is 0."""
+    """Return the RMSE over batch, time and targets; at zero error, its gradient is 0, not NaN."""
     error = prediction - target
-    norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # of millions of values, too
+    norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # sums millions of squares
     return norm / math.sqrt(error.numel())
 
 
 def supervised_loss(network: nn.Module, batch: Batch) -> Tensor:
-    """RMSE between the prediction and the measured targets."""
+    """Return the RMSE of the prediction against the measured targets."""
     return rmse(network(*batch.inputs), batch.targets)
 
 
@@ -364,7 +381,7 @@ def supervised_loss(network: nn.Module, batch: Batch) -> Tensor:
 FULL_SET, IMU_SET = "all_imus_video", "all_imus"
 EARLY = {"early_fusion": True, "branches": ()}
 CONCAT = {"branches": ()}
-TABLE_I = {  # the paper's rows, in its order
+TABLE_I = {  # the rows of the paper's Table I, in its order
     "early_lstm": {"encoder": "lstm", **EARLY},
     "early_gru": {"encoder": "gru", **EARLY},
     "concat_lstm": {"encoder": "lstm", **CONCAT},
@@ -373,7 +390,7 @@ TABLE_I = {  # the paper's rows, in its order
     "mffm_gru": {"encoder": "gru"},
     "mffm_gated": {},  # the full Kinetics-MFFM-Net
 }
-SUBSETS = {  # further branches of MFFM, and its gate
+SUBSETS = {  # other subsets of MFFM's branches, without and with its gate
     "mwfs": {"branches": ("mwfs",), "gated": False},
     "mwff": {"branches": ("mwff",), "gated": False},
     "maf": {"branches": ("maf",), "gated": False},
@@ -397,7 +414,7 @@ def inputs(samples: Mapping[str, Tensor], sensor_set: str) -> list[Tensor]:
 
 
 def table_row(name: str, sensor_set: str) -> Row:
-    """Return the row of a network, with all sensors or with the IMUs alone."""
+    """Return the row of the table for a network of `NETWORKS` and a sensor set."""
     sensors, modalities = SENSOR_SETS[sensor_set]
     channels = {"acc": 3 * len(sensors), "gyr": 3 * len(sensors), "video": 4 * len(JOINTS)}
     sizes = tuple(channels[modality] for modality in modalities)
@@ -423,22 +440,25 @@ def train(
     """Train with Adam and early stopping; leave the weights of the best epoch in `network`.
 
     Args:
-        network: the network, on its device.
+        network: network to train, on its device.
         windows: training windows.
         validation: validation windows.
-        loss: minimized over batches.
-        criterion: of all validation predictions and targets; early stopping watches it.
+        loss: loss of the network on a batch, minimized by Adam.
+        criterion: validation loss, of the predictions and targets of all validation windows.
         epochs: maximum number of epochs.
-        args: `seed`, `learning_rate`, `batch_size`, `patience` (in epochs) and `faster`.
-        progress: counts epochs, saves the state of the training and resumes from it.
+        args: flags `seed`, `learning_rate`, `batch_size`, `patience` (in epochs) and `faster`.
+        progress: progress of the training, which is saved regularly and resumed if it exists.
+
+    Returns:
+        The finished epochs.
 
     Raises:
         DivergedError: The validation loss is not finite.
     """
-    torch.manual_seed(args.seed)  # dropout; the shuffling has a generator of its own
+    torch.manual_seed(args.seed)  # for dropout; shuffling has its own generator
     optimizer = torch.optim.Adam(network.parameters(), lr=args.learning_rate)
     progress.start(network, optimizer, epochs, args.seed)
-    loss = accelerate(loss, args)  # only with --faster
+    loss = accelerate(loss, args.faster)  # no change without --faster
     while len(progress.history) < epochs and progress.epochs_since_best < args.patience:
         network.train()
         for indices in progress.shuffled_batches(len(windows), args.batch_size):
@@ -456,7 +476,10 @@ def train(
 
 
 def train_and_test(row: Row, test_subject: str, run: Run) -> None:
-    """Train and test one row of the table with one subject held out."""
+    """Train one row of the table with one subject held out, and test it on that subject.
+
+    All rows minimize `supervised_loss`.
+    """
     args = run.args
     signals = inputs(run.recording.samples, row.sensor_set)
     fold = make_fold(run.recording, signals, test_subject, WINDOW, args.protocol, args.seed)
@@ -470,12 +493,12 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
     run.record(row, fold, network, history)
 
 
-# Stands in for a missing data file
+# Defaults of a run on synthetic data
 QUICK_LOOK = QuickLook(subjects=6, minutes=0.35, epochs=8, rows=tuple(TABLE_I))
 
 
 def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
-    """Train and test the rows on the folds that the flags choose; return the metrics."""
+    """Train and test the selected rows on the selected folds; return the metrics."""
     script = sys.modules[__name__]
     args = cli.parse(script, cli.script_parser(script), argv)
     with Run(script, args) as run:

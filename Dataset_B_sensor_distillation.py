@@ -1,14 +1,23 @@
-"""Sensor distillation on Dataset B (Tan et al. 2022): eight IMUs and two videos at 100 Hz.
+"""Sensor distillation on Dataset B (Tan et al. 2022): eight IMUs and two cameras, 100 Hz.
 
-Estimates the knee flexion and adduction moments and the ground reaction force of the right leg
-from windows of 0.5 s.
-Rows of the table: Kinetics-MFFM-Net with all sensors (the teacher) and, for each set of IMUs, the
-same network with those IMUs alone (the student), trained without and with distillation.
+The networks estimate the knee flexion and adduction moments and the ground reaction force of
+the right leg in windows of 0.5 s.
 
-Models: KineticsMFFMNet, of GatedDualEncoder and MFFM.
-Time and memory of a fold: see the README.
-Writes outputs/Dataset_B_sensor_distillation/<run>/: config.json, history.csv, metrics.csv,
-predictions/, checkpoints/, figures/.
+Rows of the table (Kinetics-MFFM-Net in the paper's Tables II and IV):
+    teacher            reads all IMUs and video
+    student-<set>      reads the IMUs of one sensor set only
+    distilled-<set>    the same network, trained with the help of the teacher
+<set> is a sensor set, from both feet (`feet`) to all eight IMUs (`all_imus`).
+
+Models: KineticsMFFMNet, built from GatedDualEncoder and MFFM.
+Training: `train_and_test` minimizes the RMSE against the measured targets (`supervised_loss`).
+For distilled students, `distillation_loss` adds the RMSE against the output and the feature of the
+trained teacher.
+Output: outputs/Dataset_B_sensor_distillation/<run>/ with config.json, history.csv,
+metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see the README.
+
+The first command reads data/dataset_b.h5 or, if there is no such file, runs briefly on
+synthetic data. The second holds out each subject in turn, as in the paper:
 
     python Dataset_B_sensor_distillation.py
     python Dataset_B_sensor_distillation.py --data data/dataset_b.h5 --test-subjects all
@@ -37,22 +46,24 @@ from common.runs import QuickLook, Row, Run
 from common.training import Criterion, Epoch, Loss, Progress, accelerate, predict
 from common.windows import Batch, Windows, make_fold, precompute
 
-# What the paper fixes --------------------------------------------------------------------------
+# Data and hyperparameters of the paper ---------------------------------------------------------
 
 DATASET = "b"
 RATE_HZ = 100
-WINDOW = 50  # samples, 0.5 s
-EPOCHS = 40
+WINDOW = 50  # samples: 0.5 s
+EPOCHS = 40  # at most
 LEARNING_RATE = 1e-3
-ALPHA, BETA = 0.5, 1.0  # weights of the teacher's output and of its feature
-GRAVITY_M_S2 = 9.8  # for body weights; the moments of the dataset were computed with 9.81
+# Weights of the teacher's output and feature in the loss; the script published for Dataset B has
+# 0.1 and 5.0
+ALPHA, BETA = 0.5, 1.0
+GRAVITY_M_S2 = 9.8  # converts body mass to weight; the dataset's own moments use 9.81
 
 SENSORS = ("CHEST", "WAIST", "R_FOOT", "R_SHANK", "R_THIGH", "L_FOOT", "L_SHANK", "L_THIGH")
 JOINTS = (
     *("LShoulder", "RShoulder", "MidHip", "RHip", "LHip"),
     *("RKnee", "LKnee", "RAnkle", "LAnkle", "RHeel", "LHeel"),
 )
-VIEWS = ("x_90", "x_180", "y_90", "y_180")  # axis and camera: from the side and from behind
+VIEWS = ("x_90", "x_180", "y_90", "y_180")  # image axis and camera: 90 at the side, 180 behind
 FEET = ("R_FOOT", "L_FOOT")
 SHANKS = ("R_SHANK", "L_SHANK")
 THIGHS = ("R_THIGH", "L_THIGH")
@@ -74,7 +85,7 @@ TARGETS = (
 
 
 def column_names(sensor_set: SensorSet) -> list[str]:
-    """Return the columns of the file that the inputs of a sensor set are computed from."""
+    """Return the names of the columns from which the inputs of a sensor set are computed."""
     imus = [
         f"{kind}{axis}_{sensor}"
         for kind in ("Accel", "Gyro")
@@ -86,14 +97,15 @@ def column_names(sensor_set: SensorSet) -> list[str]:
 
 
 def prepare(columns: Columns) -> dict[str, np.ndarray]:
-    """Return the modalities `(samples, C)` - acc in m/s², gyr in deg/s, video - and the targets.
+    """Return the modalities `(samples, C)` and the targets `(samples, K)`.
 
-    Video is relative to the middle of the hips in the same view, in pixels per meter of height.
-    The file holds the force on the plate; the force on the foot has the opposite sign.
+    Units: acc in m/s², gyr in deg/s, video in pixels per meter of body height. The video positions
+    are relative to the mid-hip in the same view. The file stores the force on the plate; the ground
+    reaction force, which acts on the foot, has the opposite sign.
     """
     mid_hip = columns[[f"MidHip_{view}" for view in VIEWS]]
     joints = columns[[f"{joint}_{view}" for joint in JOINTS for view in VIEWS]]
-    weight_n = columns["body weight"] * GRAVITY_M_S2  # "body weight" is the mass in kg
+    weight_n = columns["body weight"] * GRAVITY_M_S2  # the column is a mass in kg
     force_n = columns[[f"plate_2_force_{axis}" for axis in "xzy"]]
     return {
         "acc": columns[[f"Accel{axis}_{sensor}" for sensor in SENSORS for axis in "XYZ"]],
@@ -109,7 +121,7 @@ def read(path: Path) -> Recording:
 
 
 def select(samples: Mapping[str, Tensor], sensor_set: SensorSet) -> list[Tensor]:
-    """Return one tensor `(..., C)` per modality of a sensor set, three channels per IMU."""
+    """Return one tensor `(..., C)` per modality of a sensor set, with three channels per IMU."""
     imus = [SENSORS.index(sensor) for sensor in sensor_set.sensors]
     return [
         torch.cat([samples[modality][..., 3 * i : 3 * i + 3] for i in imus], dim=-1)
@@ -123,20 +135,21 @@ def select(samples: Mapping[str, Tensor], sensor_set: SensorSet) -> list[Tensor]
 
 
 class GatedDualEncoder(nn.Module):
-    """Encode one modality by a BiLSTM and a BiGRU, mixed feature by feature by a learned gate.
+    """Encode one modality with a BiLSTM and a BiGRU and mix their features with a learned gate.
 
-    Source: Kinetics-MFFM-Net, GDEN. With `g = sigmoid(Linear([lstm; gru]))` the output is
-    `g * lstm + (1 - g) * gru`.
+    Source: Kinetics-MFFM-Net, gated dual encoder (GDEN). BiLSTM and BiGRU have two layers each.
+    With the gate `g = sigmoid(Linear([lstm; gru]))`, the output is `g * lstm + (1 - g) * gru`.
 
     Needs: nothing.
 
     Args:
-        channels: Of the modality.
-        hidden_sizes: Units per direction of the first and the second recurrent layer.
-        dropout: After each recurrent layer.
+        channels: number of channels of the modality, C.
+        hidden_sizes: units per direction of the first and the second recurrent layer.
+        dropout: dropout probability after each recurrent layer.
 
     Shape:
-        `(B, T, channels)` to `(B, T, 2 * hidden_sizes[1])`.
+        Input: `(B, T, C)`: windows, samples in time, channels.
+        Output: `(B, T, 2 * hidden_sizes[1])`.
 
     Example:
         >>> GatedDualEncoder(12)(torch.zeros(2, 100, 12)).shape
@@ -170,22 +183,26 @@ class GatedDualEncoder(nn.Module):
 
 
 class MFFM(nn.Module):
-    """Fuse the features of several modalities at each time step, and gate the result.
+    """Fuse the features of several modalities in up to three branches and gate the result.
 
-    Source: Kinetics-MFFM-Net, multi-modal feature fusion module: self-attention over time (MAF),
-    weighted features (MWFF), a weighted sum of the modalities (MWFS) and the gate (MMF).
-    Attention is plain: no mask, residual, norm or position code. MWFS scores every modality by
-    one shared Linear.
+    Source: Kinetics-MFFM-Net, multi-modal feature fusion module. The branches are self-attention
+    over time (MAF), features weighted by a sigmoid layer (MWFF) and a weighted sum of the
+    modalities (MWFS). Their outputs are concatenated and pass a sigmoid gate (MMF). The attention
+    has no mask, residual connection, normalization or positional encoding. In MWFS, all modalities
+    share the Linear layer that computes their weights.
 
     Needs: nothing.
 
     Args:
-        modalities: Their number, M. size: Features of each. heads: Of the attention.
-        branches: Those that there are; the ablation leaves some out. gated: Whether MMF is there.
+        modalities: number of modalities, M.
+        size: number of features of each modality.
+        heads: number of attention heads.
+        branches: branches to use, any of `maf`, `mwff` and `mwfs`; the ablation omits some.
+        gated: whether the result passes the gate (MMF).
 
     Shape:
-        `(B, T, M * size)`, the modalities one after another, to `(B, T, out_size)`: M * size for
-        MAF, as many for MWFF, and size for MWFS.
+        Input: `(B, T, M * size)`: windows, samples in time, features of all modalities.
+        Output: `(B, T, out_size)`: `M * size` features each from MAF and MWFF, `size` from MWFS.
 
     Example:
         >>> MFFM(modalities=2, size=128)(torch.zeros(3, 50, 256)).shape
@@ -230,7 +247,12 @@ class MFFM(nn.Module):
 
 
 class DistillationFeatures(NamedTuple):
-    """Output `(B, T, K)` in the targets' units, and the distilled feature `(B, T, 128)`."""
+    """The prediction of a network and its feature for distillation.
+
+    Attributes:
+        output: `(B, T, K)`, in the units of the targets.
+        feature: `(B, T, 2 * hidden_sizes[1])`, the projected encoder outputs.
+    """
 
     output: Tensor
     feature: Tensor
@@ -239,23 +261,26 @@ class DistillationFeatures(NamedTuple):
 class KineticsMFFMNet(nn.Module):
     """Estimate joint moments and ground reaction forces at each time step of a window.
 
-    Source: Kinetics-MFFM-Net. Each modality is normed over batch and time (no learned scale),
-    encoded by a GatedDualEncoder, and all are fused by MFFM. The teacher gets every modality,
-    a student the accelerometers and gyroscopes of a sensor set.
-    For distillation the concatenated features are projected to 128; the prediction does not use
-    that. The teacher's projection gets no gradient from its own loss, so that it stays the fixed
-    random projection it was born as.
+    Source: Kinetics-MFFM-Net. Each modality is normalized over batch and time (without learned
+    scale and shift) and encoded by a GatedDualEncoder; MFFM fuses the encoded modalities. The
+    teacher reads all modalities, a student the accelerometers and gyroscopes of a sensor set.
+    For distillation, a Linear layer projects the encoded modalities to the size of one of them; the
+    prediction does not depend on it. The teacher is not trained on its projection, which therefore
+    keeps its random initial weights.
 
     Needs: GatedDualEncoder, MFFM, DistillationFeatures, typing.NamedTuple
 
     Args:
-        channels: Of each modality. targets: K.
-        hidden_sizes: Units per direction of the encoders' recurrent layers.
-        dropout: After each recurrent layer. heads: Of the attention.
-        projection: Whether to have the projection for distillation.
+        channels: number of channels of each modality.
+        targets: number of targets, K.
+        hidden_sizes: units per direction of the first and the second layer of the encoders.
+        dropout: dropout probability after each recurrent layer.
+        heads: number of attention heads.
+        projection: whether the network has the projection for distillation.
 
     Shape:
-        One `(B, T, C)` per modality to `(B, T, K)`.
+        Input: one `(B, T, C)` per modality: windows, samples in time, channels.
+        Output: `(B, T, K)`, in the units of the targets.
 
     Example:
         >>> student = KineticsMFFMNet(channels=(3, 3), targets=7)
@@ -286,10 +311,10 @@ class KineticsMFFMNet(nn.Module):
         self.projection = nn.Linear(width, size) if projection else None
 
     def encode(self, *modalities: Tensor) -> Tensor:
-        """Encode the modalities, `(B, T, C)` each, one after another: `(B, T, M * 128)`."""
+        """Return the encoded modalities, concatenated: `(B, T, M * 2 * hidden_sizes[1])`."""
         return torch.cat(
             [
-                encoder(norm(x.transpose(1, 2)).transpose(1, 2))  # BatchNorm1d takes (B, C, T)
+                encoder(norm(x.transpose(1, 2)).transpose(1, 2))  # BatchNorm1d expects (B, C, T)
                 for x, norm, encoder in zip(modalities, self.norms, self.encoders, strict=True)
             ],
             dim=-1,
@@ -300,7 +325,7 @@ class KineticsMFFMNet(nn.Module):
         return self.head(self.fusion(self.encode(*modalities)))
 
     def features(self, *modalities: Tensor) -> DistillationFeatures:
-        """Estimate, and project the encoded modalities for distillation."""
+        """Return the prediction and the projected encoder outputs for distillation."""
         encoded = self.encode(*modalities)
         return DistillationFeatures(self.head(self.fusion(encoded)), self.projection(encoded))
 
@@ -309,19 +334,27 @@ class KineticsMFFMNet(nn.Module):
 
 
 def rmse(prediction: Tensor, target: Tensor) -> Tensor:
-    """Root of the mean squared error over batch, time and targets; its gradient at 0 is 0."""
+    """Return the RMSE over batch, time and targets; at zero error, its gradient is 0, not NaN."""
     error = prediction - target
-    norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # of millions of values, too
+    norm = torch.linalg.vector_norm(error, dtype=torch.float64)  # sums millions of squares
     return norm / math.sqrt(error.numel())
 
 
 def supervised_loss(network: nn.Module, batch: Batch) -> Tensor:
-    """RMSE between the prediction and the measured targets."""
+    """Return the RMSE of the prediction against the measured targets."""
     return rmse(network(*batch.inputs), batch.targets)
 
 
 def distillation_loss(alpha: float, beta: float) -> Loss:
-    """RMSE to the targets + alpha RMSE to the teacher's output + beta RMSE to its feature."""
+    """Return the loss of a distilled student.
+
+    The loss is RMSE(student, targets) + alpha * RMSE(student, teacher) + beta * RMSE(student's
+    feature, teacher's feature).
+
+    Args:
+        alpha: weight of the teacher's output.
+        beta: weight of the teacher's feature.
+    """
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
         student = network.features(*batch.inputs)
@@ -350,7 +383,14 @@ def inputs(samples: Mapping[str, Tensor], sensor_set: str) -> list[Tensor]:
 
 
 def table_row(name: str, sensor_set: str, projection: bool, needs: tuple[str, ...] = ()) -> Row:
-    """Return a row of the table; `projection` is for networks that take part in distillation."""
+    """Return a row of the table.
+
+    Args:
+        name: name of the row.
+        sensor_set: name of the sensor set that the network reads.
+        projection: whether the network has the projection for distillation.
+        needs: rows that have to be trained first, with the same subject held out.
+    """
     sensors, modalities = SENSOR_SETS[sensor_set]
     channels = {"acc": 3 * len(sensors), "gyr": 3 * len(sensors), "video": 4 * len(JOINTS)}
     network = partial(
@@ -385,22 +425,25 @@ def train(
     """Train with Adam and early stopping; leave the weights of the best epoch in `network`.
 
     Args:
-        network: the network, on its device.
+        network: network to train, on its device.
         windows: training windows.
         validation: validation windows.
-        loss: minimized over batches.
-        criterion: of all validation predictions and targets; early stopping watches it.
+        loss: loss of the network on a batch, minimized by Adam.
+        criterion: validation loss, of the predictions and targets of all validation windows.
         epochs: maximum number of epochs.
-        args: `seed`, `learning_rate`, `batch_size`, `patience` (in epochs) and `faster`.
-        progress: counts epochs, saves the state of the training and resumes from it.
+        args: flags `seed`, `learning_rate`, `batch_size`, `patience` (in epochs) and `faster`.
+        progress: progress of the training, which is saved regularly and resumed if it exists.
+
+    Returns:
+        The finished epochs.
 
     Raises:
         DivergedError: The validation loss is not finite.
     """
-    torch.manual_seed(args.seed)  # dropout; the shuffling has a generator of its own
+    torch.manual_seed(args.seed)  # for dropout; shuffling has its own generator
     optimizer = torch.optim.Adam(network.parameters(), lr=args.learning_rate)
     progress.start(network, optimizer, epochs, args.seed)
-    loss = accelerate(loss, args)  # only with --faster
+    loss = accelerate(loss, args.faster)  # no change without --faster
     while len(progress.history) < epochs and progress.epochs_since_best < args.patience:
         network.train()
         for indices in progress.shuffled_batches(len(windows), args.batch_size):
@@ -418,13 +461,17 @@ def train(
 
 
 def train_and_test(row: Row, test_subject: str, run: Run) -> None:
-    """Train and test one row of the table with one subject held out."""
+    """Train one row of the table with one subject held out, and test it on that subject.
+
+    The teacher and the plain students minimize `supervised_loss`; a distilled student minimizes
+    `distillation_loss` against the outputs of the trained teacher.
+    """
     args, samples = run.args, run.recording.samples
     signals = inputs(samples, row.sensor_set)
     fold = make_fold(run.recording, signals, test_subject, WINDOW, args.protocol, args.seed)
     torch.manual_seed(args.seed)
     network = row.network().to(run.device)
-    if row.needs:  # a distilled student; the teacher's outputs are computed once per fold
+    if row.needs:  # distilled student: the teacher's outputs are computed once per fold
         teacher = run.load_network("teacher", test_subject)
         teacher_windows = fold.train.with_signals(inputs(samples, TEACHER_SET))
         fold.train.cached = precompute(teacher.features, teacher_windows)
@@ -437,12 +484,12 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
     run.record(row, fold, network, history)
 
 
-# Stands in for a missing data file
+# Defaults of a run on synthetic data
 QUICK_LOOK = QuickLook(subjects=10, minutes=0.45, epochs=5)
 
 
 def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
-    """Train and test the rows on the folds that the flags choose; return the metrics."""
+    """Train and test the selected rows on the selected folds; return the metrics."""
     script = sys.modules[__name__]
     parser = cli.script_parser(script)
     cli.add_weight(parser, "--alpha", ALPHA, "the RMSE to the teacher's output")

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from common import training
 from common.files import InputError
-from common.runs import FailedTasksError, Script, default_data_file, find_run, last_flags
+from common.runs import (
+    BATCH_SIZE,
+    FailedTasksError,
+    Script,
+    default_data_file,
+    find_run,
+    last_flags,
+)
 from common.windows import PROTOCOLS
 
 NOT_RESTORED = ("output_dir", "resume", "jobs", "scheduler")  # by --resume: they change no number
@@ -109,9 +119,8 @@ def script_parser(script: Script) -> ArgumentParser:
     add(
         "--batch-size",
         type=positive_int,
-        default=64,
         metavar="N",
-        help="windows per batch (default: 64)",
+        help=f"windows per batch (default: {BATCH_SIZE}; fewer on synthetic data in some scripts)",
     )
     add(
         "--learning-rate",
@@ -221,20 +230,42 @@ def parse(script: Script, parser: ArgumentParser, argv: Sequence[str] | None) ->
 def run_main(main: Callable[[], Any]) -> NoReturn:
     """Run `main` and exit with the status that it returns; anything but an int counts as 0.
 
-    Errors that the user can mend end with one line on standard error and status 2.
+    Errors that the user can mend end with one line on standard error and status 2. Characters that
+    the terminal lacks are replaced, and a closed standard output (`| head -1`) stops the printing
+    but not the work.
     """
-    try:
-        result = main()
-        status = result if isinstance(result, int) else 0
-    except InputError as error:
-        status = _complain(error, 2)
-    except FailedTasksError as error:
-        status = _complain(error, 1)
-    except KeyboardInterrupt as interruption:
-        status = _complain(": ".join(["interrupted", *map(str, interruption.args)]), 130)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    with contextlib.redirect_stdout(_Output(sys.stdout)):
+        try:
+            result = main()
+            status = result if isinstance(result, int) else 0
+        except InputError as error:
+            status = _complain(error, 2)
+        except FailedTasksError as error:
+            status = _complain(error, 1)
+        except KeyboardInterrupt as interruption:
+            status = _complain(": ".join(["interrupted", *map(str, interruption.args)]), 130)
     sys.exit(status)
 
 
 def _complain(problem: object, status: int) -> int:
     print(f"error: {problem}", file=sys.stderr)
     return status
+
+
+class _Output(io.TextIOBase):
+    """Standard output that goes nowhere once it is closed on the other side."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write and flush, so that a closed pipe shows here and not at exit."""
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+        return len(text)

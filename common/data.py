@@ -103,6 +103,7 @@ class Recording:
             one trial or step, with no dropped sample between them.
         dropped: HDF5 dataset -> number of its samples that were dropped because of NaN.
         has_trials: whether the file says where its trials (A) or steps (B) start.
+        is_synthetic: whether the file says that it is simulated (attribute `synthetic`).
     """
 
     path: Path
@@ -114,6 +115,7 @@ class Recording:
     stretch: np.ndarray
     dropped: dict[str, int]
     has_trials: bool
+    is_synthetic: bool = False
 
     def to(self, device: torch.device) -> Recording:
         """Return the recording with its samples on `device`."""
@@ -265,7 +267,7 @@ def read_dataset_a(path: Path, prepare: Prepare) -> Recording:
     with open_hdf5(path) as file:
         tables = dataset_a_tables(path, file)
         has_trials = all("trial_starts" in table.dataset.attrs for table in tables)
-        return _read(path, tables, prepare, has_trials)
+        return _read(file, path, tables, prepare, has_trials)
 
 
 def read_dataset_b(path: Path, prepare: Prepare) -> Recording:
@@ -278,7 +280,7 @@ def read_dataset_b(path: Path, prepare: Prepare) -> Recording:
         InputError: The file does not have this layout; the message names the place and the remedy.
     """
     with open_hdf5(path) as file:
-        return _read(path, dataset_b_tables(path, file), prepare, has_trials=True)
+        return _read(file, path, dataset_b_tables(path, file), prepare, has_trials=True)
 
 
 def dataset_a_tables(path: Path, file: h5py.File) -> list[Table]:
@@ -425,7 +427,9 @@ def _trials(path: Path, dataset: h5py.Dataset, part: slice) -> np.ndarray:
 # From tables to a recording -----------------------------------------------------------------------
 
 
-def _read(path: Path, tables: list[Table], prepare: Prepare, has_trials: bool) -> Recording:
+def _read(
+    file: h5py.File, path: Path, tables: list[Table], prepare: Prepare, has_trials: bool
+) -> Recording:
     """Read the usable samples of all tables.
 
     Raises:
@@ -454,6 +458,7 @@ def _read(path: Path, tables: list[Table], prepare: Prepare, has_trials: bool) -
         **labels,
         dropped=buffer.dropped,
         has_trials=has_trials,
+        is_synthetic=bool(file.attrs.get("synthetic", False)),
     )
 
 

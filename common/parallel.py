@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -61,6 +62,7 @@ def run_tasks(
                     work(*task)
             except Exception as raised:
                 error = raised
+                traceback.clear_frames(raised.__traceback__)  # they hold the failed training
             if error is not None:
                 failed.add(task)
             yield task, error

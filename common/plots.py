@@ -47,9 +47,9 @@ def distillation_figures(run: Run, rows: Sequence[str], test_subjects: Sequence[
     lines = _lines(run, rows, test_subjects)
     with figure_style():
         _save_traces(run, rows, test_subjects, COLORS)
-        run.save_figure("nrmse_per_target", nrmse_per_target(lines))
+        _save_chart(run, "nrmse_per_target", nrmse_per_target(lines))
         if (lines["kind"] != "teacher").any():
-            run.save_figure("nrmse_against_imus", nrmse_against_imus(lines))
+            _save_chart(run, "nrmse_against_imus", nrmse_against_imus(lines))
 
 
 def comparison_figures(run: Run, rows: Sequence[str], test_subjects: Sequence[str]) -> None:
@@ -67,9 +67,9 @@ def comparison_figures(run: Run, rows: Sequence[str], test_subjects: Sequence[st
     colors = dict(zip(kinds, palette, strict=True))
     with figure_style():
         _save_traces(run, models, test_subjects, colors)
-        run.save_figure("nrmse_per_target", nrmse_heat_map(lines, rows))
+        _save_chart(run, "nrmse_per_target", nrmse_heat_map(lines, rows))
         model_lines = lines[lines["row"].isin(models)]
-        run.save_figure("nrmse_against_imus", nrmse_of_models(model_lines, colors))
+        _save_chart(run, "nrmse_against_imus", nrmse_of_models(model_lines, colors))
 
 
 def ablation_figures(run: Run, rows: Sequence[str], test_subjects: Sequence[str]) -> None:
@@ -80,8 +80,15 @@ def ablation_figures(run: Run, rows: Sequence[str], test_subjects: Sequence[str]
     colors = dict(zip(map(_kind, traced), palette, strict=True))
     with figure_style():
         _save_traces(run, traced, test_subjects, colors)
-        run.save_figure("nrmse_per_target", nrmse_heat_map(lines, rows))
-        run.save_figure("nrmse_of_rows", nrmse_of_ablation(lines, FULL_NETWORK))
+        _save_chart(run, "nrmse_per_target", nrmse_heat_map(lines, rows))
+        _save_chart(run, "nrmse_of_rows", nrmse_of_ablation(lines, FULL_NETWORK))
+
+
+def _save_chart(run: Run, name: str, figure: Figure) -> None:
+    """Save a chart, marked if the data are synthetic."""
+    if run.recording.is_synthetic:
+        figure.text(0.005, 0.005, "SYNTHETIC DATA", fontsize=7, color="0.4")
+    run.save_figure(name, figure)
 
 
 def _kind(row: str) -> str:
@@ -127,6 +134,7 @@ def traces(run: Run, rows: Iterable[str], subject: str, colors: dict[str, str]) 
     trial or step, or dropped samples).
     """
     targets, rate_hz = run.script.TARGETS, run.script.RATE_HZ
+    truth = "synthetic" if run.recording.is_synthetic else "measured"
     saved = {row: np.load(run.predictions_file(row, subject)) for row in rows}
     first = next(iter(saved.values()))
     part = _trace_part(first["stretch"], first["activity"], rate_hz)
@@ -136,7 +144,7 @@ def traces(run: Run, rows: Iterable[str], subject: str, colors: dict[str, str]) 
     all_axes = figure.subplots(len(targets), sharex=True)
     for k, (axes, target) in enumerate(zip(all_axes, targets, strict=True)):
         measured = np.insert(first["truth"][part, k], breaks, np.nan)
-        axes.plot(time_s, measured, color="black", linewidth=2.2, label="measured")
+        axes.plot(time_s, measured, color="black", linewidth=2.2, label=truth)
         for row, arrays in saved.items():
             predicted = np.insert(arrays["prediction"][part, k], breaks, np.nan)
             axes.plot(time_s, predicted, color=colors[_kind(row)], linewidth=1.3, label=row)
@@ -146,7 +154,8 @@ def traces(run: Run, rows: Iterable[str], subject: str, colors: dict[str, str]) 
     all_axes[-1].set_xlabel("time (s)")
     activity = first["activity"][part.start]
     figure.suptitle(
-        f"Measured and predicted, test subject {subject}" + (f", {activity}" if activity else "")
+        f"{truth.capitalize()} and predicted, test subject {subject}"
+        + (f", {activity}" if activity else "")
     )
     handles, labels = all_axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))

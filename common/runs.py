@@ -20,15 +20,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import h5py
 import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
-from matplotlib.figure import Figure
-from synthetic_gait import write_file
 from torch import Tensor, nn
 
 from common import parallel, training
@@ -44,7 +42,12 @@ from common.metrics import final_table, fold_table, long_form
 from common.parallel import Task
 from common.training import DivergedError, Epoch, Progress
 from common.windows import Fold, check_windows, choose_subjects
+from synthetic_gait import write_file
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BATCH_SIZE = 64  # windows, as in the paper
 STATE_BYTES = 16  # per parameter of a saved training: weights, Adam's moments, best epoch
 
 
@@ -73,6 +76,7 @@ class QuickLook(NamedTuple):
         minutes: minutes of walking per subject.
         epochs: maximum number of epochs.
         rows: names of the rows; None for all.
+        batch_size: windows per batch.
         seed: seed of the data.
     """
 
@@ -80,6 +84,7 @@ class QuickLook(NamedTuple):
     minutes: float
     epochs: int
     rows: tuple[str, ...] | None = None
+    batch_size: int = BATCH_SIZE
     seed: int = 42
 
 
@@ -122,6 +127,7 @@ class Run:
     Attributes:
         script: the script.
         args: its flags; `epochs` is None unless a flag or the quick look sets it.
+        is_quick: whether synthetic data stand in for a missing file, with quick settings.
         folder: `<output-dir>/<script>/<run>`.
         device: device to train on.
         recording: the data, with the samples on the device.
@@ -144,14 +150,19 @@ class Run:
         self.script, self.args, self.flags = script, argparse.Namespace(**vars(args)), vars(args)
         asked = _choose_rows(script, args.rows)
         self.device = _choose_device(args)
+        cores = os.cpu_count() or 1
+        if args.threads > cores and not args.scheduler:
+            raise InputError(f"--threads {args.threads}: this machine has {cores} cores; use fewer")
         training.check_faster(args.faster, self.device)
         self.folder = run_folder(args.output_dir, script, args.run_name)
-        self.args.data, self.is_synthetic = _find_data(script, args)
-        self.is_quick = self.is_synthetic and args.epochs is None
-        if self.is_quick:
-            self.args.epochs = script.QUICK_LOOK.epochs
-        self.is_partial = bool(self.is_synthetic and not args.rows and script.QUICK_LOOK.rows)
-        asked = list(script.QUICK_LOOK.rows) if self.is_partial else asked
+        self.args.data, self.is_quick = _find_data(script, args)
+        quick = script.QUICK_LOOK
+        self.args.batch_size = args.batch_size or (
+            quick.batch_size if self.is_quick else BATCH_SIZE
+        )
+        self.args.epochs = args.epochs or (quick.epochs if self.is_quick else None)
+        if self.is_quick and not args.rows and quick.rows:
+            asked = list(quick.rows)
         self.rows = _with_needed(script, asked)
         self.added_rows = [row for row in self.rows if row not in asked]
         training.set_up(args.threads, args.faster)
@@ -170,7 +181,6 @@ class Run:
         self.shows_progress = True
         self._load_results()
         self.jobs = self._count_jobs()
-        self._check_space()
 
     def _settings(self) -> dict[str, Any]:
         """Return everything that the numbers depend on; runs that differ in it do not mix."""
@@ -183,6 +193,7 @@ class Run:
                 "bytes": recording.path.stat().st_size,
                 "subjects": recording.subjects,
                 "digest": recording.digest(),
+                **({"synthetic": True} if recording.is_synthetic else {}),
             },
             "protocol": args.protocol,
             "epochs": args.epochs or self.script.EPOCHS,
@@ -217,6 +228,7 @@ class Run:
         Raises:
             InputError: The folder holds a run with other settings, cannot be written, or is in use.
         """
+        self._check_space()
         self.lock = FileLock(self.folder / ".lock", timeout=0)
         try:
             self._open()
@@ -328,9 +340,11 @@ class Run:
             print(f"Trainings run in parallel, {where or f'{self.jobs} at a time'}.", flush=True)
             work = partial(_do_in_worker, *self._handle())
         for task, error in parallel.run_tasks(work, todo, self.jobs, self.args.scheduler):
-            if error is None:
+            if error is None and self._load_result(task):
                 self._report_task(task)
                 continue
+            if error is None:
+                error = InputError("its result is not there; workers must share --output-dir")
             self.failures[task] = _reason(error)
             print(f"{self.labels[task]}: FAILED: {self.failures[task]}", flush=True)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -341,9 +355,10 @@ class Run:
 
     def _handle(self) -> tuple[Path, argparse.Namespace, dict[str, Any]]:
         """Return what a worker needs to open this run; all paths are absolute."""
-        args = argparse.Namespace(**vars(self.args))
+        args = argparse.Namespace(**{**vars(self.args), "sample": False, "rows": self.rows})
         args.data, args.output_dir = self.args.data.resolve(), self.folder.resolve().parents[1]
         args.run_name, args.device, args.scheduler = self.folder.name, str(self.device), None
+        args.rows = self.rows
         script = Path(self.script.__file__).resolve()
         return script, args, self.settings
 
@@ -359,6 +374,7 @@ class Run:
                 description = self._checkpoint_description(find_row(self.script, row), test_subject)
                 path = path.with_suffix(f".diverged{path.suffix}")
                 save_checkpoint(path, error.best_weights, description)
+                error.best_weights = {}  # a worker sends the error to the process that reports it
             self.state_file(row, test_subject).unlink(missing_ok=True)
             raise
 
@@ -468,7 +484,7 @@ class Run:
         """Return what is needed to use a checkpoint without its run."""
         return {
             **describe_network(self.script, row),
-            "normalization": "by the input BatchNorm of the network, whose statistics are tensors",
+            "normalisation": "by the input BatchNorm of the network, whose statistics are tensors",
             "test_subject": test_subject,
             "settings": self.settings,
             "versions": _versions(),
@@ -494,20 +510,17 @@ class Run:
             lines.append(f"Dropped {total:,} samples with NaN: {', '.join(parts)}")
         if self.args.protocol == "strict" and not recording.has_trials:
             lines.append("NOTICE: the file has no `trial_starts`: windows stay within an activity.")
-        if self.is_synthetic:
+        if recording.is_synthetic:
             lines.append(
-                "SYNTHETIC DATA: simulated walking stands in for the measured file. It shows that "
-                "everything runs; the results are not those of the paper."
+                "SYNTHETIC DATA: simulated walking, not measurements. It shows that everything "
+                "runs; the results are not those of the paper."
             )
         if self.is_quick:
             lines.append(
-                f"Quick look: at most {self.args.epochs} epochs; --epochs {script.EPOCHS} trains "
-                "as long as the paper."
-            )
-        if self.is_partial:
-            lines.append(
-                f"Quick look: {len(self.rows)} of {len(script.ROWS)} rows; --rows all runs all of "
-                "them, --help lists them."
+                f"Quick look: {len(self.rows)} of {len(script.ROWS)} rows, at most "
+                f"{self.args.epochs} epochs, batches of {self.args.batch_size} windows; the paper "
+                f"has {script.EPOCHS} epochs and batches of {BATCH_SIZE}. See --rows, --epochs and "
+                "--batch-size; --rows all runs all rows."
             )
         if self.added_rows:
             lines.append(f"Rows added because others need them: {', '.join(self.added_rows)}")
@@ -520,8 +533,7 @@ class Run:
         return f"CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
     def _report_task(self, task: Task) -> None:
-        """Load the result of a task that has ended; print it, and a fold's table once complete."""
-        self._load_result(task)
+        """Print the result of a task, and the table of a fold once it is complete."""
         try:
             self._write_tables()
             self.problems = []
@@ -555,7 +567,7 @@ class Run:
                 figures(self, rows, self.test_subjects)
             except OSError as error:
                 problems.append(f"figures: {_reason(error)}")
-        if self.is_synthetic:
+        if self.recording.is_synthetic:
             print("\nSYNTHETIC DATA: these results are not those of the paper.")
         print(f"\nResults: {self.folder}")
         problems += [f"{t.row}, subject {t.subject}: {why}" for t, why in self.failures.items()]
@@ -773,7 +785,7 @@ def _choose_device(args: argparse.Namespace) -> torch.device:
 
 
 def _find_data(script: Script, args: argparse.Namespace) -> tuple[Path, bool]:
-    """Return the file to read and whether it is synthetic; synthetic data are written anew."""
+    """Return the file to read and whether synthetic data, written anew, stand in for it."""
     if args.data and args.sample:
         raise InputError("--data and --sample: give one of them")
     default = default_data_file(script)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common.files import InputError, save_state
+from common.files import InputError, save_state, shorten
 from common.windows import Batch, Windows
+
+tqdm.set_lock(threading.RLock())  # its own lock counts as leaked where a process is killed
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -244,13 +246,33 @@ def choose_device(name: str) -> torch.device:
 
 
 def check_faster(faster: Sequence[str], device: torch.device) -> None:
-    """Check that the device has the ways of `--faster`.
+    """Try every way of `--faster` on the device, with a training step of an LSTM and a GRU.
 
     Raises:
-        InputError: It has not.
+        InputError: The device lacks one; for example, not every CPU has an LSTM in bfloat16.
     """
-    if "tf32" in faster and device.type != "cuda":
-        raise InputError("--faster tf32: needs --device cuda; leave it out")
+    for way in faster:
+        try:
+            if way == "tf32" and device.type != "cuda":
+                raise RuntimeError("it needs a CUDA device")
+            layers = [nn.LSTM(3, 4, batch_first=True), nn.GRU(4, 2, batch_first=True)]
+            network = nn.ModuleList(layers).to(device)
+            x = torch.zeros(2, 5, 3, device=device)
+            loss = accelerate(_probe_loss, [way])(network, Batch((x,), x[..., :2], ()))
+            loss.backward()
+        except Exception as error:  # any kind: compilers and backends raise their own
+            reason = shorten(str(error).strip().partition("\n")[0], 100)
+            raise InputError(
+                f"--faster {way}: does not work on {device.type.upper()} here ({reason}); "
+                f"leave {way} out"
+            ) from error
+
+
+def _probe_loss(network: nn.ModuleList, batch: Batch) -> Tensor:
+    x = batch.inputs[0]
+    for layer in network:
+        x = layer(x)[0]
+    return (x - batch.targets).square().mean()
 
 
 def set_up(threads: int, faster: Sequence[str]) -> None:
@@ -259,12 +281,12 @@ def set_up(threads: int, faster: Sequence[str]) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = "tf32" in faster
 
 
-def accelerate(loss: Loss, args: argparse.Namespace) -> Loss:
+def accelerate(loss: Loss, faster: Sequence[str]) -> Loss:
     """Return the loss, compiled and in bfloat16 if `--faster` asks for it."""
-    if "compile" in args.faster:
+    if "compile" in faster:
         torch.compiler.reset()  # all rows share the function whose compilations are limited
         loss = torch.compile(loss)
-    if "bf16" not in args.faster:
+    if "bf16" not in faster:
         return loss
 
     def loss_in_bfloat16(network: nn.Module, batch: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""Fixtures: one torch thread, tiny sample files, and the measured data where it exists."""
+"""Fixtures: one thread for PyTorch, small synthetic files, and the measured data if present."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 from synthetic_gait import write_file
 
 torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = Path(os.environ.get("MEASURED_DATA", ROOT.parent / "shared" / "data"))
 
 
 @pytest.fixture(scope="session")
-def sample_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Tiny sample files of both datasets, by letter."""
-    folder = tmp_path_factory.mktemp("sample")
+def synthetic_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return small synthetic files, by letter of the dataset; three subjects each."""
+    folder = tmp_path_factory.mktemp("synthetic")
     for dataset, minutes in (("a", 0.11), ("b", 0.15)):
         write_file(folder / f"{dataset}.h5", dataset, subjects=3, minutes=minutes, seed=1)
     return {dataset: folder / f"{dataset}.h5" for dataset in "ab"}
@@ -28,7 +28,7 @@ def sample_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def example_b() -> Path:
-    """The two measured subjects that Dataset B's authors publish as an example."""
+    """Return the two measured subjects that the authors of Dataset B publish as an example."""
     path = MEASURED / "dataset_b" / "example_data.h5"
     if not path.exists():
         pytest.skip(f"the example file of Dataset B is not at {path}")

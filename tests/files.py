@@ -8,14 +8,15 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from common.columns import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
+
+from common.data import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
 
 COLUMNS_B = ("time", "value", "other")
 
 
-def random_rows(rows: int, seed: int = 0) -> np.ndarray:
-    """Return `(rows, 129)` random values."""
-    return np.random.default_rng(seed).normal(size=(rows, len(DATASET_A_COLUMNS)))
+def random_samples(samples: int, seed: int = 0) -> np.ndarray:
+    """Return `(samples, 129)` random values."""
+    return np.random.default_rng(seed).normal(size=(samples, len(DATASET_A_COLUMNS)))
 
 
 def write_a(
@@ -24,7 +25,7 @@ def write_a(
     names: Sequence[str] | None = DATASET_A_COLUMNS,
     trial_starts: Sequence[int] | None = None,
 ) -> Path:
-    """Write Dataset A: per subject the arrays of its four activities."""
+    """Write a file of Dataset A from the arrays of the four activities of every subject."""
     with h5py.File(path, "w") as file:
         if names is not None:
             file.attrs["columns"] = json.dumps(list(names))
@@ -38,16 +39,19 @@ def write_a(
     return path
 
 
-def usual_a(path: Path, subjects: Sequence[str] = ("7", "8", "9"), rows: int = 120) -> Path:
-    """Write Dataset A with random values, `rows` in each activity."""
-    return write_a(
-        path,
-        {s: [random_rows(rows, 10 * i + k) for k in range(4)] for i, s in enumerate(subjects)},
-    )
+def write_random_a(
+    path: Path, subjects: Sequence[str] = ("7", "8", "9"), samples: int = 120
+) -> Path:
+    """Write a file of Dataset A with random values, `samples` in each activity."""
+    arrays = {
+        subject: [random_samples(samples, 10 * i + k) for k in range(4)]
+        for i, subject in enumerate(subjects)
+    }
+    return write_a(path, arrays)
 
 
 def write_b(path: Path, subjects: dict[str, np.ndarray], names: Sequence[str] = COLUMNS_B) -> Path:
-    """Write Dataset B: per subject `(steps, rows, columns)`."""
+    """Write a file of Dataset B from the `(steps, samples, columns)` of every subject."""
     with h5py.File(path, "w") as file:
         file.attrs["columns"] = json.dumps(list(names))
         for subject, steps in subjects.items():

@@ -1,4 +1,4 @@
-"""Runs made up for the report: folders as the scripts write them, with chosen numbers."""
+"""Made-up runs for tests of the report: folders as the scripts write them, with chosen numbers."""
 
 from __future__ import annotations
 
@@ -9,37 +9,36 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from common.tables import COLUMNS
 
-TARGETS = {
+from common.metrics import COLUMNS
+
+TARGETS = {  # with their units
     "A": {
-        "hip flexion moment": "BW·BH",
-        "hip adduction moment": "BW·BH",
-        "knee moment": "BW·BH",
-        "ankle moment": "BW·BH",
-        "GRF x": "BW",
-        "GRF y": "BW",
-        "GRF z": "BW",
+        **dict.fromkeys(("hip flexion moment", "hip adduction moment"), "BW·BH"),
+        **dict.fromkeys(("knee moment", "ankle moment"), "BW·BH"),
+        **dict.fromkeys(("GRF x", "GRF y", "GRF z"), "BW"),
     },
     "B": {
-        "KFM": "%BW·BH",
-        "KAM": "%BW·BH",
-        "GRF medio-lateral": "BW",
-        "GRF vertical": "BW",
-        "GRF antero-posterior": "BW",
+        **dict.fromkeys(("KFM", "KAM"), "%BW·BH"),
+        **dict.fromkeys(("GRF medio-lateral", "GRF vertical", "GRF antero-posterior"), "BW"),
     },
 }
-Row = tuple[str, str, int]  # name, sensor set, parameters
+Row = tuple[str, str, int]  # name, sensor set, number of parameters
 SCRIPT = "Dataset_A_Sensor_Distillation"
 PAIR = [("student-foot", "foot", 1863304), ("distilled-foot", "foot", 1863304)]
-TWENTY = [str(number) for number in range(7, 27)]
+TWENTY_SUBJECTS = [str(number) for number in range(7, 27)]
 
 
 def settings(script: str, subjects: Sequence[str], **others: object) -> dict[str, Any]:
-    """Return settings as `config.json` holds them, those of a full run by default."""
+    """Return settings as in `config.json`, by default those of a full run."""
     data = {"file": "dataset.h5", "bytes": 1000, "subjects": list(subjects)}
     training = {"epochs": 40, "patience": 10, "batch_size": 64, "learning_rate": 1e-3, "seed": 42}
     return {"script": script, "data": data, "protocol": "paper", **training, **others}
+
+
+def synthetic_data(subjects: Sequence[str] = TWENTY_SUBJECTS) -> dict[str, Any]:
+    """Return the setting `data` of a run on synthetic data."""
+    return {"file": "a.h5", "bytes": 5, "subjects": list(subjects), "synthetic": True}
 
 
 def write_run(
@@ -52,12 +51,17 @@ def write_run(
     tested: Sequence[str] | None = None,
     **others: object,
 ) -> Path:
-    """Write a run's `config.json` and `metrics.csv`.
+    """Write the `config.json` and `metrics.csv` of a run.
 
     Args:
-        nrmse: NRMSE in % of a row, subject and number of a target; PCC is made of it.
-        subjects: Of the data file. tested: Those held out, by default all.
-        others: Settings that differ from a full run's.
+        folder: the folder to create.
+        script: name of the script.
+        rows: the rows of the run.
+        nrmse: returns the NRMSE in % of a row, subject and target (a number from 0); the PCC
+            follows from it.
+        subjects: subjects of the data file.
+        tested: subjects that were held out, by default all.
+        others: settings that differ from those of a full run.
     """
     folder.mkdir(parents=True)
     config = {"settings": settings(script, subjects, **others), "calls": [{}]}
@@ -67,18 +71,33 @@ def write_run(
         for subject in subjects if tested is None else tested:
             for k, (target, unit) in enumerate(TARGETS[script.split("_")[1]].items()):
                 value = nrmse(row, subject, k)
-                scores = (100, value, value / 100, 1 - value / 100, 0.5)
                 place = (row, sensor_set, "acc+gyr", parameters, subject, "all", target, unit)
-                lines.append(dict(zip(COLUMNS, (*place, *scores), strict=True)))
+                lines.append((*place, 100, value, value / 100, 1 - value / 100, 0.5))
     pd.DataFrame(lines, columns=list(COLUMNS)).to_csv(folder / "metrics.csv", index=False)
     return folder
 
 
-def write_predictions(
-    folder: Path, row: str, subject: str, activities: Sequence[str], samples: int, seed: int
+def make_run(
+    folder: Path,
+    rows: Sequence[Row] = PAIR,
+    nrmse: float = 5.0,
+    script: str = SCRIPT,
+    subjects: Sequence[str] = ("7", "8", "9"),
+    **others: object,
 ) -> Path:
-    """Write a walk-like truth and a prediction of it, `samples` of each activity."""
-    random = np.random.default_rng(seed)
+    """Write a run whose NRMSE grows with the subject and the length of the row's name."""
+
+    def value(row: str, subject: str, k: int) -> float:
+        return nrmse + 0.1 * int(subject) + 0.01 * len(row) * int(subject) ** 0.5 + k
+
+    return write_run(folder, script, rows, value, subjects=subjects, **others)
+
+
+def write_predictions(
+    folder: Path, row: str, subject: str, activities: Sequence[str], samples: int
+) -> Path:
+    """Write a periodic truth and a noisy prediction of it, with `samples` of each activity."""
+    random = np.random.default_rng(int(subject))
     targets = TARGETS[json.loads((folder / "config.json").read_text())["settings"]["script"][8]]
     count = samples * len(activities)
     phase = np.linspace(0, 0.1 * count, count)[:, None] + np.arange(len(targets))
@@ -96,19 +115,3 @@ def write_predictions(
         unit=np.array(list(targets.values())),
     )
     return path
-
-
-def made(
-    folder: Path,
-    rows: list[Row] = PAIR,
-    nrmse: float = 5.0,
-    script: str = SCRIPT,
-    subjects: list[str] | None = None,
-    **others: object,
-) -> Path:
-    """Write a run of three subjects whose NRMSE grows with the subject and the row's name."""
-
-    def value(row: str, subject: str, k: int) -> float:
-        return nrmse + 0.1 * int(subject) + 0.01 * len(row) * int(subject) ** 0.5 + k
-
-    return write_run(folder, script, rows, value, subjects=subjects or ["7", "8", "9"], **others)

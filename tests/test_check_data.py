@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 import pytest
 from common.columns import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
+from common.sample import dataset_b, write_sample
 
 from common import folds
 from common.data import read_dataset_a
 from common.files import InputError
-from common.sample import dataset_b, write_sample
 from tools.check import figure, layout, summary
 from tools.check.strides import Strides
 from tools.check_data import main

@@ -1,4 +1,4 @@
-"""Reading files: what is read, what is dropped, and what is refused."""
+"""Reading data files: columns, dropped samples, padding, and files that are refused."""
 
 from __future__ import annotations
 
@@ -12,59 +12,56 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from common.columns import DATASET_A_COLUMNS
-from common.hdf5 import Columns
 
 import Dataset_A_Sensor_Distillation as script_a
 import Dataset_B_sensor_distillation as script_b
-from common import folds, hdf5
-from common.data import Recording, read_dataset_a, read_dataset_b
+from common import data
+from common.cli import run_main
+from common.data import DATASET_A_COLUMNS, Columns, read_dataset_b
 from common.files import InputError
-from common.sample import dataset_b
+from common.windows import check_windows
+from synthetic_gait.dataset_b import DATASET_B_COLUMNS
 from tests.conftest import ROOT
-from tests.files import random_rows, usual_a, write_a, write_b
+from tests.files import random_samples, write_a, write_b, write_random_a
 
-
-def read_a(path: Path) -> Recording:
-    """Read a file as the Dataset A scripts do."""
-    return read_dataset_a(path, script_a.prepare)
+# What is read ------------------------------------------------------------------------------------
 
 
 def prepare_value(columns: Columns) -> dict[str, np.ndarray]:
-    """Use one column of a hand-made Dataset B file."""
+    """Use one column of a read-up file of Dataset B."""
     return {"targets": columns["value"]}
 
 
-def numbered(names: Sequence[str]) -> Columns:
-    """Return two rows in which every column holds numbers of its own."""
+def numbered_columns(names: Sequence[str]) -> Columns:
+    """Return two samples in which every column has a value of its own."""
     values = np.arange(2 * len(names), dtype=float).reshape(2, -1) + 1000
     positions = {name: i for i, name in enumerate(names)}
-    return Columns(Path("numbered.h5"), "/rows", positions, values)
+    return Columns(Path("numbered.h5"), "/samples", positions, values)
 
 
-def test_dataset_a_takes_the_columns_it_says() -> None:
-    """An accelerometer that is a gyroscope trains without a complaint."""
-    columns = numbered(DATASET_A_COLUMNS)
-    made = script_a.prepare(columns)
+def test_inputs_and_targets_of_dataset_a_come_from_their_columns() -> None:
+    """A gyroscope read as an accelerometer trains without a complaint."""
+    columns = numbered_columns(DATASET_A_COLUMNS)
+    read = script_a.prepare(columns)
 
     def value(name: str) -> float:
         return columns.values[1, DATASET_A_COLUMNS.index(name)]
 
     imus = [f"{s}_{{}}_{axis}" for s in ("foot", "shank", "thigh", "trunk") for axis in "XYZ"]
-    assert made["acc"][1].tolist() == [value(name.format("Accel")) for name in imus]
-    assert made["gyr"][1].tolist() == [value(name.format("Gyro")) for name in imus]
-    assert made["emg"][1].tolist() == columns.values[1, 95:106].tolist()
+    assert read["acc"][1].tolist() == [value(name.format("Accel")) for name in imus]
+    assert read["gyr"][1].tolist() == [value(name.format("Gyro")) for name in imus]
+    assert read["emg"][1].tolist() == columns.values[1, 95:106].tolist()
     moments = [f"{n}_r_moment" for n in ("hip_flexion", "hip_adduction", "knee_angle")]
     names = [*moments, "ankle_angle_r_moment", "right_vx", "right_vy", "right_vz"]
-    assert made["targets"][1].tolist() == [value(name) for name in names]
-    assert set(made) == {"acc", "gyr", "emg", "targets"}
+    assert read["targets"][1].tolist() == [value(name) for name in names]
+    assert set(read) == {"acc", "gyr", "emg", "targets"}
 
 
-def test_dataset_b_takes_and_normalises_the_columns_it_says() -> None:
-    """Signs, order and normalisation of every modality and target, one value at a time."""
-    names = dataset_b.columns()
-    columns = numbered(names)
-    made = script_b.prepare(columns)
+def test_inputs_and_targets_of_dataset_b_come_from_their_columns() -> None:
+    """Order, signs and normalization of every modality and target, one value at a time."""
+    names = DATASET_B_COLUMNS
+    columns = numbered_columns(names)
+    read = script_b.prepare(columns)
 
     def value(name: str) -> float:
         return columns.values[1, names.index(name)]
@@ -72,7 +69,7 @@ def test_dataset_b_takes_and_normalises_the_columns_it_says() -> None:
     sensors = ["CHEST", "WAIST", "R_FOOT", "R_SHANK", "R_THIGH", "L_FOOT", "L_SHANK", "L_THIGH"]
     for modality, kind in (("acc", "Accel"), ("gyr", "Gyro")):
         expected = [value(f"{kind}{axis}_{s}") for s in sensors for axis in "XYZ"]
-        assert made[modality][1].tolist() == expected
+        assert read[modality][1].tolist() == expected
     joints = [
         "LShoulder",
         "RShoulder",
@@ -89,17 +86,17 @@ def test_dataset_b_takes_and_normalises_the_columns_it_says() -> None:
     views = ("x_90", "x_180", "y_90", "y_180")
     height_m, weight_n = value("body height"), value("body weight") * 9.8
     video = [(value(f"{j}_{v}") - value(f"MidHip_{v}")) / height_m for j in joints for v in views]
-    assert made["video"][1] == pytest.approx(video, rel=1e-6)
+    assert read["video"][1] == pytest.approx(video, rel=1e-6)
     forces = [-value(f"plate_2_force_{axis}") / weight_n for axis in "xzy"]
     expected = [value("EXT_KM_X"), value("EXT_KM_Y"), *forces]
-    assert made["targets"][1] == pytest.approx(expected, rel=1e-6)
+    assert read["targets"][1] == pytest.approx(expected, rel=1e-6)
 
 
 def test_column_positions_of_dataset_a() -> None:
-    """The paper's own files have no names: a wrong position trains on another signal."""
+    """The paper's own files name no columns: a wrong position trains on another signal."""
     positions = {name: i for i, name in enumerate(DATASET_A_COLUMNS)}
     assert len(positions) == 129
-    targets = [positions[name] for name in script_a.TARGETS]
+    targets = [positions[name] for name in script_a.TARGET_COLUMNS]
     assert targets == [53, 54, 62, 64, 70, 71, 72]
     signals = {"Accel": [], "Gyro": []}
     for kind, found in signals.items():
@@ -109,61 +106,61 @@ def test_column_positions_of_dataset_a() -> None:
     assert [positions[muscle] for muscle in script_a.MUSCLES] == list(range(95, 106))
 
 
-def test_dataset_a_by_position_and_by_name(tmp_path: Path) -> None:
+def test_dataset_a_is_read_by_position_and_by_name(tmp_path: Path) -> None:
     """A file that names its columns may order them differently; one without names must work."""
-    arrays = {s: [random_rows(110, i) for i in range(4)] for s in ("10", "9")}
+    arrays = {s: [random_samples(110, i) for i in range(4)] for s in ("10", "9")}
     order = np.random.default_rng(0).permutation(129)
     shuffled = {s: [array[:, order] for array in four] for s, four in arrays.items()}
-    plain = read_a(write_a(tmp_path / "plain.h5", arrays, names=None))
+    plain = script_a.read(write_a(tmp_path / "plain.h5", arrays, names=None))
     names = [DATASET_A_COLUMNS[i] for i in order]
-    named = read_a(write_a(tmp_path / "named.h5", shuffled, names=names))
+    named = script_a.read(write_a(tmp_path / "named.h5", shuffled, names=names))
     assert plain.subjects == ["9", "10"]
     expected = np.concatenate([array for s in ("9", "10") for array in arrays[s]])
-    for made in (plain, named):
-        assert np.array_equal(made.samples["targets"], expected[:, [53, 54, 62, 64, 70, 71, 72]]
+    for read in (plain, named):
+        assert np.array_equal(read.samples["targets"], expected[:, [53, 54, 62, 64, 70, 71, 72]]
                               .astype(np.float32))  # fmt: skip
-        assert np.array_equal(made.samples["emg"], expected[:, 95:106].astype(np.float32))
+        assert np.array_equal(read.samples["emg"], expected[:, 95:106].astype(np.float32))
         acc = [6 * sensor + axis for sensor in range(4) for axis in range(3)]
-        assert np.array_equal(made.samples["acc"], expected[:, acc].astype(np.float32))
+        assert np.array_equal(read.samples["acc"], expected[:, acc].astype(np.float32))
         assert np.array_equal(
-            made.samples["gyr"], expected[:, [3 + i for i in acc]].astype(np.float32)
+            read.samples["gyr"], expected[:, [3 + i for i in acc]].astype(np.float32)
         )
     assert plain.activities == ["Treadmill", "Levelground", "Ramp", "Stair"]
     assert not plain.has_trials
 
 
-def test_rows_with_nan_in_a_used_column_are_dropped_and_counted(tmp_path: Path) -> None:
+def test_samples_with_nan_in_a_used_column_are_dropped_and_counted(tmp_path: Path) -> None:
     """A NaN would spread through the network; one in an unused column must cost nothing."""
-    arrays = [random_rows(110, i) for i in range(8)]
+    arrays = [random_samples(110, i) for i in range(8)]
     arrays[1][[20, 21, 50], 53] = np.nan  # hip flexion moment
     arrays[2][:, 30] = np.nan  # a joint angle, not used
     path = write_a(tmp_path / "a.h5", {"7": arrays[:4], "8": arrays[4:]}, trial_starts=[0, 40])
-    made = read_a(path)
-    assert made.dropped == {"/All_subjects/Subject_7/Levelground": 3}
-    assert len(made.subject) == 8 * 110 - 3
-    level = (made.subject == 0) & (made.activity == 1)
-    lengths = np.unique(made.stretch[level], return_counts=True)[1]
-    assert lengths.tolist() == [20, 18, 10, 59]  # cut at the NaN, at row 40 and at the NaN
-    assert made.has_trials
+    read = script_a.read(path)
+    assert read.dropped == {"/All_subjects/Subject_7/Levelground": 3}
+    assert len(read.subject) == 8 * 110 - 3
+    level = (read.subject == 0) & (read.activity == 1)
+    lengths = np.unique(read.stretch[level], return_counts=True)[1]
+    assert lengths.tolist() == [20, 18, 10, 59]  # cut at the NaN, at sample 40 and at the NaN
+    assert read.has_trials
 
 
 def test_steps_of_dataset_b_end_where_the_padding_starts(tmp_path: Path) -> None:
-    """A step cut too short loses data; a full one keeps its last row; zeros within stay."""
+    """A step cut too short loses data; a full one keeps its last sample, and zeros within stay."""
     steps = np.ones((3, 6, 3), np.float32)
     steps[0, 4:] = 0
     steps[2, 2] = 0
     steps[2, 5:] = 0
     steps[2, 4, 1] = np.nan
     path = write_b(tmp_path / "b.h5", {"02": steps, "01": np.ones((1, 6, 3))})
-    made = read_dataset_b(path, prepare_value)
-    assert made.subjects == ["01", "02"]
-    assert np.unique(made.stretch, return_counts=True)[1].tolist() == [6, 4, 6, 4]
-    assert made.dropped == {"/subject_02": 1}
+    read = read_dataset_b(path, prepare_value)
+    assert read.subjects == ["01", "02"]
+    assert np.unique(read.stretch, return_counts=True)[1].tolist() == [6, 4, 6, 4]
+    assert read.dropped == {"/subject_02": 1}
 
 
 def test_targets_and_video_of_dataset_b(example_b: Path) -> None:
-    """Signs, units and normalisation, computed here from the raw file one value at a time."""
-    made = read_dataset_b(example_b, script_b.prepare)
+    """Signs, units and normalization, computed here from the raw file one value at a time."""
+    read = script_b.read(example_b)
     with h5py.File(example_b) as file:
         names = json.loads(file.attrs["columns"])
         row = dict(zip(names, file["subject_01"][0, 30].astype(float), strict=True))
@@ -172,21 +169,21 @@ def test_targets_and_video_of_dataset_b(example_b: Path) -> None:
         row["EXT_KM_X"], row["EXT_KM_Y"], -row["plate_2_force_x"] / weight_n,
         -row["plate_2_force_z"] / weight_n, -row["plate_2_force_y"] / weight_n,
     ]  # fmt: skip
-    assert made.samples["targets"][30].numpy() == pytest.approx(expected, rel=1e-5, abs=1e-6)
-    video = made.samples["video"]
+    assert read.samples["targets"][30].numpy() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    video = read.samples["video"]
     assert video.shape[1] == 44
     assert (video[:, 8:12] == 0).all()  # MidHip, relative to itself
     knee = (row["RKnee_y_180"] - row["MidHip_y_180"]) / row["body height"]
     assert float(video[30, 4 * script_b.JOINTS.index("RKnee") + 3]) == pytest.approx(knee, rel=1e-5)
-    peaks = [float(made.samples["targets"][made.subject == i, 3].max()) for i in range(2)]
+    peaks = [float(read.samples["targets"][read.subject == i, 3].max()) for i in range(2)]
     assert peaks == pytest.approx([1.247, 1.245], abs=0.001)
 
 
-def test_where_a_block_of_rows_ends_changes_nothing(
+def test_where_a_block_ends_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file is read in blocks: NaN, trials and steps at their borders must count as elsewhere."""
-    arrays = [random_rows(110, i) for i in range(8)]
+    """A file is read in blocks: NaN, trials and steps at their borders count as elsewhere."""
+    arrays = [random_samples(110, i) for i in range(8)]
     arrays[1][[0, 6, 7, 13, 109], 53] = np.nan
     arrays[2][:100, 100] = np.nan  # a column with numbers in the last blocks only
     path_a = write_a(tmp_path / "a.h5", {"7": arrays[:4], "8": arrays[4:]}, trial_starts=[3, 14])
@@ -195,10 +192,10 @@ def test_where_a_block_of_rows_ends_changes_nothing(
     steps[3] = 0
     steps[4, 0, 1] = np.nan
     path_b = write_b(tmp_path / "b.h5", {"1": steps, "2": steps})
-    whole = read_a(path_a), read_dataset_b(path_b, prepare_value)
-    monkeypatch.setattr(hdf5, "BLOCK_BYTES", 7 * arrays[0][0].nbytes)
-    in_blocks = [read_a(path_a)]
-    monkeypatch.setattr(hdf5, "BLOCK_BYTES", 1)
+    whole = script_a.read(path_a), read_dataset_b(path_b, prepare_value)
+    monkeypatch.setattr(data, "BLOCK_BYTES", 7 * arrays[0][0].nbytes)
+    in_blocks = [script_a.read(path_a)]
+    monkeypatch.setattr(data, "BLOCK_BYTES", 1)
     in_blocks.append(read_dataset_b(path_b, prepare_value))
     for one, other in zip(whole, in_blocks, strict=True):
         assert all(np.array_equal(one.samples[name], other.samples[name]) for name in one.samples)
@@ -211,20 +208,23 @@ def test_where_a_block_of_rows_ends_changes_nothing(
 def test_faults_are_counted_over_all_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message must name every infinite value, not those of the first block with one."""
-    array = random_rows(120)
+    """The message must count every infinite value, not only those of the first such block."""
+    array = random_samples(120)
     array[5, 60] = np.inf  # not used
     array[10, 53] = np.nan
     array[[50, 110], 70] = np.inf
     path = write_a(tmp_path / "a.h5", {"7": [array] * 4, "8": [array] * 4})
-    monkeypatch.setattr(hdf5, "BLOCK_BYTES", 7 * array[0].nbytes)
+    monkeypatch.setattr(data, "BLOCK_BYTES", 7 * array[0].nbytes)
     with pytest.raises(InputError, match="Treadmill: infinite values: 2 in right_vx;"):
-        read_a(path)
+        script_a.read(path)
+
+
+# What is refused ---------------------------------------------------------------------------------
 
 
 def with_table(path: Path, change: dict[str, object]) -> Path:
-    """Write a usual Dataset A file with one dataset replaced, or left out."""
-    usual_a(path)
+    """Write a file of Dataset A with some tables replaced, or left out for None."""
+    write_random_a(path)
     with h5py.File(path, "a") as file:
         for name, value in change.items():
             if name in file:
@@ -234,9 +234,9 @@ def with_table(path: Path, change: dict[str, object]) -> Path:
     return path
 
 
-def changed(rows: int = 120, **columns: float) -> np.ndarray:
-    """Return random rows with some columns set to a value."""
-    array = random_rows(rows)
+def with_values(**columns: float) -> np.ndarray:
+    """Return random samples with some columns set to a value; for infinity, in two samples."""
+    array = random_samples(120)
     for name, value in columns.items():
         array[: 2 if np.isinf(value) else None, DATASET_A_COLUMNS.index(name)] = value
     return array
@@ -246,7 +246,7 @@ PLACE = "All_subjects/Subject_8/Ramp"
 BAD_FILES = {
     "missing group": (
         lambda path: with_table(path, {"All_subjects": None}),
-        "no All_subjects in it",
+        "/: All_subjects is missing; see the README",
     ),
     "no subject": (
         lambda path: with_table(path, {f"All_subjects/Subject_{s}": None for s in (7, 8, 9)}),
@@ -254,16 +254,16 @@ BAD_FILES = {
     ),
     "missing activity": (
         lambda path: with_table(path, {PLACE: None}),
-        "/All_subjects/Subject_8: no Ramp",
+        "/All_subjects/Subject_8: Ramp is missing",
     ),
     "missing column": (
         lambda path: write_a(
-            path, {"7": [random_rows(120)[:, 1:]] * 4}, names=DATASET_A_COLUMNS[1:]
+            path, {"7": [random_samples(120)[:, 1:]] * 4}, names=DATASET_A_COLUMNS[1:]
         ),
         "Subject_7/Treadmill: no column foot_Accel_X",
     ),
     "wrong width": (
-        lambda path: with_table(path, {PLACE: random_rows(120)[:, :100]}),
+        lambda path: with_table(path, {PLACE: random_samples(120)[:, :100]}),
         r"Subject_8/Ramp: shape \(120, 100\).*129 columns",
     ),
     "text": (
@@ -275,64 +275,64 @@ BAD_FILES = {
         "Subject_8/Ramp: a group",
     ),
     "one subject": (
-        lambda path: usual_a(path, subjects=("7",)),
-        "one subject; add another",
+        lambda path: write_random_a(path, subjects=("7",)),
+        "one subject; add another one",
     ),
     "no full window": (
-        lambda path: write_a(path, {"7": [random_rows(120)] * 4, "8": [random_rows(24)] * 4}),
-        "subject 8: 96 usable rows and no full window of 100",
+        lambda path: write_a(path, {"7": [random_samples(120)] * 4, "8": [random_samples(24)] * 4}),
+        "subject 8: 96 usable samples and no full window of 100",
     ),
     "all NaN": (
         lambda path: write_a(
-            path, {"7": [random_rows(120)] * 4, "8": [changed(soleus=np.nan)] * 4}
+            path, {"7": [random_samples(120)] * 4, "8": [with_values(soleus=np.nan)] * 4}
         ),
         "subject 8: nothing but NaN in soleus",
     ),
     "infinite": (
-        lambda path: with_table(path, {PLACE: changed(right_vx=np.inf, right_vy=-np.inf)}),
+        lambda path: with_table(path, {PLACE: with_values(right_vx=np.inf, right_vy=-np.inf)}),
         "Subject_8/Ramp: infinite values: 2 in right_vx, 2 in right_vy",
     ),
-    "subjects are no group": (
+    "subjects are not a group": (
         lambda path: with_table(path, {"All_subjects": np.zeros(3)}),
         "/All_subjects: a dataset; it must be a group",
     ),
     "dangling link": (
         lambda path: with_table(path, {PLACE: h5py.SoftLink("/nowhere")}),
-        "/All_subjects/Subject_8: no Ramp",
+        "/All_subjects/Subject_8: Ramp is missing",
     ),
     "one number twice": (
-        lambda path: usual_a(path, subjects=("7", "07", "8")),
-        "have one number",
+        lambda path: write_random_a(path, subjects=("7", "07", "8")),
+        "Subject_07 and Subject_7 have the same number; rename one",
     ),
     "trial starts": (
-        lambda path: write_a(path, {"7": [random_rows(120)] * 4}, trial_starts=[0, 60, 30]),
-        "Subject_7/Treadmill: the attribute `trial_starts` must be rising",
+        lambda path: write_a(path, {"7": [random_samples(120)] * 4}, trial_starts=[0, 60, 30]),
+        "Subject_7/Treadmill: the attribute `trial_starts` must be increasing",
     ),
     "unsigned trial starts": (
         lambda path: write_a(
-            path, {"7": [random_rows(120)] * 4}, trial_starts=np.array([0, 60, 30], np.uint32)
+            path, {"7": [random_samples(120)] * 4}, trial_starts=np.array([0, 60, 30], np.uint32)
         ),
-        "Subject_7/Treadmill: the attribute `trial_starts` must be rising",
+        "Subject_7/Treadmill: the attribute `trial_starts` must be increasing",
     ),
     "too large for float32": (
-        lambda path: with_table(path, {PLACE: changed(soleus=1e300)}),
+        lambda path: with_table(path, {PLACE: with_values(soleus=1e300)}),
         "Subject_8/Ramp: infinite values: 120 in soleus",
     ),
     "a name twice": (
         lambda path: write_a(
-            path, {"7": [random_rows(120)] * 4}, names=[*DATASET_A_COLUMNS[:-1], "soleus"]
+            path, {"7": [random_samples(120)] * 4}, names=[*DATASET_A_COLUMNS[:-1], "soleus"]
         ),
         "names soleus twice",
     ),
     "bad names": (
-        lambda path: attribute(usual_a(path)),
-        "`columns` is no JSON list",
+        lambda path: with_bad_names(write_random_a(path)),
+        "`columns` is not a JSON list",
     ),
 }
 
 
-def attribute(path: Path) -> Path:
-    """Give a file an attribute `columns` that is no JSON."""
+def with_bad_names(path: Path) -> Path:
+    """Add an attribute `columns` that is not JSON."""
     with h5py.File(path, "a") as file:
         file.attrs["columns"] = "foot, shank"
     return path
@@ -342,7 +342,7 @@ def attribute(path: Path) -> Path:
 def test_bad_files_end_with_status_2_and_one_line(
     case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A user must learn from one line which file, where in it, and what to do."""
+    """A user must learn from one line which file is bad, where, and what to do."""
     make, message = BAD_FILES[case]
     path = make(tmp_path / "bad.h5")
     assert_refused(["--data", str(path)], f"{path}.*{message}.*", tmp_path, capsys)
@@ -351,10 +351,10 @@ def test_bad_files_end_with_status_2_and_one_line(
 def assert_refused(
     flags: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Check for exit status 2, one line that matches, and that no result was written."""
+    """Check for exit status 2, one line that matches, and no results."""
     outputs = folder / "outputs"
     with pytest.raises(SystemExit) as end:
-        script_a.study.start(lambda: script_a.main([*flags, "--output-dir", str(outputs)]))
+        run_main(lambda: script_a.main([*flags, "--output-dir", str(outputs)]))
     lines = capsys.readouterr().err.splitlines()
     assert end.value.code == 2
     assert len(lines) == 1
@@ -362,12 +362,12 @@ def assert_refused(
     assert not outputs.exists()
 
 
-def test_files_that_are_no_hdf5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A broken download or a mistyped name ends with the remedy, not with a stack of calls."""
+def test_files_that_are_not_hdf5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A broken download or a mistyped name ends with the remedy, not with a traceback."""
     text = tmp_path / "text.h5"
     text.write_text("time,value\n0,1\n")
     assert_refused(["--data", str(text)], "text.h5: not an HDF5 file", tmp_path, capsys)
-    whole = usual_a(tmp_path / "whole.h5").read_bytes()
+    whole = write_random_a(tmp_path / "whole.h5").read_bytes()
     cut = tmp_path / "cut.h5"
     cut.write_bytes(whole[: len(whole) // 2])
     assert_refused(["--data", str(cut)], "cut.h5: truncated; download", tmp_path, capsys)
@@ -376,21 +376,21 @@ def test_files_that_are_no_hdf5(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_damaged_content_names_the_dataset(tmp_path: Path) -> None:
-    """A compressed file with a damaged chunk opens well and fails when it is read."""
-    path = usual_a(tmp_path / "a.h5")
+    """A compressed file with a damaged chunk can be opened and fails when it is read."""
+    path = write_random_a(tmp_path / "a.h5")
     with h5py.File(path, "a") as file:
         del file[PLACE]
-        table = file.create_dataset(PLACE, data=random_rows(120), compression="gzip")
+        table = file.create_dataset(PLACE, data=random_samples(120), compression="gzip")
         place = table.id.get_chunk_info(0)
     with path.open("r+b") as raw:
         raw.seek(place.byte_offset + place.size // 2)
         raw.write(b"\xff" * 64)
     with pytest.raises(InputError, match="Subject_8/Ramp: damaged"):
-        read_a(path)
+        script_a.read(path)
 
 
-def test_dataset_b_names_its_faults(tmp_path: Path) -> None:
-    """The same for the other dataset's layout."""
+def test_bad_files_of_dataset_b_are_named(tmp_path: Path) -> None:
+    """The layout of Dataset B is checked as that of Dataset A."""
     path = write_b(tmp_path / "b.h5", {"01": np.ones((2, 6, 3)), "02": np.ones((2, 6))})
     with pytest.raises(InputError, match=r"b\.h5: /subject_02: shape \(2, 6\)"):
         read_dataset_b(path, prepare_value)
@@ -402,46 +402,45 @@ def test_dataset_b_names_its_faults(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no attribute `columns`"):
         read_dataset_b(path, prepare_value)
     path = write_b(tmp_path / "d.h5", {"01": np.ones((2, 6, 3)), "02": np.ones((0, 6, 3))})
-    with pytest.raises(InputError, match="subject 02: 0 usable rows"):
-        folds.check(read_dataset_b(path, prepare_value), 5, "paper")
+    with pytest.raises(InputError, match="subject 02: 0 usable samples"):
+        check_windows(read_dataset_b(path, prepare_value), 5, "paper")
 
 
 def test_a_body_weight_of_zero_is_named(tmp_path: Path) -> None:
     """An infinite force would end the training as a NaN loss, hours later."""
-    names = dataset_b.columns()
+    names = DATASET_B_COLUMNS
     steps = np.ones((3, 60, len(names)))
     steps[1, 5:8, names.index("body weight")] = 0
     path = write_b(tmp_path / "b.h5", {"01": steps, "02": np.ones_like(steps)}, names=names)
-    with pytest.raises(InputError, match="/subject_01: targets divided by 0 in 3 rows"):
-        read_dataset_b(path, script_b.prepare)
+    with pytest.raises(InputError, match="/subject_01: targets divided by 0 in 3 samples"):
+        script_b.read(path)
 
 
 MEASURE_MEMORY = """
 import resource, sys
 from pathlib import Path
 import Dataset_A_Sensor_Distillation as script
-from common import folds
-from common.data import read_dataset_a
+from common.windows import make_fold
 def peak_bytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-read_dataset_a(Path(sys.argv[2]), script.prepare)  # what the libraries take once
+script.read(Path(sys.argv[2]))  # memory that the libraries need once
 before = peak_bytes()
-recording = read_dataset_a(Path(sys.argv[1]), script.prepare)
-fold = folds.make_fold(recording, recording.subjects[-1], script.WINDOW, "paper", 42)
-windows = sum(values.nbytes for values in recording.samples.values())
-print(peak_bytes() - before, windows)
+recording = script.read(Path(sys.argv[1]))
+signals = script.inputs(recording.samples, "all_imus_emg")
+fold = make_fold(recording, signals, recording.subjects[-1], script.WINDOW, "paper", 42)
+print(peak_bytes() - before, sum(values.nbytes for values in recording.samples.values()))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is measured as on Linux")
-def test_memory_stays_near_the_windows(tmp_path: Path) -> None:
-    """The whole Dataset A is 3.3 GB: a copy or two of it would not fit into a laptop."""
-    small = usual_a(tmp_path / "small.h5")
-    rows, subjects = 20_000, [str(i) for i in range(1, 7)]
-    block = np.random.default_rng(0).normal(size=(rows, 129))
+def test_reading_needs_little_more_memory_than_the_samples(tmp_path: Path) -> None:
+    """The whole Dataset A has 3.3 GB: a copy or two of it would not fit into a laptop."""
+    small = write_random_a(tmp_path / "small.h5")
+    subjects = [str(i) for i in range(1, 7)]
+    block = np.random.default_rng(0).normal(size=(20_000, 129))
     block[:2000, 53] = np.nan
     large = write_a(tmp_path / "large.h5", {s: [block] * 4 for s in subjects})
     command = [sys.executable, "-c", MEASURE_MEMORY, str(large), str(small)]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    peak, windows = map(int, output.split())
-    assert peak <= 1.5 * windows + block.nbytes
+    peak, samples = map(int, output.split())
+    assert peak <= 1.5 * samples + block.nbytes

@@ -1,16 +1,19 @@
-"""The accuracy that every table reports."""
+"""The accuracy that every table reports, and the tables on the screen."""
 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.metrics import r2_score
 
-from common.metrics import score
+from common.metrics import final_table, fold_table, long_form, score
+
+# Scores ------------------------------------------------------------------------------------------
 
 
-def test_hand_computed_case() -> None:
+def test_scores_of_a_case_computed_by_hand() -> None:
     """A wrong NRMSE would make every table incomparable with the paper's."""
     truth = np.array([[0.0], [2.0], [4.0]])
     prediction = np.array([[1.0], [2.0], [5.0]])
@@ -21,8 +24,8 @@ def test_hand_computed_case() -> None:
     assert result["r2"][0] == pytest.approx(1 - 2 / 8)
 
 
-def test_equals_scipy_and_scikit_learn_per_target() -> None:
-    """PCC and R² must be what readers know by those names, for each target on its own."""
+def test_scores_equal_those_of_scipy_and_scikit_learn() -> None:
+    """PCC and R² must be what readers know by those names, for each target by itself."""
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(500, 3)) * [1, 100, 0.01] + [0, 5, -3]
     prediction = truth + rng.normal(size=(500, 3)) * [0.1, 300, 0.02]
@@ -33,7 +36,7 @@ def test_equals_scipy_and_scikit_learn_per_target() -> None:
         assert result["r2"][k] == pytest.approx(r2_score(truth[:, k], prediction[:, k]), rel=1e-4)
 
 
-def test_constants_give_nan_with_a_warning_that_names_the_target() -> None:
+def test_constants_give_nan_and_a_warning_that_names_the_target() -> None:
     """A force that is zero throughout an activity must not end a run of days."""
     rng = np.random.default_rng(0)
     truth, prediction = rng.normal(size=(2, 50, 3))
@@ -45,3 +48,65 @@ def test_constants_give_nan_with_a_warning_that_names_the_target() -> None:
     assert np.isnan(result["pcc"]).tolist() == [True, True, False]
     assert np.isnan(result["r2"]).tolist() == [True, False, False]
     assert np.isfinite(result["rmse"]).all()
+
+
+def test_each_activity_is_scored_by_itself() -> None:
+    """The range in an activity's NRMSE is that of the activity; `all` covers every sample."""
+    truth = np.array([[0.0], [1.0], [10.0], [20.0]])
+    prediction = truth + np.array([[0.0], [1.0], [0.0], [0.0]])
+    activity = np.array(["Ramp", "Ramp", "Stair", "Stair"])
+    frame = long_form(truth, prediction, activity, [("knee", "BW")], {"row": "teacher"})
+    found = frame.set_index("activity")["nrmse_percent"].round(6).to_dict()
+    expected = {"all": 100 * 0.5 / 20, "Ramp": 100 * np.sqrt(0.5), "Stair": 0.0}
+    assert found == {name: round(value, 6) for name, value in expected.items()}
+    assert frame["n"].tolist() == [4, 2, 2]
+
+
+# Tables on the screen ----------------------------------------------------------------------------
+
+
+def line(row: str, subject: str, target: str, nrmse: float) -> dict[str, object]:
+    """Return a line of the metrics over all activities."""
+    network = {"sensor_set": "foot", "modalities": "acc+gyr", "parameters": 1234567}
+    place = {"row": row, "test_subject": subject, "activity": "all", "target": target}
+    scores = {"nrmse_percent": nrmse, "rmse": 1.0, "pcc": nrmse / 100, "r2": 0.5}
+    return {**network, **place, "unit": "BW", "n": 100, **scores}
+
+
+METRICS = pd.DataFrame(
+    [
+        line("teacher", "1", "GRF x", 4.0),
+        line("teacher", "1", "GRF y", 8.0),
+        line("teacher", "2", "GRF x", 10.0),
+        line("teacher", "2", "GRF y", 10.0),
+        line("student", "2", "GRF x", 12.0),
+        line("student", "2", "GRF y", np.nan),
+    ]
+)
+
+
+def cells(table: str, row: str) -> str:
+    """Return the line of a row with single spaces."""
+    return " ".join(next(text for text in table.splitlines() if text.startswith(row)).split())
+
+
+def test_table_of_a_fold_shows_the_targets_with_mean_and_sd() -> None:
+    """Mean 6 and sample SD 2.83 of 4 and 8; the lines of another subject must not leak in."""
+    table = fold_table(METRICS, ["teacher"], "1")
+    assert cells(table, "teacher") == "teacher 4.00 8.00 6.00 ± 2.83"
+    assert "Test subject 1" in table
+
+
+def test_final_table_shows_the_sd_over_targets_and_over_subjects() -> None:
+    """Means 6 and 10: mean 8, SD over subjects 2.83; SDs over targets 2.83 and 0: mean 1.41."""
+    table = final_table(METRICS, ["teacher"], ["1", "2"])
+    assert cells(table, "teacher").startswith("teacher 1,234,567 8.00 ± 1.41 ± 2.83 0.080")
+    assert "2 targets; 2 test subjects" in table
+    one = final_table(METRICS, ["teacher"], ["1"])
+    assert cells(one, "teacher").startswith("teacher 1,234,567 6.00 ± 2.83 0.060")
+    assert "SD over" not in one.splitlines()[1]
+
+
+def test_an_undefined_value_is_not_left_out_of_a_mean() -> None:
+    """Without its undefined target a row would look better than it is."""
+    assert cells(fold_table(METRICS, ["student"], "2"), "student").endswith("nan ± nan")

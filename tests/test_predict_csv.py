@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from common.columns import DATASET_A_COLUMNS
 from scipy.interpolate import CubicSpline
+from tools.raw.signals import zero_phase
 
 import Dataset_A_lmfn_tfn_fusion_models as script
 from common.files import InputError
 from tests.predicting import predicted, random_model, targets_of
 from tools.prediction import figure
 from tools.prediction.resampling import stretches
-from tools.raw.signals import zero_phase
 
 FOOT = list(DATASET_A_COLUMNS[:6])
 SMOOTH_HZ = 20.0  # of the movement; all rates below can hold it

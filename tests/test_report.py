@@ -1,8 +1,7 @@
-"""The report's command: what it reads, refuses and writes."""
+"""The command `report`: the runs it accepts and refuses, and the files it writes."""
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import subprocess
@@ -11,236 +10,244 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from common import study
+from common.cli import run_main
 from common.files import InputError
 from tests.conftest import ROOT
-from tests.made_runs import PAIR, TWENTY, made, settings
-from tools import report
-from tools.reporting import layout, readme, summary, text
-from tools.reporting.collect import collect
+from tests.made_runs import PAIR, TWENTY_SUBJECTS, make_run, settings, synthetic_data
+from tools.report import paper
+from tools.report.__main__ import README_END, README_START, main
+from tools.report.runs import load_results
+from tools.report.tables import readme_tables
 
 
-def sample(**others: object) -> dict[str, object]:
-    """Return the data setting of the synthetic sample."""
-    return {"file": "sample_dataset_a.h5", "bytes": 5, "subjects": TWENTY, **others}
+def write_report(tmp_path: Path, *runs: Path) -> Path:
+    """Run the command without figures and return the folder of the report."""
+    main([*map(str, runs), "--out", str(tmp_path / "report"), "--no-figures"])
+    return tmp_path / "report"
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.json", None, "no run (no config.json)"),
+        ("config.json", None, "not a run (no config.json)"),
         ("config.json", '{"settings": {"se', "config.json: damaged"),
         ("config.json", "[]", "config.json: damaged"),
-        ("config.json", '{"settings": {"script": "Dataset_A_x"}}', "no batch_size, data"),
-        ("config.json", json.dumps({"settings": settings("other", [])}), "of neither dataset"),
+        ("config.json", '{"settings": {"script": "Dataset_A_x"}}', "lack batch_size, data"),
+        ("config.json", json.dumps({"settings": settings("x", [])}), "belongs to neither dataset"),
         ("metrics.csv", "a,b\n1,2\n", "metrics.csv: damaged (no column"),
         ("metrics.csv", "", "metrics.csv: damaged"),
-        ("metrics.csv", "twice", "stands twice"),
-        ("metrics.csv", "cut", "subject 9 lacks GRF z"),
-        ("metrics.csv", "text", "metrics.csv: damaged"),
+        ("metrics.csv", "repeated line", "appears twice"),
+        ("metrics.csv", "missing line", "subject 9 lacks GRF z"),
+        ("metrics.csv", "broken line", "metrics.csv: damaged"),
     ],
 )
-def test_what_is_no_run_or_damaged_is_named(
+def test_folders_that_are_not_intact_runs_are_named(
     tmp_path: Path, name: str, content: str | None, message: str
 ) -> None:
-    """Half a file must not be averaged as if it were whole; the error is one line."""
-    path = made(tmp_path / "run") / name
+    """A truncated file would be averaged as if it were complete."""
+    path = make_run(tmp_path / "run") / name
     lines = path.read_text().splitlines(keepends=True)
-    changed = {"twice": [*lines, lines[-1]], "cut": lines[:-1], "text": [*lines[:-1], "x" * 9]}
+    changed = {
+        "repeated line": [*lines, lines[-1]],
+        "missing line": lines[:-1],
+        "broken line": [*lines[:-1], "x" * 9],
+    }
     if content is None:
         path.unlink()
     else:
         path.write_text("".join(changed.get(content, [content])))
     with pytest.raises(InputError) as error:
-        collect([tmp_path / "run"])
+        write_report(tmp_path, tmp_path / "run")
     assert message in str(error.value)
     assert str(tmp_path / "run") in str(error.value)
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "report").exists()
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("protocol", "strict"), ("seed", 1), ("data", sample()), ("epochs", 3)]
+    ("setting", "value", "names"),
+    [
+        ("protocol", "strict", ["A-paper", "A-strict"]),
+        ("seed", 1, ["A-paper-1", "A-paper-2"]),
+        ("data", synthetic_data(), ["A-paper-1", "A-paper-2"]),
+        ("epochs", 3, ["A-paper-1", "A-paper-2"]),
+    ],
 )
-def test_runs_that_differ_are_kept_apart(tmp_path: Path, setting: str, value: object) -> None:
-    """A mean over two protocols, seeds, files or trainings is the mean of nothing."""
-    folders = [made(tmp_path / "1"), made(tmp_path / "2", nrmse=9.0, **{setting: value})]
-    results = collect(folders)
-    assert [len(r.lines) for r in results] == [42, 42]
-    assert len({r.name for r in results}) == 2
-    means = [summary.subject_means(r.lines, "nrmse_percent").iloc[0, 0] for r in results]
-    assert abs(means[0] - means[1]) == pytest.approx(4)
+def test_runs_that_differ_are_reported_separately(
+    tmp_path: Path, setting: str, value: object, names: list[str]
+) -> None:
+    """A mean over two protocols, seeds, files or trainings would be meaningless."""
+    first = make_run(tmp_path / "1")
+    out = write_report(tmp_path, first, make_run(tmp_path / "2", nrmse=9.0, **{setting: value}))
+    tables = [pd.read_csv(out / name / "table_III.csv") for name in names]
+    difference = tables[1]["NRMSE % mean"] - tables[0]["NRMSE % mean"]
+    assert abs(difference[0]) > 2.5
+    numbers = pd.read_csv(out / "per_subject.csv")
+    assert set(numbers["results"]) == set(names)
     if setting != "protocol":
-        assert f"differ in {setting} are kept apart" in results[0].notices[0]
+        notice = f"Runs that differ in {setting} are reported separately: this is set 1 of 2"
+        assert notice in (out / "report.md").read_text()
 
 
 def test_runs_of_a_script_with_other_flags_are_refused(tmp_path: Path) -> None:
-    """Distilled rows of another alpha would be merged into the same row."""
-    folders = [made(tmp_path / "1", alpha=0.5), made(tmp_path / "2", alpha=0.1)]
-    with pytest.raises(InputError, match=r"2: alpha is 0\.1, but 0\.5 in .*1; report one"):
-        collect(folders)
-    folders[1] = made(tmp_path / "3", script="Dataset_A_lmfn", rows=[("lmfn-foot", "foot", 9)])
-    assert len(collect(folders)) == 1  # other scripts have flags of their own
+    """Distilled students trained with another alpha would be averaged as the same row."""
+    first = make_run(tmp_path / "1", alpha=0.5)
+    with pytest.raises(InputError, match=r"2: alpha is 0\.1, but 0\.5 in .*1; report these runs"):
+        write_report(tmp_path, first, make_run(tmp_path / "2", alpha=0.1))
+    other = make_run(tmp_path / "3", script="Dataset_A_lmfn", rows=[("lmfn-foot", "foot", 9)])
+    out = write_report(tmp_path, first, other)  # other scripts have flags of their own
+    assert len(pd.read_csv(out / "A-paper" / "table_III.csv")) == 3
 
 
 def test_a_row_and_subject_counts_once(tmp_path: Path) -> None:
-    """The same fold in two runs would weigh twice; two different results are nobody's."""
-    first, same = made(tmp_path / "1"), made(tmp_path / "2", tested=["8"])
-    [results] = collect([first, same, first])
-    assert len(results.lines) == 42
-    assert sorted(results.notices) == [
-        f"{row}, subject 8: the same numbers in 2 runs; counted once."
-        for row in ("distilled-foot", "student-foot")
-    ]
-    with pytest.raises(InputError, match="row student-foot, subject 9 has other numbers"):
-        collect([first, made(tmp_path / "3", rows=PAIR[:1], tested=["9"], nrmse=6.0)])
+    """A fold that is in two runs would weigh twice; nobody knows which of two results is right."""
+    first = make_run(tmp_path / "1")
+    out = write_report(tmp_path, first, make_run(tmp_path / "2", tested=["8"]), first)
+    assert len(pd.read_csv(out / "per_subject.csv")) == 2 * 3 * 7
+    report = (out / "report.md").read_text()
+    assert report.count("subject 8: identical results in 2 runs, counted once") == 2
+    with pytest.raises(InputError, match="row student-foot, subject 9 differs from its result"):
+        write_report(
+            tmp_path, first, make_run(tmp_path / "3", rows=PAIR[:1], tested=["9"], nrmse=6)
+        )
 
 
-def test_a_run_going_on_is_reported_as_far_as_it_is(tmp_path: Path) -> None:
-    """Days before the end one wants to see what is there; an empty run is named."""
-    empty = made(tmp_path / "empty", rows=[])
-    unwritten = made(tmp_path / "unwritten", rows=[])
+def test_unfinished_runs_are_reported(tmp_path: Path) -> None:
+    """A study takes days; its results so far must be visible, with the folds that are missing."""
+    empty = make_run(tmp_path / "empty", rows=[])
+    unwritten = make_run(tmp_path / "unwritten", rows=[])
     (unwritten / "metrics.csv").unlink()
-    with pytest.raises(InputError, match="no finished row yet"):
-        collect([empty, unwritten])
-    [results] = collect([empty, made(tmp_path / "1", tested=["9"])])
-    assert results.notices == ["empty: no finished row yet; left out."]
-    table = summary.tables(results)[0]
-    assert [line[3] for line in table.body] == ["1 of 3", "1 of 3"]
-    assert [line[4].sd for line in table.body] == [None, None]
+    with pytest.raises(InputError, match="no row has finished yet"):
+        write_report(tmp_path, empty, unwritten)
+    out = write_report(tmp_path, empty, make_run(tmp_path / "1", tested=["9"]))
+    assert "empty has no finished row yet and is left out" in (out / "report.md").read_text()
+    table = pd.read_csv(out / "A-paper" / "table_III.csv")
+    assert list(table["folds"]) == ["1 of 3", "1 of 3"]
+    assert table["NRMSE % SD"].isna().all()
 
 
 @pytest.mark.parametrize(
     ("subjects", "others", "is_shown"),
     [
-        (TWENTY, {}, True),
-        (TWENTY, {"protocol": "strict"}, False),
-        (TWENTY[:3], {}, False),
-        (TWENTY, {"data": sample()}, False),
+        (TWENTY_SUBJECTS, {}, True),
+        (TWENTY_SUBJECTS, {"protocol": "strict"}, False),
+        (TWENTY_SUBJECTS[:3], {}, False),
+        (TWENTY_SUBJECTS, {"data": synthetic_data()}, False),
     ],
 )
-def test_the_papers_figure_stands_beside_comparable_results_only(
+def test_the_papers_values_stand_only_beside_comparable_results(
     tmp_path: Path, subjects: list[str], others: dict[str, object], is_shown: bool
 ) -> None:
-    """A reader compares what stands side by side; it is never a figure of ours."""
+    """Readers compare what stands side by side, and must not take the paper's values for ours."""
     rows = [("student-foot_shank_trunk", "foot_shank_trunk", 1884808), *PAIR]
-    [results] = collect([made(tmp_path / "1", rows=rows, subjects=subjects, **others)])
-    table = summary.tables(results)[0]
-    shown = [line[table.header.index("paper's NRMSE %")] for line in table.body] if is_shown else []
-    assert shown == ([None, None, "4.98"] if is_shown else [])
-    assert is_shown == ("4.98" in text.markdown(table))
+    out = write_report(tmp_path, make_run(tmp_path / "1", rows, subjects=subjects, **others))
+    report = (out / "report.md").read_text()
+    assert ("paper's NRMSE %" in report) == ("4.98" in report) == is_shown
+    if is_shown:
+        [table] = out.glob("*/table_III.csv")
+        assert list(pd.read_csv(table)["paper's NRMSE %"].dropna()) == [4.98]
 
 
-def run_report(tmp_path: Path, folders: list[Path], *flags: str) -> Path:
-    """Run the command; return its folder."""
-    out = tmp_path / "report"
-    report.main([*map(str, folders), "--out", str(out), *flags])
-    return out
-
-
-def test_the_command_writes_what_it_prints(
+def test_report_files_hold_what_is_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Markdown, CSV in full precision, LaTeX and the numbers behind it; synthetic data say so."""
-    folders = [made(tmp_path / "1", subjects=TWENTY)]
-    folders.append(made(tmp_path / "2", protocol="strict", subjects=TWENTY, data=sample()))
-    out = run_report(tmp_path, folders, "--no-figures")
-    printed = capsys.readouterr().out
-    markdown = (out / "report.md").read_text()
-    assert markdown in printed
-    real, synthetic = markdown.split("(A-strict)")
-    assert "SYNTHETIC" not in real
+    """Markdown, CSV and LaTeX must agree; results on synthetic data are marked in every title."""
+    real = make_run(tmp_path / "1", subjects=TWENTY_SUBJECTS)
+    data = synthetic_data()
+    out = write_report(
+        tmp_path, real,
+        make_run(tmp_path / "2", protocol="strict", subjects=TWENTY_SUBJECTS, data=data),
+    )  # fmt: skip
+    report = (out / "report.md").read_text()
+    assert report in capsys.readouterr().out
+    measured, synthetic = report.split("(A-strict)")
+    assert "SYNTHETIC" not in measured
     assert "**SYNTHETIC DATA" in synthetic
     titles = [line for line in synthetic.splitlines() if line.startswith("###")]
     assert all("SYNTHETIC DATA" in title for title in titles)
-    with (out / "A-paper" / "table_III.csv").open() as file:
-        lines = list(csv.DictReader(file))
     numbers = pd.read_csv(out / "per_subject.csv").query("results == 'A-paper'")
     means = numbers.groupby(["row", "test_subject"])["nrmse_percent"].mean().loc["student-foot"]
-    assert float(lines[0]["NRMSE % mean"]) == pytest.approx(means.mean(), rel=1e-12)
-    assert float(lines[0]["NRMSE % SD"]) == pytest.approx(means.std(), rel=1e-12)
-    assert "| student-foot" in markdown
+    table = pd.read_csv(out / "A-paper" / "table_III.csv").set_index("row").loc["student-foot"]
+    assert table["NRMSE % mean"] == pytest.approx(means.mean(), rel=1e-12)
+    assert table["NRMSE % SD"] == pytest.approx(means.std(), rel=1e-12)
+    assert f"{means.mean():.2f} ± {means.std():.2f}" in measured
     assert rf"{means.mean():.2f} $\pm$ {means.std():.2f}" in (out / "tables.tex").read_text()
-    pairs = (out / "A-paper" / "statistics_pairs.csv").read_text()
-    assert pairs.count("\n") == 2
+    assert len(pd.read_csv(out / "A-paper" / "statistics_pairs.csv")) == 1
 
 
-def test_latex_is_escaped_and_compiles(tmp_path: Path) -> None:
-    """A `_` or `%` of a row's name or a unit would stop LaTeX in the middle of a paper."""
-    row = ("mine_50%&#-foot", "foot", 1)
-    out = run_report(tmp_path, [made(tmp_path / "1", rows=[*PAIR, row])], "--no-figures")
+def test_latex_compiles_with_special_characters(tmp_path: Path) -> None:
+    """A `_` or `%` in the name of a row would end LaTeX with an error in the middle of a paper."""
+    row = (r"mine_50%&#~^{}\$<²·-foot", "foot", 1)
+    out = write_report(tmp_path, make_run(tmp_path / "1", [*PAIR, row], subjects=TWENTY_SUBJECTS))
     latex = (out / "tables.tex").read_text()
-    assert r"mine\_50\%\&\#-foot" in latex
-    body = latex.split(r"\begin{document}")[1]
-    assert body.count(r"\toprule") == body.count(r"\bottomrule") == body.count(r"\caption") > 3
-    assert text.escaped("\\~^{}$<p ± ²") == (
-        r"\textbackslash{}\textasciitilde{}\textasciicircum{}\{\}\$$<$p $\pm$ $^2$"
-    )
+    assert r"mine\_50\%\&\#" in latex
+    assert latex.isascii()
+    assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == latex.count(r"\caption") > 3
     if shutil.which("pdflatex") is None:
-        pytest.skip("no pdflatex here: structure and escapes were checked, compiling was not")
+        pytest.skip("no pdflatex on this machine: compiling was not tested")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
     done = subprocess.run(command, cwd=out, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
-    assert (out / "tables.pdf").stat().st_size > 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere: no run"),
-        (["{run}", "--agreement", "tutor"], "no row tutor; there are student-foot distilled-foot"),
-        (["{run}", "--out", "{run}/config.json"], "give another --out"),
-        (["{run}", "--readme", "{run}/config.json"], "it needs the lines"),
+        (["nowhere"], "nowhere: not a run"),
+        (["{run}", "--agreement", "x"], "no row x; choose from student-foot distilled-foot"),
+        (["{run}", "--out", "{run}/config.json"], "choose another --out"),
+        (["{run}", "--readme", "{run}/config.json"], "needs the lines <!-- results -->"),
+        (["{run}", "--readme", "nowhere.md"], "nowhere.md: cannot be read"),
     ],
 )
 def test_mistakes_end_with_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    """No traceback, exit status 2."""
-    run = made(tmp_path / "run")
+    """A user must see the remedy, not a traceback; scripts rely on exit status 2."""
+    run = make_run(tmp_path / "run")
     with pytest.raises(SystemExit) as end:
-        study.start(lambda: report.main([a.format(run=run) for a in arguments]))
+        run_main(lambda: main([a.format(run=run) for a in arguments]))
     assert end.value.code == 2
-    problem = capsys.readouterr().err
-    assert message in problem
-    assert problem.count("\n") == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
-def test_help_tells_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--help` is the manual, and the README names the flags."""
+def test_flags_are_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    """A flag that is missing in `--help` or the README will not be found."""
     with pytest.raises(SystemExit, match="0"):
-        report.main(["--help"])
-    printed = capsys.readouterr().out
-    content = (ROOT / "README.md").read_text()
+        main(["--help"])
+    printed, readme = capsys.readouterr().out, (ROOT / "README.md").read_text()
     for flag in ("--out", "--agreement", "--no-figures", "--readme"):
         assert flag in printed
-        assert f"`{flag}" in content
+        assert f"`{flag}" in readme
 
 
-def test_the_readmes_results_are_up_to_date() -> None:
-    """A table that was typed, or forgotten after a run, is no result."""
-    content = (ROOT / "README.md").read_text()
+def test_results_in_the_readme_are_up_to_date() -> None:
+    """Tables that were typed in, or not updated after a run, would be wrong."""
     runs = sorted((ROOT / "docs" / "results").iterdir())
-    expected = f"{readme.START}\n{readme.block(collect(runs))}{readme.END}"
-    assert expected in content, "python -m tools.report docs/results/* --readme README.md"
+    expected = f"{README_START}\n{readme_tables(load_results(runs))}{README_END}"
+    command = "run: python -m tools.report docs/results/* --readme README.md"
+    assert expected in (ROOT / "README.md").read_text(), command
 
 
-def test_the_readmes_results_take_whole_datasets_and_no_synthetic_data(tmp_path: Path) -> None:
-    """All 20 subjects stand beside the paper, a second seed on its own; the sample nowhere."""
+def test_readme_shows_complete_datasets_beside_the_paper(tmp_path: Path) -> None:
+    """The first result on all subjects stands beside the paper's, further ones in other tables."""
     rows = [("distilled-foot_trunk", "foot_trunk", 1874056)]
-    first = made(tmp_path / "1", rows=rows, subjects=TWENTY, tested=TWENTY[:2], nrmse=1.0)
-    other = made(tmp_path / "2", rows=rows, subjects=TWENTY, nrmse=2.0, seed=1)
+    twenty = {"rows": rows, "subjects": TWENTY_SUBJECTS}
+    first = make_run(tmp_path / "1", tested=TWENTY_SUBJECTS[:2], nrmse=1.0, **twenty)
+    second = make_run(tmp_path / "2", nrmse=2.0, seed=1, **twenty)
     path = tmp_path / "README.md"
-    path.write_text(f"before\n{readme.START}\nstale table\n{readme.END}\nafter\n")
-    readme.update(path, collect([first, other]))
+    path.write_text(f"before\n{README_START}\nold table\n{README_END}\nafter\n")
+    main([str(first), str(second), "--readme", str(path)])
     content = path.read_text()
     assert content.startswith("before\n")
     assert content.endswith("after\n")
-    assert "stale table" not in content
+    assert "old table" not in content
     lines = [line for line in content.splitlines() if "`distilled-foot_trunk`" in line]
-    assert len(lines) == 2
-    assert "4.91" in lines[0]
-    assert "2 of 20" in lines[0]
-    assert "20 of 20" in lines[1]
-    assert content.count("not run") == sum(map(len, layout.PAPER_NRMSE.values())) - 1
-    with pytest.raises(InputError, match="synthetic data have no place"):
-        readme.update(path, collect([made(tmp_path / "3", data=sample())]))
+    assert ["4.91" in line for line in lines] == [True, False]
+    assert ["2 of 20" in line for line in lines] == [True, False]
+    assert content.count("not run") == sum(map(len, paper.NRMSE_PERCENT.values())) - 1
+    synthetic = make_run(tmp_path / "3", data=synthetic_data())
+    with pytest.raises(InputError, match="synthetic data do not belong in the README"):
+        main([str(synthetic), "--readme", str(path)])

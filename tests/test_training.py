@@ -1,18 +1,24 @@
-"""The training loop that every row goes through."""
+"""The training loop, which is the same text in every script, and the helpers that it calls."""
 
 from __future__ import annotations
 
+import argparse
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from common.folds import Fold
 from torch import Tensor, nn
 
+import Dataset_B_lmfn_tfn_fusion_models as script
 from common import training
+from common.files import InputError
+from common.training import DivergedError, Epoch, Loss, Progress
+from common.windows import Batch, Windows
 
-SETTINGS = training.Settings(epochs=30, patience=4, batch_size=8, learning_rate=0.05, seed=3)
+ARGS = {"learning_rate": 0.05, "batch_size": 8, "patience": 4, "seed": 3, "faster": []}
 
 
 def rmse(prediction: Tensor, target: Tensor) -> Tensor:
@@ -20,135 +26,213 @@ def rmse(prediction: Tensor, target: Tensor) -> Tensor:
     return (prediction - target).square().mean().sqrt()
 
 
-def predict(model: nn.Module, batch: training.Batch) -> Tensor:
-    """Predict with the only modality."""
-    return model(batch["acc"])
-
-
-def loss(model: nn.Module, batch: training.Batch) -> Tensor:
+def rmse_loss(network: nn.Module, batch: Batch) -> Tensor:
     """Return the training loss."""
-    return rmse(predict(model, batch), batch["targets"])
+    return rmse(network(*batch.inputs), batch.targets)
 
 
-def problem(windows: int = 33) -> tuple[dict[str, Tensor], Fold]:
-    """Return noisy linear data of windows of 5 samples, and a fold of it."""
+def problem(windows: int = 21) -> tuple[Windows, Windows]:
+    """Return windows of 5 samples of noisy linear data, to train and six to validate on."""
     generator = torch.Generator().manual_seed(0)
-    acc = torch.randn(5 * windows, 3, generator=generator)
-    targets = acc @ torch.tensor([[1.0, 0.0], [2.0, 1.0], [0.0, -1.0]])
+    signal = torch.randn(5 * (windows + 6), 3, generator=generator)
+    targets = signal @ torch.tensor([[1.0, 0.0], [2.0, 1.0], [0.0, -1.0]])
     targets += 0.3 * torch.randn(targets.shape, generator=generator)
-    rows = torch.arange(5 * windows).reshape(windows, 5)
-    cut = windows - 12
-    fold = Fold("1", rows[:cut], rows[cut : cut + 6], rows[cut + 6 :], torch.ones(6, 5).bool())
-    return {"acc": acc, "targets": targets}, fold
+    samples = np.arange(len(signal)).reshape(-1, 5)
+    return tuple(
+        Windows([signal], targets, part) for part in (samples[:windows], samples[windows:])
+    )
 
 
-def train(model: nn.Module, settings: training.Settings = SETTINGS, windows: int = 33) -> list:
-    """Train on the problem."""
-    samples, fold = problem(windows)
-    arguments = {"loss": loss, "predict": predict, "criterion": rmse, "settings": settings}
-    return training.train(model, samples, fold, **arguments, name="test")
-
-
-def network() -> nn.Module:
+def small_network() -> nn.Module:
     """Return a small network with dropout, the same every time."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2))
 
 
-def test_the_best_epoch_is_restored_and_patience_stops() -> None:
-    """A table must hold the model that validated best, not the last one."""
-    model = network()
-    history = train(model, SETTINGS._replace(epochs=200))
+def train(
+    network: nn.Module,
+    folder: Path,
+    *,
+    epochs: int = 30,
+    windows: int = 21,
+    loss: Loss = rmse_loss,
+    save_every: float = 1e9,
+    **flags: object,
+) -> list[Epoch]:
+    """Train on the problem with the loop of a script."""
+    progress = Progress("test", folder / "state.pt", save_every, show_bar=False)
+    args = argparse.Namespace(**{**ARGS, **flags})
+    return script.train(network, *problem(windows), loss, rmse, epochs, args, progress)
+
+
+def test_the_best_epoch_is_restored_and_patience_stops(tmp_path: Path) -> None:
+    """A table must hold the network that validated best, not the last one."""
+    network = small_network()
+    history = train(network, tmp_path, epochs=200)
     losses = [epoch.validation_loss for epoch in history]
     best = int(np.argmin(losses))
-    assert len(history) == best + 1 + SETTINGS.patience < 200
-    samples, fold = problem()
-    predicted = training.predict_windows(model, samples, fold.validation, predict, 64)
-    assert float(rmse(predicted, samples["targets"][fold.validation])) == losses[best]
+    assert len(history) == best + 1 + ARGS["patience"] < 200
+    assert [epoch.epoch for epoch in history] == list(range(1, len(history) + 1))
+    _, validation = problem()
+    predicted = training.predict(network, validation, batch_size=64)
+    assert float(rmse(predicted, validation.targets)) == losses[best]
 
 
-def test_equal_losses_are_no_improvement() -> None:
+def test_equal_losses_are_no_improvement(tmp_path: Path) -> None:
     """Patience counts epochs without a strict improvement, as the paper's early stopping."""
-    model = network()
-    for parameter in model.parameters():
+    network = small_network()
+    for parameter in network.parameters():
         parameter.requires_grad_(False)
-    model[0].bias.requires_grad_(True)
-    history = train(model, SETTINGS._replace(learning_rate=1e-30))
-    assert len(history) == 1 + SETTINGS.patience
+    network[0].bias.requires_grad_(True)
+    history = train(network, tmp_path, learning_rate=1e-30)
+    assert len(history) == 1 + ARGS["patience"]
 
 
-def test_the_validation_loss_is_pooled_over_windows() -> None:
+def test_the_validation_loss_is_pooled_over_all_windows(tmp_path: Path) -> None:
     """A mean of batch RMSEs would weigh a small last batch as much as a full one."""
-    model = network()
-    history = train(model, SETTINGS._replace(epochs=1, batch_size=4))
-    samples, fold = problem()
-    error = predict(model.eval(), training.batch_of(samples, fold.validation))
-    error = (error - samples["targets"][fold.validation]).detach().double().numpy()
-    assert history[0].validation_loss == pytest.approx(math.sqrt(np.mean(error**2)), rel=1e-6)
+    network = small_network()
+    history = train(network, tmp_path, epochs=1, batch_size=4)  # six windows to validate on
+    _, validation = problem()
+    with torch.no_grad():
+        error = network(*validation[torch.arange(6)].inputs) - validation.targets
+    expected = math.sqrt(np.mean(error.double().numpy() ** 2))
+    assert history[0].validation_loss == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_training_depends_on_nothing_before_it() -> None:
-    """Leaving a row out, or adding one, must not change the others."""
-    first, second = network(), network()
-    train(first)
+def test_the_training_loss_is_the_mean_over_windows(tmp_path: Path) -> None:
+    """history.csv tells users whether a training was long enough: a short batch counts less."""
+    sizes = []
+
+    def loss_of_size(network: nn.Module, batch: Batch) -> Tensor:
+        sizes.append(len(batch.targets))
+        return rmse_loss(network, batch) * 0 + len(batch.targets)
+
+    history = train(small_network(), tmp_path, epochs=1, loss=loss_of_size)
+    assert sizes == [8, 8, 5]
+    assert history[0].training_loss == pytest.approx((8 * 8 + 8 * 8 + 5 * 5) / 21)
+
+
+def test_a_training_depends_on_nothing_before_it(tmp_path: Path) -> None:
+    """Leaving out a row, or adding one, must not change the others; the seed must."""
+    first, second, other = small_network(), small_network(), small_network()
+    train(first, tmp_path, epochs=2)
     torch.rand(17)
-    train(second)
-    assert all(
-        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
-    )
-    other = network()
-    train(other, SETTINGS._replace(seed=4))
+    train(second, tmp_path, epochs=2)
+    train(other, tmp_path, epochs=2, seed=4)
+    for name, values in first.state_dict().items():
+        assert torch.equal(values, second.state_dict()[name])
     assert not torch.equal(first[0].weight, other[0].weight)
 
 
-def test_the_first_step_is_adams_on_a_shuffled_batch() -> None:
-    """One epoch by hand: seeded shuffle, every window once, Adam with its usual constants."""
-    model = nn.Linear(3, 2)
-    copy = nn.Linear(3, 2)
-    copy.load_state_dict(model.state_dict())
-    train(model, SETTINGS._replace(epochs=1))
-    samples, fold = problem()
-    order = torch.randperm(len(fold.train), generator=torch.Generator().manual_seed(3))
+def test_an_epoch_is_adam_on_shuffled_batches(tmp_path: Path) -> None:
+    """One epoch by hand: seeded shuffling, every window once, Adam with its usual constants."""
+    torch.manual_seed(0)
+    network, copy = nn.Linear(3, 2), nn.Linear(3, 2)
+    copy.load_state_dict(network.state_dict())
+    train(network, tmp_path, epochs=1)
+    windows, _ = problem()
+    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(3))
     moments = {p: (torch.zeros_like(p), torch.zeros_like(p)) for p in copy.parameters()}
-    for step, rows in enumerate(fold.train[order].split(8), start=1):
+    for step, indices in enumerate(order.split(8), start=1):
         copy.zero_grad()
-        loss(copy, training.batch_of(samples, rows)).backward()
+        rmse_loss(copy, windows[indices]).backward()
         with torch.no_grad():
             for p, (mean, square) in moments.items():
                 mean.mul_(0.9).add_(0.1 * p.grad)
                 square.mul_(0.999).add_(0.001 * p.grad**2)
                 unbiased = (square / (1 - 0.999**step)).sqrt() + 1e-8
                 p -= 0.05 * mean / (1 - 0.9**step) / unbiased
-    assert torch.allclose(model.weight, copy.weight, atol=1e-6)
+    assert torch.allclose(network.weight, copy.weight, atol=1e-6)
 
 
-def test_a_last_batch_of_one_window_joins_the_one_before() -> None:
-    """BatchNorm over one window crashes: 17 windows of batch 8 must train."""
-    sizes = []
+class Recorder(nn.Linear):
+    """Records the sizes of its batches."""
 
-    class Recorder(nn.Linear):
-        def forward(self, x: Tensor) -> Tensor:
-            sizes.append(len(x))
-            return super().forward(x)
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+        self.sizes: list[int] = []
 
-    train(Recorder(3, 2), SETTINGS._replace(epochs=1), windows=29)
-    assert sizes == [8, 9, 6]
+    def forward(self, x: Tensor) -> Tensor:
+        """Record the size of a batch."""
+        self.sizes.append(len(x))
+        return super().forward(x)
 
 
-def test_a_diverged_training_is_named() -> None:
+@pytest.mark.parametrize(("windows", "sizes"), [(17, [8, 9]), (16, [8, 8]), (1, [1]), (9, [9])])
+def test_a_last_batch_of_one_window_joins_the_one_before(
+    tmp_path: Path, windows: int, sizes: Sequence[int]
+) -> None:
+    """BatchNorm over windows fails on one window: 17 windows in batches of 8 must train."""
+    network = Recorder()
+    train(network, tmp_path, epochs=1, windows=windows)
+    assert network.sizes == [*sizes, 6]
+
+
+def test_a_diverged_training_is_named_and_its_best_epoch_returned(tmp_path: Path) -> None:
     """NaN must not be written into a table as if it were a result."""
-    model = network()
-    with pytest.raises(training.DivergedError, match="test, epoch 1: .* is not finite"):
-        train(model, SETTINGS._replace(learning_rate=math.inf))
+    with pytest.raises(DivergedError, match="epoch 1: .* not finite; best epoch before: none") as e:
+        train(small_network(), tmp_path, learning_rate=math.inf)
+    assert e.value.best_weights == {}
+    network, steps = small_network(), []
+
+    def diverging(network: nn.Module, batch: Batch) -> Tensor:
+        steps.append({name: value.clone() for name, value in network.state_dict().items()})
+        return rmse_loss(network, batch) * (math.nan if len(steps) > 5 else 1)
+
+    with pytest.raises(DivergedError, match="epoch 2: .* best epoch before: 1") as e:
+        train(network, tmp_path, loss=diverging)
+    after_epoch_1 = steps[3]  # three batches an epoch
+    for name, values in e.value.best_weights.items():
+        assert torch.equal(values, after_epoch_1[name])
 
 
-def test_used_parameters_are_those_the_prediction_needs() -> None:
-    """The size in the table is that of the network on the sensor, not of its training aids."""
-    model = network()
-    model.aid = nn.Linear(16, 100)
-    samples, fold = problem()
-    model.forward = lambda x: nn.Sequential(*list(model.children())[:4])(x)
+@pytest.mark.parametrize("step", [1, 3, 4, 11, 12])
+def test_an_interrupted_training_ends_at_the_same_weights(tmp_path: Path, step: int) -> None:
+    """Interrupted at any step, it repeats at most one epoch and changes no bit."""
+    whole, resumed = small_network(), small_network()
+    history = train(whole, tmp_path / "whole", epochs=5)
+    steps = []
+
+    def interrupted(network: nn.Module, batch: Batch) -> Tensor:
+        steps.append(1)
+        if len(steps) == step:
+            raise KeyboardInterrupt
+        return rmse_loss(network, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(small_network(), tmp_path, epochs=5, save_every=1e-6, loss=interrupted)
+    torch.rand(5)
+    again = train(resumed, tmp_path, epochs=5, save_every=1e-6, loss=interrupted)
+    assert len(steps) == step + 15 - 3 * ((step - 1) // 3)  # three batches an epoch
+    assert [epoch[:3] for epoch in again] == [epoch[:3] for epoch in history]
+    for name, values in whole.state_dict().items():
+        assert torch.equal(values, resumed.state_dict()[name])
+
+
+def test_a_state_is_saved_when_it_is_due(tmp_path: Path) -> None:
+    """States of large networks are gigabytes: writing one after every epoch would take longer."""
+    train(small_network(), tmp_path, epochs=3, save_every=1e3)
+    assert not list(tmp_path.iterdir())
+    train(small_network(), tmp_path, epochs=3, save_every=1e-6)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_used_parameters_are_those_that_the_prediction_needs() -> None:
+    """The size in the table is that of the network on the sensors, not of its training aids."""
+    network = small_network()
+    network.aid = nn.Linear(16, 100)
+    network.forward = lambda x: nn.Sequential(*list(network.children())[:4])(x)
     state = torch.get_rng_state()
-    batch = training.batch_of(samples, fold.test[:1])
-    assert training.used_parameters(model, predict, batch) == 3 * 16 + 16 + 16 * 2 + 2
+    windows, _ = problem()
+    inputs = windows[torch.tensor([0])].inputs
+    assert training.count_used_parameters(network, inputs) == 3 * 16 + 16 + 16 * 2 + 2
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_devices_that_do_not_exist_are_refused() -> None:
+    """A mistyped device must end with the names that can be used."""
+    assert training.choose_device("cpu").type == "cpu"
+    assert training.choose_device("auto").type in ("cpu", "cuda")
+    for wanted in ("gpu", "meta", "cuda:99"):
+        with pytest.raises(InputError, match=f"--device {wanted}: .*cpu"):
+            training.choose_device(wanted)

@@ -1,1 +1,3 @@
-"""Commands for users, `python -m tools.<name>`; no script imports them."""
+"""Commands around the scripts; `python -m tools.<folder> --help` describes each."""
+
+import common  # noqa: F401  (before a tool imports matplotlib)

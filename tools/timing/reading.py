@@ -14,11 +14,11 @@ from typing import Any
 import h5py
 import numpy as np
 from common.columns import DATASET_A_ACTIVITIES
+from common.sample import write_sample
 
 import Dataset_A_Sensor_Distillation as script_a
 import Dataset_B_sensor_distillation as script_b
 from common.data import Recording
-from common.sample import write_sample
 from tools.check import layout
 from tools.timing import memory, published
 

@@ -1,8 +1,8 @@
-"""The paper's tables: their rows in its order, and its figures.
+"""The paper's tables: their rows in the paper's order, and its published values.
 
-Source of the rows and figures: Hossain, Hadley, Guo and Choi, "Lightweight and Efficient Kinetics
-Estimation with Sparse IMUs via Multi-Modal Sensor Distillation", IEEE Sensors Journal, Tables I-IV.
-Only the figures that are known stand here; they are never shown in a column of ours.
+Source: Hossain, Hadley, Guo and Choi, "Lightweight and Efficient Kinetics Estimation with Sparse
+IMUs via Multi-Modal Sensor Distillation", IEEE Sensors Journal, Tables I-IV. Only values known to
+us are listed; a report shows them in a column of their own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 SUBJECTS = {"A": 20, "B": 17}  # of the paper's datasets
 
-SPARSE_SETS = {  # sensor set: number of IMUs
+SPARSE_SETS = {  # number of IMUs in each sensor set
     "A": {"foot": 1, "foot_trunk": 2, "foot_shank_trunk": 3, "all_imus": 4},
     "B": {
         "feet": 2,
@@ -24,7 +24,7 @@ SPARSE_SETS = {  # sensor set: number of IMUs
 }
 FULL_SET = {"A": "all_imus_emg", "B": "all_imus_video"}
 
-MODELS = {  # first part of a row's name: name in the tables
+MODELS = {  # names in the tables, by the first part of a row's name
     "ffn_hf": "FFN (HF)",
     "ffn": "FFN",
     "bilstm": "Bi-LSTM, both directions",
@@ -49,7 +49,7 @@ ABLATION = {
     "mffm_gru": "MFFM (Bi-GRU)",
     "mffm_gated": "Kinetics-MFFM-Net (T)",
 }
-MORE_ABLATION = {  # every other subset of the branches, not in the paper's table
+MORE_ABLATION = {  # the other subsets of branches, which are not in the paper
     "mwfs_lstm": "MWFS",
     "mwff_lstm": "MWFF",
     "maf_lstm": "MAF",
@@ -61,9 +61,9 @@ MORE_ABLATION = {  # every other subset of the branches, not in the paper's tabl
     "mwff_mwfs_gate_lstm": "MWFF + MWFS, gate",
     "maf_mwff_mwfs_lstm": "MAF + MWFF + MWFS",
 }
-PARTS = {"dlr_rmse", "dlr_correlation"}  # of another row; the second one's scale is arbitrary
+PARTS = {"dlr_rmse", "dlr_correlation"}  # networks of another row; the latter has no fixed scale
 
-PAPER_NRMSE = {  # NRMSE in %; mean over targets, mean ± SD over subjects where it is known
+NRMSE_PERCENT = {  # mean over targets; mean ± SD over subjects where the SD is known
     "A": {
         "early_lstm": "4.63 ± 0.75",
         "early_gru": "4.65 ± 0.83",
@@ -104,67 +104,84 @@ PAPER_NRMSE = {  # NRMSE in %; mean over targets, mean ± SD over subjects where
         "distilled-all_imus": "3.90",
     },
 }
-LSTM_NOTE = (
-    "The paper calls its row Bi-LSTM; its parameter count is that of one direction, our row `lstm`."
+LSTM_NOTE = {
+    "A": "The paper labels this row Bi-LSTM; its parameter count (19.8 million) is that of a "
+    "one-directional LSTM, our row `lstm`. The published script for Dataset A trains a "
+    "one-directional GRU (19.3 million) from two IMUs on, of which there is no row here.",
+    "B": "The paper labels this row Bi-LSTM; its parameter count is that of a one-directional "
+    "LSTM, our row `lstm`.",
+}
+DISTILLATION_NOTE = (
+    "The published script for Dataset B weights the teacher's output and feature by 0.1 and 5.0; "
+    "the paper's text, and this collection by default, by 0.5 and 1.0."
 )
 
 
-class Place(NamedTuple):
-    """Where a row stands: the table's number and title, and the group it is tested within."""
+class PaperTable(NamedTuple):
+    """One of the paper's tables, or an extension of it.
+
+    Attributes:
+        number: number of the table.
+        title: title of the table.
+    """
 
     number: str
     title: str
-    group: str
+
+    @property
+    def stem(self) -> str:
+        """Start of the names of the table's files."""
+        return f"table_{self.number.replace(', ', '_').replace(' ', '_')}"
 
 
 def kind(row: str) -> str:
-    """Return the model's part of a row's name."""
+    """Return the part of a row's name that stands for the model."""
     return row.split("-")[0]
 
 
 def label(row: str) -> str:
-    """Return the paper's name of a row's model; an unknown row keeps its own."""
+    """Return the paper's name of a row's model, or the row's own if the paper has none."""
     return {**MODELS, **ABLATION, **MORE_ABLATION}.get(kind(row), kind(row))
 
 
-def place(dataset: str, script: str, row: str, sensor_set: str) -> Place:
-    """Return the table that a row of a script belongs to."""
+def table(dataset: str, script: str, sensor_set: str) -> PaperTable:
+    """Return the table that a script's rows of a sensor set belong to."""
     sensors = {"A": "IMUs and EMG", "B": "IMUs and video"}[dataset]
+    is_full = sensor_set == FULL_SET[dataset]
     if script.endswith("model_ablation"):
-        if sensor_set != FULL_SET[dataset]:
-            return Place("I, IMUs only", "Ablation, IMUs only", sensor_set)
-        return Place("I", f"Ablation, {sensors}", sensor_set)
-    if sensor_set == FULL_SET[dataset]:
-        return Place("II", f"All modalities, {sensors}", sensor_set)
-    return Place({"A": "III", "B": "IV"}[dataset], "Sparse IMUs", sensor_set)
+        if is_full:
+            return PaperTable("I", f"Ablation, {sensors}")
+        return PaperTable("I, IMUs only", "Ablation, IMUs only")
+    if is_full:
+        return PaperTable("II", f"All modalities, {sensors}")
+    return PaperTable({"A": "III", "B": "IV"}[dataset], "Sparse IMUs")
 
 
-def in_order(dataset: str, rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Sort `(row, sensor set)` as the paper does; what it does not know goes to the end."""
+def sort_rows(dataset: str, rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Sort pairs of row and sensor set in the paper's order; unknown ones come last."""
     sets = [*SPARSE_SETS[dataset], FULL_SET[dataset]]
     kinds = [*ABLATION, *MORE_ABLATION, *MODELS]
 
-    def position(line: tuple[str, str]) -> tuple[bool, int, int]:
-        row, sensor_set = line
-        is_unknown = kind(row) not in kinds or sensor_set not in sets
-        return (
-            is_unknown,
-            sets.index(sensor_set) if sensor_set in sets else len(sets),
-            kinds.index(kind(row)) if kind(row) in kinds else len(kinds),
-        )
+    def position(pair: tuple[str, str]) -> tuple[bool, int, int]:
+        row, sensor_set = kind(pair[0]), pair[1]
+        set_rank = sets.index(sensor_set) if sensor_set in sets else len(sets)
+        kind_rank = kinds.index(row) if row in kinds else len(kinds)
+        return set_rank == len(sets) or kind_rank == len(kinds), set_rank, kind_rank
 
     return sorted(rows, key=position)
 
 
 def expected_rows(dataset: str, number: str) -> list[str]:
-    """Return the rows of the paper's table, as the scripts name them."""
+    """Return the names of the rows in one of the paper's tables."""
     if number == "I":
         return list(ABLATION)
     if number == "II":
         models = ("ffn_hf", "ffn", "lstm", "lmfn", "tfn")
         return [*(f"{model}-{FULL_SET[dataset]}" for model in models), "teacher"]
     if number in ("III", "IV"):
-        models = ("ffn_hf", "ffn", "lstm", "conv2d", "lmfn", "tfn", "dlr", "dl", "student")
-        models += ("distilled",)
+        models = (
+            *("ffn_hf", "ffn", "lstm", "conv2d", "lmfn", "tfn"),
+            *("dlr", "dl", "student", "distilled"),
+        )
         return [f"{model}-{name}" for name in SPARSE_SETS[dataset] for model in models]
     return []

@@ -1,0 +1,1 @@
+"""The command `python -m tools.report`: tables, statistics and figures of finished runs."""

@@ -1,0 +1,169 @@
+"""Turn finished runs into the paper's tables, with its statistics and figures.
+
+    python -m tools.report outputs/*/full
+    python -m tools.report outputs/Dataset_B_*/full --out report_b --agreement teacher
+
+Give the folders of any runs, of one script or several, with all test subjects or some. Runs of one
+dataset that share the data file, protocol, seed and training go into the same tables; others are
+reported separately, with a notice. The command prints Markdown and writes into DIR:
+
+  report.md              the printed text
+  tables.tex             all tables in LaTeX (booktabs), ready to compile
+  per_subject.csv        all numbers behind the tables
+  <A|B>-<protocol>/      each table as CSV in full precision, and the figures
+
+Runs that cannot be used end the command with exit status 2 and one line that names the remedy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from common.cli import ArgumentParser, run_main
+from common.files import InputError, write_atomically
+from tools.report import figures, tables
+from tools.report.runs import Results, load_results
+from tools.report.statistics import statistics_tables
+
+README_START, README_END = "<!-- results -->", "<!-- /results -->"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print and write a report of the runs that `argv` names.
+
+    Raises:
+        InputError: a folder is not a run, is damaged or contradicts another, or the report cannot
+            be written.
+    """
+    args = _parse(argv)
+    all_results = load_results(args.runs)
+    if args.readme:
+        update_readme(args.readme, all_results)
+        print(f"Wrote the results to {args.readme}")
+        return
+    rows = list(dict.fromkeys(row for results in all_results for row in results.metrics["row"]))
+    unknown = [row for row in args.agreement or () if row not in rows]
+    if unknown:
+        raise InputError(f"--agreement: no row {' '.join(unknown)}; choose from {' '.join(rows)}")
+    try:
+        _write_report(all_results, args)
+    except OSError as error:
+        raise InputError(
+            f"{args.out}: cannot be written ({error.strerror}); choose another --out"
+        ) from error
+    print(f"Report: {args.out}")
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = ArgumentParser(prog="python -m tools.report", description=__doc__)
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN_DIR",
+        help="folder of a run, outputs/<script>/<run>",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("outputs/report"),
+        metavar="DIR",
+        help="folder of the report (default: outputs/report)",
+    )
+    parser.add_argument(
+        "--agreement",
+        nargs="+",
+        metavar="ROW",
+        help="rows to draw Bland-Altman and scatter plots of, which takes some seconds per row and "
+        "subject (default: the teacher and the distilled student with the fewest IMUs, or else "
+        "the most accurate row)",
+    )
+    parser.add_argument("--no-figures", action="store_true", help="write tables only")
+    parser.add_argument(
+        "--readme",
+        type=Path,
+        metavar="FILE",
+        help=f"instead of a report, write the results between {README_START} and {README_END} "
+        "in FILE",
+    )
+    return parser.parse_args(argv)
+
+
+def _write_report(all_results: Sequence[Results], args: argparse.Namespace) -> None:
+    text, latex = "# Report\n", ""
+    all_tables = [[*tables.summary_tables(r), *statistics_tables(r)] for r in all_results]
+    for results, its_tables in zip(all_results, all_tables, strict=True):
+        shown = [table for table in its_tables if not table.is_long]
+        text += "\n" + "\n".join([_introduction(results), *(t.markdown() for t in shown)])
+        latex += "".join(table.latex() + "\n" for table in shown)
+    print(text)
+    _write(args.out / "report.md", text)
+    _write(args.out / "tables.tex", tables.LATEX_START + latex + tables.LATEX_END)
+    _write(args.out / "per_subject.csv", _per_subject(all_results))
+    for results, its_tables in zip(all_results, all_tables, strict=True):
+        folder = args.out / results.name
+        for table in its_tables:
+            _write(folder / f"{table.stem}.csv", table.csv())
+        if not args.no_figures:
+            figures.write_figures(results, folder / "figures", args.agreement)
+
+
+def _introduction(results: Results) -> str:
+    protocol, data = results.settings["protocol"], results.settings["data"]
+    paragraphs = [f"## Dataset {results.dataset}, protocol `{protocol}` ({results.name})"]
+    if results.is_synthetic:
+        paragraphs.append(
+            "**SYNTHETIC DATA: the gait is simulated. These results are not the paper's and say "
+            "nothing about people.**"
+        )
+    paragraphs.append(
+        f"Data: {data['file']}, {len(data['subjects'])} subjects. Training: {results.training}."
+    )
+    if results.notices:
+        paragraphs.append("\n".join(f"- NOTICE: {notice}" for notice in results.notices))
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _per_subject(all_results: Sequence[Results]) -> str:
+    parts = []
+    for results in all_results:
+        metrics = results.metrics.drop(columns=["folder"])
+        file = results.settings["data"]["file"]
+        parts.append(metrics.assign(results=results.name, data_file=file))
+    return pd.concat(parts).to_csv(index=False)
+
+
+def update_readme(path: Path, all_results: Sequence[Results]) -> None:
+    """Replace the text between the marks in a README by tables of the results.
+
+    Raises:
+        InputError: the file cannot be used or lacks the marks, or the data are synthetic.
+    """
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); give a text file") from error
+    if content.count(README_START) != 1 or content.count(README_END) != 1:
+        raise InputError(
+            f"{path}: needs the lines {README_START} and {README_END} exactly once; add them"
+        )
+    block = f"{README_START}\n{tables.readme_tables(all_results)}{README_END}"
+    marked = re.compile(f"{README_START}.*{README_END}", re.DOTALL)
+    try:
+        _write(path, marked.sub(lambda _: block, content))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _write(path: Path, content: str) -> None:
+    with write_atomically(path) as part:
+        part.write_text(content, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,363 @@
+"""The paper's statistical tests, their tables, and limits of agreement.
+
+statsmodels' repeated-measures ANOVA neither tests nor corrects for sphericity; Mauchly's test and
+the Greenhouse-Geisser epsilon are therefore computed here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import linalg, stats
+from statsmodels.stats.anova import AnovaRM
+from statsmodels.stats.multitest import multipletests
+
+from tools.report import paper
+from tools.report.runs import Results
+from tools.report.tables import Cell, Number, Table, common_subjects, rows_by_table, subject_means
+
+ALPHA = 0.05
+MIN_SUBJECTS = 3
+OUR_MODELS = {"teacher", "mffm_gated", "distilled"}  # the paper's own network
+PAIRED_COLUMNS = ("difference", "SD", "95 % CI low", "95 % CI high", "t", "p")
+
+
+class Anova(NamedTuple):
+    """A repeated-measures ANOVA.
+
+    Attributes:
+        f: the F statistic.
+        df_models: its numerator degrees of freedom.
+        df_error: its denominator degrees of freedom.
+        p: its p value, assuming sphericity.
+        w: Mauchly's W, which tests that assumption.
+        w_p: p value of W.
+        epsilon: Greenhouse-Geisser epsilon.
+        p_corrected: p value of F after the Greenhouse-Geisser correction.
+    """
+
+    f: float
+    df_models: float
+    df_error: float
+    p: float
+    w: float
+    w_p: float
+    epsilon: float
+    p_corrected: float
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether the corrected p decides: sphericity is rejected or cannot be tested."""
+        return not self.w_p >= ALPHA
+
+
+class PairedTests(NamedTuple):
+    """Two-sided tests of the differences `b - a` over the same subjects.
+
+    All but the mean and SD are NaN if the differences do not vary.
+
+    Attributes:
+        subjects: number of subjects.
+        difference: mean of the differences.
+        sd: SD of the differences.
+        low: lower bound of the mean's 95% confidence interval.
+        high: upper bound of the mean's 95% confidence interval.
+        t: statistic of the paired t-test.
+        p: p value of the paired t-test.
+        dz: Cohen's dz, mean divided by SD of the differences.
+        wilcoxon_p: p value of Wilcoxon's signed-rank test.
+    """
+
+    subjects: int
+    difference: float
+    sd: float
+    low: float
+    high: float
+    t: float
+    p: float
+    dz: float
+    wilcoxon_p: float
+
+
+def sphericity(values: np.ndarray) -> tuple[float, float, float]:
+    """Test sphericity.
+
+    Source: Mauchly 1940 (doi 10.1214/aoms/1177731915); Greenhouse and Geisser 1959
+    (doi 10.1007/BF02289823).
+
+    Args:
+        values: `(subjects, models)`.
+
+    Returns:
+        Mauchly's W, its p value and the Greenhouse-Geisser epsilon; W and its p value are NaN for
+        a singular covariance (too few subjects, or two equal models).
+    """
+    subjects, models = values.shape
+    p = models - 1
+    if p == 1:
+        return 1.0, 1.0, 1.0  # a single difference is always spherical
+    contrasts = linalg.helmert(models)  # orthonormal, (models - 1, models)
+    covariance = contrasts @ np.cov(values, rowvar=False) @ contrasts.T
+    trace = np.trace(covariance)
+    epsilon = trace**2 / (p * np.sum(covariance**2))
+    if np.linalg.matrix_rank(covariance) < p:
+        return math.nan, math.nan, epsilon
+    w = np.linalg.det(covariance) / (trace / p) ** p
+    return w, _mauchly_p(w, p, subjects - 1), epsilon
+
+
+def _mauchly_p(w: float, p: int, df: int) -> float:
+    """Return the p value of Mauchly's W, by its expansion in chi-squared distributions.
+
+    The second term of the expansion matters for few subjects.
+    Source: Anderson, "An Introduction to Multivariate Statistical Analysis", section 10.7.4.
+
+    Args:
+        w: Mauchly's W.
+        p: number of contrasts.
+        df: degrees of freedom of the covariance.
+    """
+    scaled = df - (2 * p**2 + p + 2) / (6 * p)
+    second = (p + 2) * (p - 1) * (p - 2) * (2 * p**3 + 6 * p**2 + 3 * p + 2)
+    second /= 288 * (p * scaled) ** 2
+    degrees = p * (p + 1) / 2 - 1
+    first, further = stats.chi2.sf(-scaled * np.log(w), [degrees, degrees + 4])
+    return first + second * (further - first)
+
+
+def anova(values: pd.DataFrame) -> Anova:
+    """Test whether models differ by a repeated-measures ANOVA.
+
+    Args:
+        values: a line per subject and a column per model, at least two of each, none missing.
+
+    Returns:
+        The ANOVA; F and all p values are NaN if the models differ by constants only.
+    """
+    residuals = values.sub(values.mean(axis=1), axis=0) - values.mean()
+    if _is_rounding_error(residuals.to_numpy(), values.to_numpy()):
+        subjects, models = values.shape
+        df = models - 1, (models - 1) * (subjects - 1)
+        return Anova(math.nan, *df, *[math.nan] * 5)
+    long = values.rename_axis(index="subject", columns=None).reset_index()
+    long = long.melt("subject", var_name="model")
+    table = AnovaRM(long, "value", "subject", within=["model"]).fit().anova_table
+    f, df_models, df_error, p = table.loc["model", ["F Value", "Num DF", "Den DF", "Pr > F"]]
+    w, w_p, epsilon = sphericity(values.to_numpy())
+    p_corrected = stats.f.sf(f, epsilon * df_models, epsilon * df_error)
+    return Anova(f, df_models, df_error, p, w, w_p, epsilon, p_corrected)
+
+
+def _is_rounding_error(residuals: np.ndarray, values: np.ndarray) -> bool:
+    return np.ptp(residuals) <= 1e-12 * np.abs(values).max()
+
+
+def paired_tests(a: np.ndarray, b: np.ndarray) -> PairedTests:
+    """Test the differences `b - a`.
+
+    Args:
+        a: `(subjects,)`.
+        b: `(subjects,)`, in the same order.
+    """
+    differences = b - a
+    mean, sd = differences.mean(), differences.std(ddof=1)
+    if _is_rounding_error(differences, a):
+        return PairedTests(len(a), mean, sd, *[math.nan] * 6)
+    t_test = stats.ttest_rel(b, a)
+    low, high = t_test.confidence_interval(1 - ALPHA)
+    wilcoxon_p = stats.wilcoxon(differences).pvalue
+    return PairedTests(
+        len(a), mean, sd, low, high, t_test.statistic, t_test.pvalue, mean / sd, wilcoxon_p
+    )
+
+
+def limits_of_agreement(
+    moments: Sequence[tuple[int, float, float]],
+) -> tuple[float, float, float]:
+    """Compute 95% limits of agreement for several measurements per subject.
+
+    The variance of a difference is the sum of the variances within and between subjects, from a
+    one-way analysis of variance with groups of unequal size; for one subject it is that within.
+    Source: Bland and Altman 2007, "Agreement between methods of measurement with multiple
+    observations per individual", section 3 (doi 10.1080/10543400701329422).
+
+    Args:
+        moments: number of differences, their mean and their sum of squared deviations from it, for
+            each subject.
+
+    Returns:
+        Bias, lower and upper limit.
+    """
+    counts, means, squares = np.array(moments, float).T
+    total = counts.sum()
+    bias = (counts * means).sum() / total
+    within = squares.sum() / max(total - len(counts), 1)
+    between = 0.0
+    if len(counts) > 1:
+        mean_square = (counts * (means - bias) ** 2).sum() / (len(counts) - 1)
+        size = (total - (counts**2).sum() / total) / (len(counts) - 1)
+        between = max(0.0, (mean_square - within) / size)
+    reach = 1.96 * np.sqrt(within + between)
+    return bias, bias - reach, bias + reach
+
+
+def statistics_tables(results: Results) -> list[Table]:
+    """Return the tables of the tests, on the mean NRMSE over targets of each subject."""
+    anovas, pairs = _model_tables(results)
+    ours = Table(
+        "statistics_kinetics_mffm_net",
+        "Kinetics-MFFM-Net against other models: paired t-tests, Bonferroni-corrected",
+        pairs.columns,
+        [
+            row
+            for row in pairs.rows
+            if {paper.kind(row["first"]), paper.kind(row["second"])} & OUR_MODELS
+        ],
+        [*pairs.notes, f"All pairs ({len(pairs.rows)}) are listed in {pairs.stem}.csv."],
+    )
+    tables = [anovas, ours, pairs, _distillation_table(results)]
+    for table in tables:
+        table.title += f", {results.label}"
+    return [table for table in tables if table.rows]
+
+
+def _model_tables(results: Results) -> tuple[Table, Table]:
+    """Return the ANOVAs and the tests of all pairs, one set of models at a time."""
+    anovas = Table(
+        "statistics_anova",
+        "Repeated-measures ANOVA across models",
+        (
+            *("table", "sensors", "models", "subjects", "F", "df", "p", "Mauchly's W"),
+            *("Mauchly's p", "Greenhouse-Geisser ε", "corrected p", "models differ"),
+        ),
+        [],
+        [
+            "NRMSE, mean over targets, on the subjects common to all models of a sensor set. Where "
+            f"Mauchly's test rejects sphericity (p < {ALPHA}) or there are too few subjects for "
+            "that test, the Greenhouse-Geisser corrected p decides. Ablations that are not in the "
+            "paper and the networks within Kinetics-FM-DLR-Net are left out."
+        ],
+    )
+    pairs = Table(
+        "statistics_pairs",
+        "Pairs of models: paired t-tests, Bonferroni-corrected",
+        ("table", "first", "second", "subjects", *PAIRED_COLUMNS, "p, Bonferroni", "dz"),
+        [],
+        [
+            "Difference: NRMSE (%) of the second model minus that of the first. Bonferroni's "
+            "correction covers all pairs of models of one table and sensor set; the confidence "
+            "intervals are not corrected."
+        ],
+        is_long=True,
+    )
+    for table, by_sensor_set in rows_by_table(results).items():
+        for sensor_set, all_rows in by_sensor_set.items():
+            rows = [row for row in all_rows if _is_compared(row)]
+            if len(rows) < 2:
+                continue
+            values = _common_values(results, rows)
+            cells: dict[str, Cell] = {"table": table.number, "sensors": sensor_set}
+            cells |= {"models": len(rows), "subjects": len(values)}
+            if len(values) < MIN_SUBJECTS:
+                anovas.rows.append({**cells, "models differ": _too_few(values)})
+                continue
+            anovas.rows.append({**cells, **_anova_cells(anova(values))})
+            pairs.rows += [{"table": table.number, **row} for row in _pair_rows(values)]
+    return anovas, pairs
+
+
+def _is_compared(row: str) -> bool:
+    kind = paper.kind(row)
+    return kind in {**paper.MODELS, **paper.ABLATION} and kind not in paper.PARTS
+
+
+def _common_values(results: Results, rows: list[str]) -> pd.DataFrame:
+    """Return NRMSE in %, mean over targets, `(common subjects, rows)`."""
+    metrics = results.select(rows)
+    return subject_means(metrics, "nrmse_percent").loc[rows, common_subjects(metrics)].T
+
+
+def _too_few(values: pd.DataFrame) -> str:
+    return f"no test: {len(values)} common subjects, at least {MIN_SUBJECTS} are needed"
+
+
+def _anova_cells(test: Anova) -> dict[str, Cell]:
+    p = test.p_corrected if test.is_corrected else test.p
+    return {
+        "F": Number(test.f, 2),
+        "df": f"{test.df_models:.0f}, {test.df_error:.0f}",
+        "p": _p_text(test.p),
+        "Mauchly's W": Number(test.w, 3),
+        "Mauchly's p": _p_text(test.w_p),
+        "Greenhouse-Geisser ε": Number(test.epsilon, 3),
+        "corrected p": _p_text(test.p_corrected),
+        "models differ": _verdict(p) + (", corrected" if test.is_corrected else ""),
+    }
+
+
+def _pair_rows(values: pd.DataFrame) -> list[dict[str, Cell]]:
+    """Test all pairs of models, corrected for their number."""
+    pairs = list(combinations(values.columns, 2))
+    tests = [paired_tests(values[a].to_numpy(), values[b].to_numpy()) for a, b in pairs]
+    corrected = multipletests([test.p for test in tests], method="bonferroni")[1]
+    return [
+        {
+            "first": first,
+            "second": second,
+            **_paired_cells(test),
+            "p, Bonferroni": _p_text(p),
+            "dz": Number(test.dz, 2),
+        }
+        for (first, second), test, p in zip(pairs, tests, corrected, strict=True)
+    ]
+
+
+def _paired_cells(tests: PairedTests) -> dict[str, Cell]:
+    numbers = (tests.difference, tests.sd, tests.low, tests.high, tests.t)
+    cells = [*(Number(value, 2) for value in numbers), _p_text(tests.p)]
+    return {"subjects": tests.subjects, **dict(zip(PAIRED_COLUMNS, cells, strict=True))}
+
+
+def _distillation_table(results: Results) -> Table:
+    rows: list[dict[str, Cell]] = []
+    for sensor_set in paper.SPARSE_SETS[results.dataset]:
+        pair = [f"student-{sensor_set}", f"distilled-{sensor_set}"]
+        if not set(results.metrics["row"]).issuperset(pair):
+            continue
+        values = _common_values(results, pair)
+        cells: dict[str, Cell] = {"sensors": sensor_set, "subjects": len(values)}
+        if len(values) < MIN_SUBJECTS:
+            rows.append({**cells, "differ (t)": _too_few(values)})
+            continue
+        tests = paired_tests(*values.to_numpy().T)
+        cells |= {**_paired_cells(tests), "dz": Number(tests.dz, 2)}
+        cells |= {"p, Wilcoxon": _p_text(tests.wilcoxon_p), "differ (t)": _verdict(tests.p)}
+        rows.append(cells)
+    note = (
+        "Difference: NRMSE (%) of the distilled student minus that of the naive one, negative "
+        "where distillation helps. The tests are two-sided. dz is Cohen's dz, the mean of the "
+        "differences divided by their SD. The p values are not corrected for the number of sensor "
+        "sets."
+    )
+    return Table(
+        "statistics_distillation",
+        "Distilled against naive students: paired tests",
+        ("sensors", "subjects", *PAIRED_COLUMNS, "dz", "p, Wilcoxon", "differ (t)"),
+        rows,
+        [note],
+    )
+
+
+def _p_text(p: float) -> str:
+    if math.isnan(p):
+        return "undefined"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _verdict(p: float) -> str:
+    return "yes" if p < ALPHA else "not shown"
