@@ -13,7 +13,7 @@ from common.cli import run_main
 from common.files import InputError, save_checkpoint
 from common.runs import Script, describe_network, find_row, load_script
 from tests.conftest import MEASURED, ROOT
-from tests.files import usual_a
+from tests.files import write_random_a
 from tests.narrow import narrow_networks
 from tools.export_onnx import graph, runtime
 from tools.export_onnx.__main__ import main
@@ -61,10 +61,10 @@ def packages() -> None:
 
 
 @pytest.fixture
-def data(sample_files: dict[str, Path]) -> dict[str, Path]:
+def data(synthetic_files: dict[str, Path]) -> dict[str, Path]:
     """Files of both datasets, a measured one if there is one."""
     measured = MEASURED / "dataset_b" / "example_data.h5"
-    return {**sample_files, "b": measured} if measured.exists() else sample_files
+    return {**synthetic_files, "b": measured} if measured.exists() else synthetic_files
 
 
 def untrained(script: Script, row_name: str) -> Trained:
@@ -125,14 +125,14 @@ def test_file_describes_its_inputs_and_outputs(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     recwarn: pytest.WarningsRecorder,
-    sample_files: dict[str, Path],
+    synthetic_files: dict[str, Path],
 ) -> None:
     """Users who get only the file could not tell which channels, in which units, to feed it."""
     import onnx
 
     trained, checkpoint = student
     out = tmp_path / "exported" / "student.onnx"
-    data = str(sample_files["a"])
+    data = str(synthetic_files["a"])
     assert main(["--checkpoint", str(checkpoint), "--out", str(out), "--data", data]) == 0
     screen = capfd.readouterr()
     assert [line.split(":")[0].strip() for line in screen.out.splitlines()] == [
@@ -215,7 +215,7 @@ def test_unusable_files_are_named(student: tuple[Trained, Path], tmp_path: Path)
     arguments = ["--checkpoint", str(student[1]), "--out", str(out)]
     with pytest.raises(InputError, match=r"network\.onnx: cannot be written .* another --out"):
         main(arguments)
-    data = usual_a(tmp_path / "short.h5", rows=60)
+    data = write_random_a(tmp_path / "short.h5", samples=60)
     with pytest.raises(InputError, match=r"short\.h5: no trial or step as long as a window"):
         main([*arguments, "--data", str(data)])
 

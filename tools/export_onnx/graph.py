@@ -50,7 +50,7 @@ def channel_names(trained: Trained) -> dict[str, list[str]]:
     imu_channels = 3 * len(sensors)
     names = {modality: list(islice(columns, imu_channels)) for modality in ("acc", "gyr")}
     others = [name for name in columns if name != "body height"]  # only scales the video
-    return names | {modality: others for modality in modalities[2:]}
+    return names | dict.fromkeys(modalities[2:], others)
 
 
 def split_by_modality(trained: Trained, windows: Mapping[str, Tensor]) -> dict[str, Tensor]:

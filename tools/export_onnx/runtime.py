@@ -103,9 +103,7 @@ def difference(trained: Trained, session: InferenceSession, windows: dict[str, T
     return float((error / np.maximum(largest, 1)).max())
 
 
-def check_difference(
-    trained: Trained, path: Path, windows: dict[str, Tensor], kind: str
-) -> float:
+def check_difference(trained: Trained, path: Path, windows: dict[str, Tensor], kind: str) -> float:
     """Compare an exported network with PyTorch in batches of all sizes.
 
     Args:
