@@ -1,0 +1,1 @@
+"""Export a trained network as ONNX: `python -m tools.export_onnx`."""

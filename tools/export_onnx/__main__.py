@@ -1,0 +1,72 @@
+"""Export a trained network as an ONNX file, to use it without PyTorch and without this collection.
+
+The file has one input per modality (acc, gyr, emg or video), each (batch, samples, channels): the
+channels of the network's sensors as `prepare` in the script returns them, not normalized; input
+normalization and handcrafted features are part of the graph. The output, `targets`, is (batch,
+samples, targets). The batch can have any size. The metadata of the file hold the description of the
+checkpoint (`about`) and the unit and channels of each input (`inputs`).
+
+The exported network is run in onnxruntime and compared with PyTorch in batches of 1, 2 and 64
+windows: random ones and, with --data, recorded ones. If the results differ by more than 1e-4, no
+file is written and the exit status is 2.
+
+  python -m tools.export_onnx --checkpoint FILE --out network.onnx
+  python -m tools.export_onnx --checkpoint FILE --out network.onnx --data data/dataset_a.h5
+
+FILE is a checkpoint of a run: outputs/<script>/<run>/checkpoints/<row>-subject_<id>.safetensors
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.cli import ArgumentParser, run_main
+from common.files import InputError, write_atomically
+from tools.export_onnx import graph, runtime
+from tools.trained import load_trained
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export a network; return the exit status, 0."""
+    args = _parser().parse_args(argv)
+    if args.out.suffix != ".onnx":
+        raise InputError(f"--out {args.out}: not the name of an ONNX file; it must end with .onnx")
+    runtime.check_installed()
+    trained = load_trained(args.checkpoint)
+    windows = {"random": runtime.random_windows(trained.script, max(runtime.BATCH_SIZES))}
+    if args.data:
+        windows["recorded"] = runtime.recorded_windows(
+            trained.script, args.data, max(runtime.BATCH_SIZES)
+        )
+    print(f"Exporting {trained.row.name} ({trained.description['model']}) ...", flush=True)
+    try:
+        with write_atomically(args.out) as part:
+            graph.write(trained, part)
+            for kind, batch in windows.items():
+                difference = runtime.check_difference(trained, part, batch, kind)
+                print(f"  {kind} windows: largest difference from PyTorch {difference:.1e}")
+    except OSError as error:
+        raise InputError(
+            f"{args.out}: cannot be written ({error.strerror}); use another --out"
+        ) from error
+    print(f"ONNX: {args.out}, {args.out.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="python -m tools.export_onnx", description=__doc__)
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, metavar="FILE", help="trained network to export")
+    add("--out", type=Path, required=True, metavar="FILE", help="ONNX file to write (.onnx)")
+    add(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="HDF5 file of the network's dataset: compare on its windows too",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,129 @@
+"""An exported network in onnxruntime, compared with PyTorch."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.data import Columns
+from common.files import InputError
+from common.runs import Script
+from common.windows import cut_windows
+from tools.export_onnx.graph import split_by_modality
+from tools.trained import Trained
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+BATCH_SIZES = (1, 2, 64)  # windows that are compared at once: a live estimate, and a recording
+MAGNITUDES = (-1, 2)  # powers of ten between which random windows lie: the units of all inputs
+TOLERANCE = 1e-4  # of `difference`
+
+
+def check_installed() -> None:
+    """Check that the packages for exporting are installed.
+
+    Raises:
+        InputError: Some are not.
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"{', '.join(missing)}: not installed; python -m pip install -r requirements-export.txt"
+        )
+
+
+def random_windows(script: Script, count: int) -> dict[str, Tensor]:
+    """Return random windows of all modalities of the dataset, `(count, T, C)` each."""
+    generator = torch.Generator().manual_seed(0)
+    windows = {}
+    for modality, channels in count_channels(script).items():
+        if modality == "targets":
+            continue
+        exponents = torch.empty(count, 1, 1).uniform_(*MAGNITUDES, generator=generator)
+        values = torch.randn(count, script.WINDOW, channels, generator=generator)
+        windows[modality] = 10**exponents * values
+    return windows
+
+
+def count_channels(script: Script) -> dict[str, int]:
+    """Return the number of channels of every modality of the dataset, and of `"targets"`."""
+    no_samples = Columns(Path(), "", {}, np.empty((0, 1)), fill_missing=True)
+    return {name: values.shape[1] for name, values in script.prepare(no_samples).items()}
+
+
+def recorded_windows(script: Script, path: Path, count: int) -> dict[str, Tensor]:
+    """Return at most `count` windows, spread evenly over a file, `(windows, T, C)` per modality.
+
+    Raises:
+        InputError: The file cannot be used.
+    """
+    recording = script.read(path)
+    windows, _ = cut_windows(recording, recording.subjects, script.WINDOW, "strict")
+    if not len(windows):
+        raise InputError(
+            f"{path}: no trial or step as long as a window of {script.WINDOW} samples; use a file "
+            "with longer ones"
+        )
+    chosen = np.linspace(0, len(windows) - 1, min(count, len(windows))).astype(int)
+    samples = torch.from_numpy(windows[chosen])
+    return {modality: values[samples] for modality, values in recording.samples.items()}
+
+
+def open_session(path: Path, threads: int = 1) -> InferenceSession:
+    """Open an exported network, to run it on the CPU."""
+    import onnxruntime  # not in requirements.txt
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def session_inputs(trained: Trained, windows: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Return the inputs of an exported network, from windows of all modalities."""
+    return {name: values.numpy() for name, values in split_by_modality(trained, windows).items()}
+
+
+def difference(trained: Trained, session: InferenceSession, windows: dict[str, Tensor]) -> float:
+    """Return the largest difference between onnxruntime and PyTorch on a batch of windows.
+
+    It is absolute for targets that stay below 1 in a window, and otherwise relative to the largest
+    value of the target in the window: float32 has seven digits, and the outputs of networks that
+    are trained for correlation have any magnitude.
+    """
+    expected = trained.predict(windows).numpy()
+    error = np.abs(session.run(None, session_inputs(trained, windows))[0] - expected)
+    largest = np.abs(expected).max(axis=1, keepdims=True)  # (B, 1, K)
+    return float((error / np.maximum(largest, 1)).max())
+
+
+def check_difference(trained: Trained, path: Path, windows: dict[str, Tensor], kind: str) -> float:
+    """Compare an exported network with PyTorch in batches of all sizes.
+
+    Args:
+        trained: the network in PyTorch.
+        path: the exported network.
+        windows: windows of all modalities, `(B, T, C)` each.
+        kind: `random` or `recorded`, for the message.
+
+    Returns:
+        The largest difference.
+
+    Raises:
+        InputError: It exceeds the tolerance.
+    """
+    session = open_session(path)
+    batches = [{name: w[:size] for name, w in windows.items()} for size in BATCH_SIZES]
+    largest = float(np.max([difference(trained, session, batch) for batch in batches]))
+    if not largest <= TOLERANCE:  # also if it is NaN
+        raise InputError(
+            f"{trained.row.name}: onnxruntime differs from PyTorch by {largest:.1e} on {kind} "
+            f"windows, more than {TOLERANCE:g}; nothing is written; use the checkpoint itself"
+        )
+    return largest
