@@ -293,8 +293,13 @@ def read_dataset_b(path: Path, prepare: Prepare) -> Recording:
         return _read(file, path, dataset_b_tables(path, file), prepare, has_trials=True)
 
 
-def dataset_a_tables(path: Path, file: h5py.File) -> list[Table]:
+def dataset_a_tables(path: Path, file: h5py.File, all_activities: bool = True) -> list[Table]:
     """Return the activities of all subjects, in numeric order of the subjects.
+
+    Args:
+        path: the file.
+        file: the open file.
+        all_activities: whether every subject must have every activity, as for training.
 
     Raises:
         InputError: The file does not have the layout of Dataset A.
@@ -302,13 +307,14 @@ def dataset_a_tables(path: Path, file: h5py.File) -> list[Table]:
     root = _member(path, file, "All_subjects")
     names = _column_names(path, file) or DATASET_A_COLUMNS
     positions = {name: i for i, name in enumerate(names)}
-    return [
-        _table(
-            path, subject, activity, _member(path, _member(path, root, key), activity), positions
-        )
-        for subject, key in _subject_keys(path, root, "Subject_").items()
-        for activity in DATASET_A_ACTIVITIES
-    ]
+    tables = []
+    for subject, key in _subject_keys(path, root, "Subject_").items():
+        group = _member(path, root, key)
+        for activity in DATASET_A_ACTIVITIES:
+            if all_activities or activity in group:
+                dataset = _member(path, group, activity)
+                tables.append(_table(path, subject, activity, dataset, positions))
+    return tables
 
 
 def dataset_b_tables(path: Path, file: h5py.File) -> list[Table]:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from common import parallel, training
-from common.data import Recording, SensorSet, Target, describe_ignored
+from common.data import Columns, Recording, SensorSet, Target, describe_ignored
 from common.files import InputError, load_checkpoint
 from common.folder import RunFolder, Task, new_run
 from common.metrics import final_table, fold_table, long_form
@@ -89,6 +89,12 @@ class Script(Protocol):
     TARGETS: Sequence[Target]
     ROWS: Sequence[Row]
     QUICK_LOOK: QuickLook
+
+    def column_names(self, sensor_set: SensorSet) -> list[str]:
+        """Return the columns that the inputs of a sensor set are computed from."""
+
+    def prepare(self, columns: Columns) -> dict[str, np.ndarray]:
+        """Return the modalities `(samples, C)` and the targets `(samples, K)`."""
 
     def read(self, path: Path) -> Recording:
         """Read the HDF5 file."""

@@ -48,14 +48,14 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def walk(sample_files: dict[str, Path], tmp_path: Path) -> Path:
+def walk(synthetic_files: dict[str, Path], tmp_path: Path) -> Path:
     """A recording as users have it: one subject on a treadmill, the IMU of the foot, no forces."""
-    return copy_columns(sample_files["a"], tmp_path / "walk.h5", TREADMILL, FOOT)
+    return copy_columns(synthetic_files["a"], tmp_path / "walk.h5", TREADMILL, FOOT)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_only_the_columns_of_the_inputs_are_needed(
-    name: str, sample_files: dict[str, Path], tmp_path: Path
+    name: str, synthetic_files: dict[str, Path], tmp_path: Path
 ) -> None:
     """Users with two sensors would have to invent columns for the other sensors and the plates."""
     script = load_script(SCRIPTS[name])
@@ -65,7 +65,7 @@ def test_only_the_columns_of_the_inputs_are_needed(
         assert targets
         table = TREADMILL if script.DATASET == "a" else "subject_01"
         part = slice(0, 300 if script.DATASET == "a" else 2)  # in B: steps
-        data = sample_files[script.DATASET]
+        data = synthetic_files[script.DATASET]
         everything = copy_columns(data, tmp_path / "all.h5", table, [*needed, *targets], part)
         least = copy_columns(data, tmp_path / "least.h5", table, needed, part)
         found = target_values(predict(checkpoint, least))
@@ -82,10 +82,10 @@ def test_targets_of_dataset_b_are_read_where_they_were_measured() -> None:
 
 
 def test_a_missing_column_is_named(
-    networks: dict[str, Path], sample_files: dict[str, Path], tmp_path: Path
+    networks: dict[str, Path], synthetic_files: dict[str, Path], tmp_path: Path
 ) -> None:
     """Users would have to guess which name is wrong."""
-    path = copy_columns(sample_files["a"], tmp_path / "walk.h5", TREADMILL, FOOT[:-1])
+    path = copy_columns(synthetic_files["a"], tmp_path / "walk.h5", TREADMILL, FOOT[:-1])
     with pytest.raises(InputError, match="no column foot_Gyro_Z, which the network reads"):
         predict(networks["a"], path)
 
@@ -112,19 +112,19 @@ def test_samples_with_nan_and_short_stretches_stay_empty(
 
 
 def test_a_recording_that_is_too_short_is_refused(
-    networks: dict[str, Path], sample_files: dict[str, Path], tmp_path: Path
+    networks: dict[str, Path], synthetic_files: dict[str, Path], tmp_path: Path
 ) -> None:
     """Half a second of data would give an empty figure and no explanation."""
-    path = copy_columns(sample_files["a"], tmp_path / "walk.h5", TREADMILL, FOOT, slice(0, 99))
+    path = copy_columns(synthetic_files["a"], tmp_path / "walk.h5", TREADMILL, FOOT, slice(0, 99))
     with pytest.raises(InputError, match="99 samples can be predicted: 99 are in stretches"):
         predict(networks["a"], path)
 
 
 def test_no_window_crosses_trials(
-    networks: dict[str, Path], sample_files: dict[str, Path], tmp_path: Path
+    networks: dict[str, Path], synthetic_files: dict[str, Path], tmp_path: Path
 ) -> None:
     """The end of one trial would be predicted from the start of the next."""
-    data = sample_files["a"]
+    data = synthetic_files["a"]
     apart = [
         copy_columns(data, tmp_path / f"{i}.h5", TREADMILL, FOOT, slice(150 * i, 150 * i + 150))
         for i in range(2)
@@ -204,36 +204,36 @@ def test_no_seam_shows_where_windows_disagree() -> None:
 
 
 def test_one_of_several_subjects_must_be_chosen(
-    networks: dict[str, Path], sample_files: dict[str, Path]
+    networks: dict[str, Path], synthetic_files: dict[str, Path]
 ) -> None:
     """The first subject would be predicted and mistaken for another."""
     with pytest.raises(InputError, match=r"several subjects; --subject takes one of 01 02 03"):
-        predict(networks["b"], sample_files["b"])
+        predict(networks["b"], synthetic_files["b"])
     with pytest.raises(InputError, match=r"no subject 9; --subject takes one of 01 02 03"):
-        predict(networks["b"], sample_files["b"], "--subject", "9")
-    lines = predict(networks["b"], sample_files["b"], "--subject", "2")
+        predict(networks["b"], synthetic_files["b"], "--subject", "9")
+    lines = predict(networks["b"], synthetic_files["b"], "--subject", "2")
     assert (lines["subject"] == "02").all()
     assert lines["step"].iloc[0] == 1
 
 
 def test_an_activity_can_be_chosen(
-    networks: dict[str, Path], sample_files: dict[str, Path], walk: Path
+    networks: dict[str, Path], synthetic_files: dict[str, Path], walk: Path
 ) -> None:
     """Half a day on stairs would have to be predicted to see the ramp."""
-    lines = predict(networks["a"], sample_files["a"], "--subject", "7", "--activity", "Ramp")
+    lines = predict(networks["a"], synthetic_files["a"], "--subject", "7", "--activity", "Ramp")
     assert set(lines["activity"]) == {"Ramp"}
     with pytest.raises(InputError, match=r"no Ramp; --activity takes some of Treadmill"):
         predict(networks["a"], walk, "--activity", "Ramp")
 
 
 def test_a_file_of_the_other_dataset_is_recognized(
-    networks: dict[str, Path], sample_files: dict[str, Path]
+    networks: dict[str, Path], synthetic_files: dict[str, Path]
 ) -> None:
     """Users who mix up two file names would be told about a missing group."""
     with pytest.raises(InputError, match="a file of Dataset B, but the network reads Dataset A"):
-        predict(networks["a"], sample_files["b"])
+        predict(networks["a"], synthetic_files["b"])
     with pytest.raises(InputError, match="a file of Dataset A, but the network reads Dataset B"):
-        predict(networks["b"], sample_files["a"])
+        predict(networks["b"], synthetic_files["a"])
 
 
 FLAGS = {
@@ -266,12 +266,12 @@ def test_a_diverged_network_is_refused(
 
 
 def test_measured_targets_are_scored(
-    networks: dict[str, Path], sample_files: dict[str, Path], capsys: Capture
+    networks: dict[str, Path], synthetic_files: dict[str, Path], capsys: Capture
 ) -> None:
     """NRMSE on the screen would not be that of the CSV against the file."""
-    found = target_values(predict(networks["b"], sample_files["b"], "--subject", "1"))
+    found = target_values(predict(networks["b"], synthetic_files["b"], "--subject", "1"))
     printed = capsys.readouterr().out
-    recording = fusion_b.read(sample_files["b"])
+    recording = fusion_b.read(synthetic_files["b"])
     truth = recording.samples["targets"][recording.subject == 0].numpy()
     is_predicted = np.isfinite(found).all(axis=1)
     error = found[is_predicted, 0] - truth[is_predicted, 0]
@@ -282,13 +282,13 @@ def test_measured_targets_are_scored(
 
 def test_the_files_state_units_and_delay(
     networks: dict[str, Path],
-    sample_files: dict[str, Path],
+    synthetic_files: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Users would have to guess the units; those who work live would not know the delay."""
     monkeypatch.undo()  # draw
-    data = Path(shutil.copy(sample_files["b"], tmp_path))
+    data = Path(shutil.copy(synthetic_files["b"], tmp_path))
     lines = predict(networks["b"], data, "--subject", "1")
     assert lines.columns[:4].tolist() == ["subject", "step", "stretch", "time (s)"]
     assert "KFM (%BW·BH)" in lines.columns

@@ -39,12 +39,12 @@ def test_the_predictions_of_the_run_are_repeated(
     script: ModuleType,
     row: str,
     protocol: str,
-    sample_files: dict[str, Path],
+    synthetic_files: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Nobody could tell whether a checkpoint belongs to a table of results."""
-    data = Path(shutil.copy(sample_files[script.DATASET], tmp_path))
+    data = Path(shutil.copy(synthetic_files[script.DATASET], tmp_path))
     settings = ["--rows", row, "--protocol", protocol, "--epochs", "1", "--device", "cpu"]
     where = ["--data", str(data), "--output-dir", str(tmp_path), "--run-name", "run"]
     subject = script.main([*settings, *where, "--jobs", "1"])["test_subject"].iloc[0]
@@ -76,10 +76,10 @@ def in_one_window(stretch: np.ndarray, window: int) -> np.ndarray:
 
 
 def test_another_data_file_is_noticed(
-    sample_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    synthetic_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Numbers that differ would be blamed on the checkpoint."""
-    data = Path(shutil.copy(sample_files["b"], tmp_path))
+    data = Path(shutil.copy(synthetic_files["b"], tmp_path))
     flags = ["--rows", "lmfn-feet", "--epochs", "1", "--device", "cpu", "--jobs", "1"]
     where = ["--data", str(data), "--output-dir", str(tmp_path), "--run-name", "run"]
     fusion_b.main([*flags, *where])
@@ -107,11 +107,11 @@ SETTINGS = {
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_settings_that_do_not_describe_a_test_are_refused(
-    settings: object, sample_files: dict[str, Path], tmp_path: Path
+    settings: object, synthetic_files: dict[str, Path], tmp_path: Path
 ) -> None:
     """Users would get a KeyError, or a file from elsewhere would start a million threads."""
     tensors, description = load_checkpoint(random_network(fusion_a, "lmfn-foot", tmp_path))
     path = tmp_path / "x.safetensors"
     save_checkpoint(path, tensors, {**description, "settings": settings})
     with pytest.raises(InputError, match="does not say how its run was tested"):
-        predict(path, sample_files["a"], "--as-tested")
+        predict(path, synthetic_files["a"], "--as-tested")

@@ -46,9 +46,9 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def movement(sample_files: dict[str, Path]) -> CubicSpline:
+def movement(synthetic_files: dict[str, Path]) -> CubicSpline:
     """The IMU of the foot in the synthetic data, smoothed, as a function of time over 1.495 s."""
-    with h5py.File(sample_files["a"]) as file:
+    with h5py.File(synthetic_files["a"]) as file:
         foot = file["All_subjects/Subject_7/Treadmill"][:300, :6]
     return CubicSpline(np.arange(300) / 200, filter_zero_phase(foot, 200, SMOOTH_HZ))
 

@@ -36,17 +36,17 @@ def no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def network(sample_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def network(synthetic_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network for foot and trunk whose norm has seen the synthetic subjects 8 and 9."""
-    recording = fusion_a.read(sample_files["a"])
+    recording = fusion_a.read(synthetic_files["a"])
     folder = tmp_path_factory.mktemp("network")
     return random_network(fusion_a, "lmfn-foot_trunk", folder, recording)
 
 
 @pytest.fixture(scope="module")
-def walk(sample_files: dict[str, Path]) -> pd.DataFrame:
+def walk(synthetic_files: dict[str, Path]) -> pd.DataFrame:
     """1.6 s on a treadmill of the subject that the network has not seen."""
-    with h5py.File(sample_files["a"]) as file:
+    with h5py.File(synthetic_files["a"]) as file:
         values = file["All_subjects/Subject_7/Treadmill"][:320]
     columns = {name: values[:, DATASET_A_COLUMNS.index(name)] for name in NAMES}
     return pd.DataFrame({"time": np.arange(320) / 200, **columns})
@@ -174,10 +174,10 @@ def test_a_faulty_sensor_is_noticed(
     ("script", "row"), [(fusion_a, "lmfn-all_imus_emg"), (fusion_b, "lmfn-all_imus_video")]
 )
 def test_no_warning_on_a_new_subject(
-    script: Script, row: str, sample_files: dict[str, Path], tmp_path: Path, capsys: Capture
+    script: Script, row: str, synthetic_files: dict[str, Path], tmp_path: Path, capsys: Capture
 ) -> None:
     """Warnings about intact sensors would be ignored where it matters."""
-    data = sample_files[script.DATASET]
+    data = synthetic_files[script.DATASET]
     recording = script.read(data)
     for subject in recording.subjects:
         checkpoint = random_network(script, row, tmp_path, recording, subject)
@@ -212,10 +212,10 @@ def test_a_network_without_statistics_of_channels_checks_the_faults(
 
 
 def test_statistics_are_those_of_the_training_data(
-    sample_files: dict[str, Path], network: Path
+    synthetic_files: dict[str, Path], network: Path
 ) -> None:
     """A network that was trained for a few steps would find every recording unlike its data."""
-    recording = fusion_a.read(sample_files["a"])
+    recording = fusion_a.read(synthetic_files["a"])
     inputs = np.hstack([x.numpy() for x in fusion_a.inputs(recording.samples, "foot_trunk")])
     inputs = inputs[recording.subject != 0]
     statistics = training_statistics(load_trained(network), inputs.shape[1])

@@ -187,7 +187,7 @@ def test_no_wrong_byte_in_the_header_goes_unnoticed(
 
 def test_other_files_are_refused_and_not_executed(
     honest: tuple[dict[str, Tensor], Description],
-    sample_files: dict[str, Path],
+    synthetic_files: dict[str, Path],
     tmp_path: Path,
 ) -> None:
     """A pickle could do anything to the user who opens it."""
@@ -200,7 +200,7 @@ def test_other_files_are_refused_and_not_executed(
     for part in (b"", whole[:4], whole[:100], whole[:-1], whole + b"\0", whole[8:]):
         path.write_bytes(part)
         refusal(path)
-    shutil.copy(sample_files["a"], path)
+    shutil.copy(synthetic_files["a"], path)
     refusal(path)
     assert "is a folder" in refusal(tmp_path)
     assert "no such file" in refusal(tmp_path / "none.safetensors")

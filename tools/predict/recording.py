@@ -15,13 +15,9 @@ from torch import Tensor
 
 from common.data import (
     DATASET_A_ACTIVITIES,
-    DATASET_A_COLUMNS,
     Columns,
     Table,
-    _column_names,
-    _member,
-    _subject_keys,
-    _table,
+    dataset_a_tables,
     dataset_b_tables,
     open_hdf5,
 )
@@ -272,21 +268,19 @@ def _tables_a(
     path: Path, file: h5py.File, subject: str | None, activities: Sequence[str] | None
 ) -> list[Table]:
     """Return the activities of one subject; unlike for training, one of them is enough."""
-    root = _member(path, file, "All_subjects")
-    keys = _subject_keys(path, root, "Subject_")
-    chosen = choose_subject(path, list(keys), subject)
-    group = _member(path, root, keys[chosen])
-    present = [name for name in DATASET_A_ACTIVITIES if name in group]
+    tables = dataset_a_tables(path, file, all_activities=False)
+    if not tables:
+        raise InputError(f"{path}: no activity; add one of {' '.join(DATASET_A_ACTIVITIES)}")
+    subjects = list(dict.fromkeys(table.subject for table in tables))
+    chosen = choose_subject(path, subjects, subject)
+    present = {table.activity: table for table in tables if table.subject == chosen}
     missing = [name for name in activities or () if name not in present]
-    if missing or not present:
+    if missing:
         raise InputError(
-            f"{path}: {group.name}: no {' or '.join(missing or DATASET_A_ACTIVITIES)}; "
-            + (f"--activity takes some of {' '.join(present)}" if present else "add one of them")
+            f"{path}: subject {chosen}: no {' or '.join(missing)}; --activity takes some of "
+            f"{' '.join(present)}"
         )
-    names = _column_names(path, file) or DATASET_A_COLUMNS
-    positions = {name: i for i, name in enumerate(names)}
-    tables = [_table(path, chosen, name, group[name], positions) for name in activities or present]
-    return [table for table in tables if len(table.dataset)]
+    return [table for name in activities or present if len((table := present[name]).dataset)]
 
 
 def _table_b(
