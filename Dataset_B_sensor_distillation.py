@@ -485,7 +485,13 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
 
 
 # Defaults of a run on synthetic data
-QUICK_LOOK = QuickLook(subjects=10, minutes=0.45, epochs=5)
+QUICK_LOOK = QuickLook(
+    subjects=10,
+    minutes=0.45,
+    epochs=6,
+    rows=("teacher", "student-feet_pelvis", "distilled-feet_pelvis"),
+    batch_size=16,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> pd.DataFrame:

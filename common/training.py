@@ -264,7 +264,7 @@ def check_faster(faster: Sequence[str], device: torch.device) -> None:
         except Exception as error:  # compilers and backends raise their own
             reason = shorten(str(error).strip().partition("\n")[0], 100)
             raise InputError(
-                f"--faster {method}: does not work with {device.type.upper()} on this machine "
+                f"--faster {method}: does not work on {device.type.upper()} here "
                 f"({reason}); leave {method} out"
             ) from error
 

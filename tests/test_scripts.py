@@ -250,7 +250,7 @@ def test_synthetic_data_stand_in_and_the_run_says_so(
     assert "NOTICE: no CUDA device is in use; training on the CPU is slow." in printed
     look = f"Quick look: 1 of {len(script.ROWS)} rows, at most 1 epochs, batches of "
     assert look in printed
-    assert "the paper has 40 epochs and batches of 64" in printed
+    assert "the paper uses 40 epochs and batches of 64" in printed
     assert (tmp_path / "data" / "sample_dataset_b.h5").exists()
     assert len(result) == len(script.TARGETS)
 
@@ -280,16 +280,16 @@ def test_both_folds_of_the_measured_example(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--test-subjects", "7", "99"], "no subject 99; --test-subjects takes all or some of"),
-        (["--rows", "student"], "--rows: no row student; there are teacher student-"),
+        (["--test-subjects", "7", "99"], "no subject 99; for --test-subjects, choose from"),
+        (["--rows", "student"], "--rows: no such row: student; choose from teacher student-"),
         (["--device", "gpu"], "--device gpu: no such device"),
         (["--run-name", "a/b"], "--run-name 'a/b': must be a folder name, not a path"),
         (["--run-name", ""], "--run-name '': must be a folder name, not a path"),
-        (["--epochs", "2.5"], "--epochs: 2.5 is not a whole number from 1"),
-        (["--seed", "99999999999"], "--seed: 99999999999 is not a whole number"),
-        (["--beta", "x"], "--beta: x is not a finite number"),
+        (["--epochs", "2.5"], "--epochs: must be a whole number from 1"),
+        (["--seed", "99999999999"], "--seed: must be a whole number from 0"),
+        (["--beta", "x"], "--beta: must be a finite number, 0 or greater"),
         (["--rows"], "--rows: expected at least one argument"),
-        (["--sample"], "--data and --sample: give one of them"),
+        (["--sample"], "use either --data or --sample, not both"),
         (["--resume"], "no run to resume; leave out --resume to start one"),
         (["--faster", "tf32", "--device", "cpu"], "--faster tf32: does not work on CPU"),
         (["--threads", "99999"], "--threads 99999: this machine has"),
@@ -322,7 +322,9 @@ def test_an_unknown_row_is_answered_with_the_rows(
     with pytest.raises(SystemExit, match="2"):
         run_main(lambda: script.main(["--rows", "ffn_hv-foot"]))
     rows = " ".join(row.name for row in script.ROWS)
-    assert capsys.readouterr().err == f"error: --rows: no row ffn_hv-foot; there are {rows}\n"
+    assert (
+        capsys.readouterr().err == f"error: --rows: no such row: ffn_hv-foot; choose from {rows}\n"
+    )
 
 
 # Figures -----------------------------------------------------------------------------------------

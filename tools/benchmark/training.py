@@ -26,7 +26,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from common.data import Recording
 from common.files import InputError, shorten
-from common.runs import FailedTasksError, Row, Script, find_row, find_run, load_script
+from common.folder import find_run
+from common.runs import FailedTasksError, Row, Script, find_row, load_script, script_folder
 from common.training import FASTER, Criterion, Epoch, Loss, Progress, count_used_parameters
 from common.windows import Batch, Windows, precompute
 from synthetic_gait import write_file
@@ -356,7 +357,7 @@ def _run_script(script: Script, flags: Mapping[str, object]) -> tuple[float, flo
     argv = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         metrics = script.main([*argv, "--jobs", "1"])
-    folder = find_run(Path(flags["output-dir"]), script, flags["run-name"])
+    folder = find_run(script_folder(Path(flags["output-dir"]), script), flags["run-name"])
     history = pd.read_csv(folder / "history.csv")
     nrmse = metrics[metrics["activity"] == "all"]["nrmse_percent"].mean()
     seconds = history["seconds"].iloc[min(1, len(history) - 1) :].median()
