@@ -480,7 +480,7 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
 QUICK_LOOK = QuickLook(
     subjects=8,
     minutes=0.35,
-    epochs=5,
+    epochs=4,
     rows=("teacher", "student-foot_trunk", "distilled-foot_trunk"),
     batch_size=8,
 )
