@@ -261,6 +261,9 @@ class LMFN(nn.Module):
 
     def forward(self, *modalities: Tensor) -> Tensor:
         """Estimate `(B, T, K)` from one `(B, T, C)` per modality."""
+        if len(modalities) != len(self.encoders):
+            shapes = ", ".join(f"(B, T, {e.norm.num_features})" for e in self.encoders)
+            raise ValueError(f"{len(modalities)} modalities given, but the inputs are {shapes}")
         encoded = [encoder(x) for encoder, x in zip(self.encoders, modalities, strict=True)]
         return self.head(torch.relu(self.layer(self.fusion(*encoded))))
 
@@ -399,6 +402,9 @@ class TFN(nn.Module):
 
     def forward(self, *modalities: Tensor) -> Tensor:
         """Estimate `(B, T, K)` from one `(B, T, C)` per modality."""
+        if len(modalities) != len(self.encoders):
+            shapes = ", ".join(f"(B, T, {e.norm.num_features})" for e in self.encoders)
+            raise ValueError(f"{len(modalities)} modalities given, but the inputs are {shapes}")
         projected = [
             projection(encoder(x))
             for x, encoder, projection in zip(

@@ -329,7 +329,7 @@ class AblationNet(nn.Module):
         heads: int = 4,
     ) -> None:
         super().__init__()
-        self.early_fusion = early_fusion
+        self.channels, self.early_fusion = channels, early_fusion
         groups = (sum(channels),) if early_fusion else channels
         size = 2 * hidden_sizes[1]
         self.norms = nn.ModuleList(nn.BatchNorm1d(count, affine=False) for count in groups)
@@ -348,6 +348,9 @@ class AblationNet(nn.Module):
 
     def forward(self, *modalities: Tensor) -> Tensor:
         """Estimate `(B, T, K)` from one `(B, T, C)` per modality."""
+        if len(modalities) != len(self.channels):
+            shapes = ", ".join(f"(B, T, {count})" for count in self.channels)
+            raise ValueError(f"{len(modalities)} modalities given, but the inputs are {shapes}")
         groups = (torch.cat(modalities, dim=-1),) if self.early_fusion else modalities
         encoded = [
             encoder(norm(x.transpose(1, 2)).transpose(1, 2))  # BatchNorm1d expects (B, C, T)

@@ -312,6 +312,9 @@ class KineticsMFFMNet(nn.Module):
 
     def encode(self, *modalities: Tensor) -> Tensor:
         """Return the encoded modalities, concatenated: `(B, T, M * 2 * hidden_sizes[1])`."""
+        if len(modalities) != len(self.norms):
+            shapes = ", ".join(f"(B, T, {norm.num_features})" for norm in self.norms)
+            raise ValueError(f"{len(modalities)} modalities given, but the inputs are {shapes}")
         return torch.cat(
             [
                 encoder(norm(x.transpose(1, 2)).transpose(1, 2))  # BatchNorm1d expects (B, C, T)

@@ -229,6 +229,17 @@ def test_zips_need_not_be_unpacked(raw: Path, converted: Path, tmp_path: Path) -
     assert have_same_values(tmp_path / "a.h5", converted)
 
 
+def test_a_folder_that_is_there_twice_counts_once(two_trials: Path, capsys: Capture) -> None:
+    """Trials that are used twice would be in the training and in the validation windows."""
+    date = two_trials / "AB08" / "10_14_18"
+    shutil.copytree(date, date.with_name("10_14_18 (1)"))
+    assert convert(two_trials, two_trials / "a.h5") == 0
+    printed = capsys.readouterr()
+    assert "Used: 2 trials of 1 subjects" in printed.out
+    assert "2 x copy of another trial" in printed.out
+    assert "same files as AB08 10_14_18" in printed.err
+
+
 def test_case_does_not_matter(raw: Path, converted: Path, tmp_path: Path) -> None:
     """Otherwise subjects whose folders are spelled differently are silently missing."""
     root = tmp_path / "camargo"

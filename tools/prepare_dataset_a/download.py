@@ -168,8 +168,32 @@ def scan(root: Path) -> Download:
         )
     by_subject: dict[int, list[RawTrial]] = {}
     for key in sorted(trials):
-        by_subject.setdefault(key[0], []).append(trials[key])
+        trial = trials[key]
+        own = by_subject.setdefault(trial.subject, [])
+        original = next((other for other in own if _is_copy(trial, other)), None)
+        if original is None:
+            own.append(trial)
+        else:
+            detail = f"{trial.place}: same files as {original.place}"
+            problems.append(UnusableError("copy of another trial", detail))
     return Download(by_subject, subject_info, problems)
+
+
+def _is_copy(trial: RawTrial, other: RawTrial) -> bool:
+    """Return whether two trials have the same name and files, as in a folder unpacked twice."""
+    if (trial.activity, trial.name) != (other.activity, other.name):
+        return False
+    pairs = [(file, other.files.get(sensor)) for sensor, file in trial.files.items()]
+    if any(twin is None or file.stamp[0] != twin.stamp[0] for file, twin in pairs):
+        return False  # sizes differ: no need to read them
+    try:
+        for file, twin in pairs:
+            with file.extracted() as path, twin.extracted() as twin_path:
+                if path.read_bytes() != twin_path.read_bytes():
+                    return False
+    except UnusableError:
+        return False  # damaged: reported when it is converted
+    return True
 
 
 def _find_files(root: Path, problems: list[UnusableError]) -> Iterator[tuple[str, RawFile]]:
