@@ -493,6 +493,13 @@ def _trials(path: Path, dataset: h5py.Dataset, part: slice) -> np.ndarray:
 # From tables to a recording -----------------------------------------------------------------------
 
 
+def number_stretches(is_usable: np.ndarray, trial: np.ndarray, first: int = 0) -> np.ndarray:
+    """Number the stretches of usable samples within a trial, from `first`; -1 elsewhere."""
+    starts = is_usable.copy()
+    starts[1:] &= ~is_usable[:-1] | (np.diff(trial) != 0)
+    return np.where(is_usable, np.cumsum(starts, dtype=np.int32) - 1 + first, -1)
+
+
 def _read(
     file: h5py.File, path: Path, tables: list[Table], prepare: Prepare, has_trials: bool
 ) -> Recording:
@@ -562,12 +569,9 @@ class _Buffer:
             self._append(table, table.read(), prepare)  # raises it with counts for the whole table
             raise
         is_kept, trial = map(np.concatenate, zip(*parts, strict=True))
-        kept = np.flatnonzero(is_kept)
-        if len(kept):
-            starts = (np.diff(kept) != 1) | (np.diff(trial[kept]) != 0)
-            stretch = self.stretches + np.append(0, np.cumsum(starts, dtype=np.int32))
-            self.labels["stretch"][start : self.filled] = stretch
-            self.stretches = int(stretch[-1]) + 1
+        stretch = number_stretches(is_kept, trial, first=self.stretches)
+        self.labels["stretch"][start : self.filled] = stretch[is_kept]
+        self.stretches = max(self.stretches, int(stretch.max(initial=-1)) + 1)
 
     def _append(
         self, table: Table, block: Block, prepare: Prepare

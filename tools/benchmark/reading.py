@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 
 import h5py
@@ -37,7 +37,9 @@ def measure(dataset: str, repeats: int) -> Iterator[dict[str, Any]]:
         with large_file(dataset, size, stored) as path:
             result = _measure_file(dataset, path, repeats)
             if dataset == "b" or size == SAMPLES_A[0]:
-                result["appending_s"] = _seconds(lambda path=path: append_all(dataset, path))
+                result["appending_s"] = timeit(
+                    lambda path=path: append_all(dataset, path), number=1
+                )
                 result["appending_over_ours"] = result["appending_s"] / result["ours_s"]
                 result["appending_peak_bytes"] = added_bytes(append_all, dataset, path, 1)
             yield {"stored": stored, **result}
@@ -46,8 +48,8 @@ def measure(dataset: str, repeats: int) -> Iterator[dict[str, Any]]:
 def _measure_file(dataset: str, path: Path, repeats: int) -> dict[str, Any]:
     ours_s, h5py_s = [], []
     for _ in range(repeats + 1):
-        ours_s.append(_seconds(lambda: read(dataset, path)))
-        h5py_s.append(_seconds(lambda: _read_by_h5py(dataset, path)))
+        ours_s.append(timeit(lambda: read(dataset, path), number=1))
+        h5py_s.append(timeit(lambda: _read_by_h5py(dataset, path), number=1))
     ours, by_h5py = (float(np.median(times[1:])) for times in (ours_s, h5py_s))  # first: warm-up
     recording = SCRIPTS[dataset].read(path)
     return {
@@ -119,9 +121,3 @@ def large_file(dataset: str, size: int, stored: str) -> Iterator[Path]:
                 repeated = np.concatenate([values] * -(-each // len(values)))
                 file[table.dataset.name] = repeated[:each].astype(stored)
         yield path
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started

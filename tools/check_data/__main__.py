@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from common.cli import ArgumentParser, run_main
-from common.data import describe_ignored, open_hdf5
-from common.files import InputError
+from common.data import describe_ignored, number_stretches, open_hdf5
+from common.files import InputError, explain_write_errors
 from common.metrics import aligned_table
 from common.windows import PROTOCOLS, cut_stream, cut_stretches
 from tools.check_data.checks import check_orientation, check_subject, gravity_directions
@@ -60,12 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(summary.tables())
     if not data.has_trials:
         print("\nNo `trial_starts`: windows of --protocol strict stay within an activity.")
-    try:
+    with explain_write_errors(page, "--figure"):
         save_figure(page, strides, f"{args.file.name}, {title}")
-    except OSError as error:
-        raise InputError(
-            f"{page}: the figure cannot be written ({error.strerror}); choose another --figure"
-        ) from error
     print(f"\nFigure: {page}")
     print("".join(f"\nWARNING: {warning}" for warning in warnings) or "\nEverything is plausible.")
     return 1 if warnings else 0
@@ -186,14 +182,11 @@ class Summary:
 
 def _count(parts: Sequence[Part], window: int) -> Amount:
     """Count the samples of a subject and the windows that they give without other subjects."""
-    stretches, last = [np.empty(0, int)], 0
+    stretch = np.empty(0, int)
     for part in parts:
-        kept = np.flatnonzero(part.is_usable)
-        if len(kept):
-            starts = (np.diff(kept) != 1) | (np.diff(part.trial[kept]) != 0)
-            stretches.append(last + 1 + np.append(0, np.cumsum(starts)))
-            last = int(stretches[-1][-1])
-    stretch = np.concatenate(stretches)
+        first = stretch.max(initial=-1) + 1
+        numbers = number_stretches(part.is_usable, part.trial, first)
+        stretch = np.append(stretch, numbers[part.is_usable])
     samples = np.arange(len(stretch))
     windows = {
         "paper": len(cut_stream(samples, window)[0]) if len(samples) >= window else 0,

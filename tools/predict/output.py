@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from common.data import Target
-from common.files import InputError, write_atomically
+from common.files import explain_write_errors, write_atomically, write_figure, write_text
 from common.metrics import aligned_table, score
 from common.plots import COLORS, figure_style
 from tools.predict.prediction import Prediction
@@ -57,20 +57,13 @@ def save(
     columns = [f"{target.name} ({target.unit})" for target in targets]
     predicted = pd.DataFrame(result.prediction, columns=columns)
     lines = pd.concat([result.labels, predicted], axis=1)
-    try:
+    with explain_write_errors(folder, "--out"):
         csv_file, json_file, figure_file = (folder / name for name in FILES)
         with write_atomically(csv_file) as part:
             lines.to_csv(part, index=False, encoding="utf-8")
-        with write_atomically(json_file) as part:
-            text = json.dumps(description, indent=2, ensure_ascii=False)
-            part.write_text(text + "\n", encoding="utf-8")
-        with write_atomically(figure_file) as part, figure_style():
-            figure = draw(result, targets, rate_hz, description["title"])
-            figure.savefig(part, format="png", dpi=150)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot write there ({error.strerror}); choose another --out"
-        ) from error
+        write_text(json_file, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+        with figure_style():
+            write_figure(figure_file, draw(result, targets, rate_hz, description["title"]))
 
 
 def draw(result: Prediction, targets: Sequence[Target], rate_hz: int, title: str) -> Figure:

@@ -19,6 +19,7 @@ from common.data import (
     Table,
     dataset_a_tables,
     dataset_b_tables,
+    number_stretches,
     open_hdf5,
 )
 from common.files import InputError
@@ -154,7 +155,7 @@ def join_pieces(path: Path, trained: Trained, pieces: Iterable[Piece], units: Un
                 f"{piece.columns.path}: {piece.columns.place}: divided by 0; supply the body height"
             )
         is_usable = inputs.isfinite().all(dim=-1).numpy()
-        stretch = _number_stretches(is_usable, piece.trial, first=count)
+        stretch = number_stretches(is_usable, piece.trial, first=count)
         count = max(count, int(stretch.max(initial=-1)) + 1)
         *places, time = piece.labels
         lines = {name: piece.labels[name] for name in places}
@@ -186,12 +187,6 @@ def _prepare(trained: Trained, columns: Columns, factors: Mapping[str, float]) -
     for modality, factor in factors.items():
         samples[modality] *= factor
     return samples
-
-
-def _number_stretches(is_usable: np.ndarray, trial: np.ndarray, first: int) -> np.ndarray:
-    """Number the stretches of usable samples within a trial, from `first`; -1 elsewhere."""
-    starts = np.concatenate([[True], (np.diff(trial) != 0) | ~is_usable[:-1]])[: len(is_usable)]
-    return np.where(is_usable, np.cumsum(starts & is_usable) - 1 + first, -1)
 
 
 # HDF5 ---------------------------------------------------------------------------------------------

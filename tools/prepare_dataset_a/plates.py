@@ -128,15 +128,8 @@ def _compute_free_moment(plate: np.ndarray) -> np.ndarray:
     if not len(rows):
         return np.full(len(plate), np.nan)
     force, cop, moment = plate[rows, :3], plate[rows, 3:6], plate[rows, 6:]
-    zero = np.zeros(len(rows))
-    cross_force = np.stack(  # (n, 3, 3), which maps `o` to `o x F`
-        [
-            np.stack([zero, force[:, 2], -force[:, 1]], axis=1),
-            np.stack([-force[:, 2], zero, force[:, 0]], axis=1),
-            np.stack([force[:, 1], -force[:, 0], zero], axis=1),
-        ],
-        axis=1,
-    )
+    # (n, 3, 3), which maps `o` to `o x F`
+    cross_force = np.cross(np.eye(3), force[:, None]).swapaxes(1, 2)
     excess = np.cross(cop, force) - moment
     horizontal = cross_force[:, [0, 2]].reshape(-1, 3), excess[:, [0, 2]].ravel()
     origin_m = np.linalg.lstsq(*horizontal, rcond=None)[0]
