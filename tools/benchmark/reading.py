@@ -15,9 +15,10 @@ import numpy as np
 
 import Dataset_A_Sensor_Distillation as script_a
 import Dataset_B_sensor_distillation as script_b
-from common.data import DATASET_A_ACTIVITIES, Table, dataset_a_tables, dataset_b_tables
+from common.data import DATASET_A_ACTIVITIES, dataset_a_tables, dataset_b_tables
 from synthetic_gait import write_file
 from tools.benchmark.memory import added_bytes
+from tools.trained import script_columns
 
 SCRIPTS = {"a": script_a, "b": script_b}
 TABLES = {"a": dataset_a_tables, "b": dataset_b_tables}
@@ -88,9 +89,9 @@ def append_all(dataset: str, path: Path, tables: int | None = None) -> np.ndarra
         `(samples, C)`, the columns that a script looks up.
     """
     with h5py.File(path) as file:
-        arrays = []
+        names, arrays = script_columns(SCRIPTS[dataset]), []
         for table in TABLES[dataset](path, file)[:tables]:
-            columns = [table.positions[name] for name in columns_of(dataset, table)]
+            columns = [table.positions[name] for name in names]
             values = np.empty((0, len(columns)), table.dataset.dtype)
             for part in table.dataset[()]:
                 step = np.atleast_2d(part)
@@ -98,13 +99,6 @@ def append_all(dataset: str, path: Path, tables: int | None = None) -> np.ndarra
                 values = np.append(values, step[: filled[-1] + 1, columns], axis=0)
             arrays.append(values)
         return np.concatenate(arrays)
-
-
-def columns_of(dataset: str, table: Table) -> list[str]:
-    """Return the names of the columns that a script looks up."""
-    columns = table.read(slice(1)).columns
-    SCRIPTS[dataset].prepare(columns)
-    return list(columns.nan_counts)
 
 
 @contextmanager

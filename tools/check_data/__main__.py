@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from common.cli import ArgumentParser, run_main
 from common.data import describe_ignored, number_stretches, open_hdf5
@@ -93,41 +94,17 @@ class Amount(NamedTuple):
     windows: dict[str, int]
 
 
-class Range:
-    """Unit, share of NaN, smallest and largest value of a block."""
-
-    def __init__(self, unit: str) -> None:
-        self.unit = unit
-        self.count = self.nan_count = 0
-        self.low, self.high = np.inf, -np.inf
-
-    def add(self, values: np.ndarray) -> None:
-        """Count more values, of any shape."""
-        self.count += values.size
-        self.nan_count += int(np.isnan(values).sum())
-        if values.size:
-            self.low = float(np.fmin(self.low, np.fmin.reduce(values, axis=None)))
-            self.high = float(np.fmax(self.high, np.fmax.reduce(values, axis=None)))
-
-    def limits(self) -> list[str]:
-        """Return the smallest and the largest value for the screen, dashes if there is none."""
-        if self.nan_count == self.count:
-            return ["-", "-"]
-        return [f"{limit + 0.0:.4g}" for limit in (self.low, self.high)]  # + 0.0: never -0
-
-
 class Summary:
     """Amounts of data and ranges of values, added up subject by subject.
 
     Attributes:
         amounts: subject -> amount of data.
-        ranges: block -> range of its values.
     """
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.amounts: dict[str, Amount] = {}
-        self.ranges: dict[str, Range] = {}
+        self._ranges: list[tuple[str, int, int, float, float]] = []
 
     def add(self, subject: str, parts: Sequence[Part]) -> Amount:
         """Add a subject and return its amount of data."""
@@ -144,7 +121,8 @@ class Summary:
         return self.amounts[subject]
 
     def _add_values(self, name: str, unit: str, values: np.ndarray) -> None:
-        self.ranges.setdefault(name, Range(unit)).add(values)
+        low, high = (e.reduce(values, axis=None, initial=np.nan) for e in (np.fmin, np.fmax))
+        self._ranges.append((f"{name} ({unit})", values.size, np.isnan(values).sum(), low, high))
 
     def tables(self) -> str:
         """Return the two tables for the screen."""
@@ -165,13 +143,14 @@ class Summary:
             for name, amount in {**self.amounts, "all": total}.items()
         ]
         headers = ["subject", "minutes", "usable", *(f"windows, {p}" for p in PROTOCOLS)]
+        ranges = pd.DataFrame(self._ranges, columns=["block", "count", "nan", "low", "high"])
+        ranges = ranges.groupby("block", sort=False).agg(
+            {"count": "sum", "nan": "sum", "low": "min", "high": "max"}
+        )
         blocks = [
-            [
-                f"{name} ({values.unit})",
-                f"{100.0 * values.nan_count / max(values.count, 1):.2f}",
-                *values.limits(),
-            ]
-            for name, values in self.ranges.items()
+            [block, f"{100.0 * nan / max(count, 1):.2f}"]
+            + ["-" if np.isnan(limit) else f"{limit + 0.0:.4g}" for limit in limits]  # never -0
+            for block, count, nan, *limits in ranges.itertuples()
         ]
         tables = (
             aligned_table(headers, subjects),

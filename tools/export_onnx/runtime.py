@@ -10,12 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data import Columns
 from common.files import InputError
 from common.runs import Script
 from common.windows import cut_windows
-from tools.export_onnx.graph import split_by_modality
-from tools.trained import Trained
+from tools.trained import Trained, channel_names, count_channels
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 BATCH_SIZES = (1, 2, 64)  # windows that are compared at once: a live estimate, and a recording
 MAGNITUDES = (-1, 2)  # powers of ten between which random windows lie: the units of all inputs
-TOLERANCE = 1e-4  # of `difference`
+TOLERANCE = 1e-4  # of the difference from PyTorch
 
 
 def check_installed() -> None:
@@ -50,12 +48,6 @@ def random_windows(script: Script, count: int) -> dict[str, Tensor]:
         values = torch.randn(count, script.WINDOW, channels, generator=generator)
         windows[modality] = 10**exponents * values
     return windows
-
-
-def count_channels(script: Script) -> dict[str, int]:
-    """Return the number of channels of every modality of the dataset, and of `"targets"`."""
-    no_samples = Columns(Path(), "", {}, np.empty((0, 1)), fill_missing=True)
-    return {name: values.shape[1] for name, values in script.prepare(no_samples).items()}
 
 
 def recorded_windows(script: Script, path: Path, count: int) -> dict[str, Tensor]:
@@ -87,24 +79,18 @@ def open_session(path: Path, threads: int = 1) -> InferenceSession:
 
 def session_inputs(trained: Trained, windows: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """Return the inputs of an exported network, from windows of all modalities."""
-    return {name: values.numpy() for name, values in split_by_modality(trained, windows).items()}
-
-
-def difference(trained: Trained, session: InferenceSession, windows: dict[str, Tensor]) -> float:
-    """Return the largest difference between onnxruntime and PyTorch on a batch of windows.
-
-    It is absolute for targets that stay below 1 in a window, and otherwise relative to the largest
-    value of the target in the window: float32 has seven digits, and the outputs of networks that
-    are trained for correlation have any magnitude.
-    """
-    expected = trained.predict(windows).numpy()
-    error = np.abs(session.run(None, session_inputs(trained, windows))[0] - expected)
-    largest = np.abs(expected).max(axis=1, keepdims=True)  # (B, 1, K)
-    return float((error / np.maximum(largest, 1)).max())
+    names = channel_names(trained.script, trained.sensor_set)
+    joined = torch.cat(trained.inputs(windows), dim=-1)  # a network may read them side by side
+    parts = joined.split([len(channels) for channels in names.values()], dim=-1)
+    return {name: values.numpy() for name, values in zip(names, parts, strict=True)}
 
 
 def check_difference(trained: Trained, path: Path, windows: dict[str, Tensor], kind: str) -> float:
     """Compare an exported network with PyTorch in batches of all sizes.
+
+    A difference is absolute for targets that stay below 1 in a window, and otherwise relative to
+    the largest value of the target in the window: float32 has seven digits, and the outputs of
+    networks that are trained for correlation have any magnitude.
 
     Args:
         trained: the network in PyTorch.
@@ -119,8 +105,14 @@ def check_difference(trained: Trained, path: Path, windows: dict[str, Tensor], k
         InputError: It exceeds the tolerance.
     """
     session = open_session(path)
-    batches = [{name: w[:size] for name, w in windows.items()} for size in BATCH_SIZES]
-    largest = float(np.max([difference(trained, session, batch) for batch in batches]))
+    differences = []
+    for size in BATCH_SIZES:
+        batch = {name: values[:size] for name, values in windows.items()}
+        expected = trained.predict(batch).numpy()
+        error = np.abs(session.run(None, session_inputs(trained, batch))[0] - expected)
+        largest = np.abs(expected).max(axis=1, keepdims=True)  # (B, 1, K)
+        differences.append((error / np.maximum(largest, 1)).max())
+    largest = float(np.max(differences))
     if not largest <= TOLERANCE:  # also if it is NaN
         raise InputError(
             f"{trained.row.name}: onnxruntime differs from PyTorch by {largest:.1e} on {kind} "

@@ -33,10 +33,9 @@ from tools.predict.recording import (
     Units,
     columns_to_read,
     input_columns,
-    script_columns,
 )
 from tools.signals import anti_alias, interpolate
-from tools.trained import Trained
+from tools.trained import Trained, script_columns
 
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 SLOWEST, FASTEST = 0.1, 500.0  # times the network's rate; beyond, the unit of time must be wrong

@@ -25,13 +25,12 @@ from common.data import (
 from common.files import InputError
 from common.runs import Script
 from tools.signals import TO_M_S2, TO_RAD_S
-from tools.trained import Trained
+from tools.trained import UNITS, Trained, script_columns
 
 TIME = "time (s)"
 STRETCH = "stretch"
 ACC_UNITS = {"m/s2": TO_M_S2["m/s²"], "g": TO_M_S2["g"]}  # in m/s², the unit of both datasets
 GYR_UNITS = TO_RAD_S  # in rad/s
-DATASET_GYR_UNIT = {"a": "rad/s", "b": "deg/s"}
 
 
 class Piece(NamedTuple):
@@ -39,7 +38,7 @@ class Piece(NamedTuple):
 
     Attributes:
         labels: column of the output -> `(samples,)`: where the samples come from, the time last.
-        columns: the measured columns, at the network's rate.
+        columns: the columns to read, at the network's rate.
         trial: `(samples,)` number of the trial or step; no window crosses from one to the next.
         recorded: `(recorded samples, C)` the columns of the inputs before resampling.
         recorded_hz: their rate.
@@ -84,7 +83,7 @@ class Units(NamedTuple):
 
     def factors(self, dataset: str) -> dict[str, float]:
         """Return, per modality, the factor to the unit of the dataset, `a` or `b`."""
-        own_unit = DATASET_GYR_UNIT[dataset]
+        own_unit = UNITS[dataset]["gyr"]
         gyr_factor = GYR_UNITS[self.gyr or own_unit] / GYR_UNITS[own_unit]
         return {"acc": ACC_UNITS[self.acc or "m/s2"], "gyr": gyr_factor}
 
@@ -92,13 +91,6 @@ class Units(NamedTuple):
 def input_columns(trained: Trained) -> list[str]:
     """Return the columns that the network's inputs are computed from."""
     return trained.script.column_names(trained.sensor_set)
-
-
-def script_columns(script: Script) -> list[str]:
-    """Return all columns that a script reads."""
-    columns = Columns(Path(), "", {}, np.empty((0, 1)), fill_missing=True)
-    script.prepare(columns)
-    return list(columns.nan_counts)  # has an entry for every column that was looked up
 
 
 def target_columns(script: Script) -> list[str]:
@@ -179,10 +171,8 @@ def join_pieces(path: Path, trained: Trained, pieces: Iterable[Piece], units: Un
 
 def _prepare(trained: Trained, columns: Columns, factors: Mapping[str, float]) -> dict[str, Tensor]:
     """Return the modalities and the targets; what is not in the file is NaN."""
-    names = columns_to_read(columns.path, trained, list(columns.positions))
-    positions = {name: columns.positions[name] for name in names}
     with np.errstate(divide="ignore", invalid="ignore"):
-        prepared = trained.script.prepare(replace(columns, positions=positions, fill_missing=True))
+        prepared = trained.script.prepare(replace(columns, fill_missing=True))
     samples = {name: torch.from_numpy(v.astype(np.float32)) for name, v in prepared.items()}
     for modality, factor in factors.items():
         samples[modality] *= factor
@@ -226,9 +216,12 @@ def read_hdf5(
             first = np.searchsorted(block.trial, block.trial)  # of the sample's trial
             labels |= {trial_label: number, TIME: (np.arange(samples) - first) / script.RATE_HZ}
             names = columns_to_read(path, trained, list(table.positions))
-            inputs = [table.positions[name] for name in names[: len(input_columns(trained))]]
-            recorded = block.columns.values[:, inputs]
-            yield Piece(labels, block.columns, block.trial, recorded, script.RATE_HZ)
+            columns = replace(
+                block.columns, positions={name: table.positions[name] for name in names}
+            )
+            inputs = [table.positions[name] for name in input_columns(trained)]
+            recorded = columns.values[:, inputs]
+            yield Piece(labels, columns, block.trial, recorded, script.RATE_HZ)
 
 
 def choose_subject(path: Path, subjects: Sequence[str], wanted: str | None) -> str:

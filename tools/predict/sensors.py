@@ -22,8 +22,8 @@ from tools.plausibility import (
     check_sentinels,
     longest_constant_run,
 )
-from tools.predict.recording import DATASET_GYR_UNIT, Samples, input_columns
-from tools.trained import Trained
+from tools.predict.recording import Samples, input_columns
+from tools.trained import UNITS, Trained
 
 CLIPPED_SHARE = 0.005  # of the samples at an extreme value ...
 CLIPPED_RATIO = 5.0  # ... times as many as at a value next to it
@@ -150,7 +150,7 @@ def _differences(
     """Yield what is implausible in the inputs `(samples, C)`, or unlike the training."""
     sensors = trained.sensor_set.sensors
     count = len(sensors)
-    gyr_unit = DATASET_GYR_UNIT[trained.script.DATASET]
+    gyr_unit = UNITS[trained.script.DATASET]["gyr"]
     acc, gyr = np.split(inputs[:, : 6 * count], 2, axis=1)
     implausible = set(faulty)
     for k, sensor in enumerate(sensors):
