@@ -24,10 +24,7 @@ SCRIPTS = {"a": script_a, "b": script_b}
 TABLES = {"a": dataset_a_tables, "b": dataset_b_tables}
 SUBJECTS = 2  # the fewest that a script reads
 SAMPLES_A = (20_000, 640_000)  # two subjects of real size; appending them would take minutes
-TYPES_A = (
-    "float32",
-    "float64",
-)  # as tools.prepare_dataset_a writes, and as in the paper's file
+TYPES_A = ("float32", "float64")  # of tools.prepare_dataset_a, and of the paper's file
 STEPS_B = (500, 1000, 2000)  # per subject
 
 

@@ -46,7 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         directions = {}
         for subject, parts in data.subjects():
             amount = summary.add(subject, parts)
-            problems = [*check_subject(layout, parts), *_check_windows(layout, amount)]
+            problems = list(check_subject(layout, parts))
+            for protocol, count in amount.windows.items():
+                if count == 0:
+                    window = layout.script.WINDOW
+                    problems.append(
+                        f"no full window of {window} samples under --protocol {protocol}"
+                    )
             warnings += [f"subject {subject}: {problem}" for problem in problems]
             if amount.usable:
                 directions[subject] = gravity_directions(layout, parts)
@@ -172,14 +178,6 @@ def _count(parts: Sequence[Part], window: int) -> Amount:
         "strict": len(cut_stretches(samples, stretch, window)[0]),
     }
     return Amount(sum(len(part.trial) for part in parts), len(samples), windows)
-
-
-def _check_windows(layout: Layout, amount: Amount) -> list[str]:
-    return [
-        f"no full window of {layout.script.WINDOW} samples under --protocol {protocol}"
-        for protocol, count in amount.windows.items()
-        if count == 0
-    ]
 
 
 if __name__ == "__main__":

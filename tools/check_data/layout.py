@@ -101,19 +101,15 @@ class Part(NamedTuple):
         activity: name of the activity; empty in Dataset B.
         table: the HDF5 dataset, open as long as its file.
         columns: its samples, by column name.
-        used_columns: names of the columns that the scripts read.
         trial: `(samples,)` number of the trial or step.
         samples: modality, or `"targets"`, -> `(samples, C)`, with NaN.
-        has_contact: `(samples,)` whether the right foot is on its plate (B); None in A.
     """
 
     activity: str
     table: h5py.Dataset
     columns: Columns
-    used_columns: list[str]
     trial: np.ndarray
     samples: dict[str, np.ndarray]
-    has_contact: np.ndarray | None
 
     @property
     def is_usable(self) -> np.ndarray:
@@ -162,6 +158,4 @@ class DataFile:
         columns, trial = table.read()
         with np.errstate(divide="ignore", invalid="ignore"):
             samples = self.layout.script.prepare(columns)
-        used = list(columns.nan_counts)
-        has_contact = columns["force_phase"][:, 0] > 0 if self.dataset == "b" else None
-        return Part(table.activity, table.dataset, columns, used, trial, samples, has_contact)
+        return Part(table.activity, table.dataset, columns, trial, samples)

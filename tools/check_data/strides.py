@@ -59,8 +59,9 @@ class Strides:
         A stride (A) lasts from one contact of the right foot to the next in the same trial, a
         stance (B) as long as `force_phase` is positive.
         """
-        if part.has_contact is not None:
-            edges = np.diff(part.has_contact.astype(int), prepend=0, append=0)
+        if self.layout.script.DATASET == "b":
+            has_contact = part.columns["force_phase"][:, 0] > 0  # of the right foot
+            edges = np.diff(has_contact.astype(int), prepend=0, append=0)
             yield from zip(np.flatnonzero(edges > 0), np.flatnonzero(edges < 0), strict=True)
             return
         vertical = part.samples["targets"][:, self.layout.vertical]

@@ -164,7 +164,8 @@ def read_csv(
             f"supply {shorten(', '.join(empty)) if empty else 'a longer recording'}"
         )
     stretches = split_at_gaps(time_s, clock.max_gap_s)
-    own_hz = sampling_rate(time_s, stretches)
+    parts = [time_s[part] for part in stretches] or [time_s]
+    own_hz = sum(len(part) - 1 for part in parts) / sum(np.ptp(part) for part in parts)
     _check_rate(path, own_hz, rate_hz, time_s)
     if len(stretches) > 1:
         print(f"NOTICE: gaps split the recording into {len(stretches)} stretches; see --max-gap")
@@ -288,17 +289,6 @@ def _unit(
 
 
 # Time ---------------------------------------------------------------------------------------------
-
-
-def sampling_rate(time_s: np.ndarray, stretches: Sequence[slice]) -> float:
-    """Return the sampling rate in Hz: samples over time, within the stretches.
-
-    Args:
-        time_s: increasing times `(n,)` in s.
-        stretches: the stretches without a gap.
-    """
-    parts = [time_s[part] for part in stretches] or [time_s]
-    return sum(len(part) - 1 for part in parts) / sum(part[-1] - part[0] for part in parts)
 
 
 def split_at_gaps(time_s: np.ndarray, max_gap_s: float) -> list[slice]:

@@ -204,8 +204,12 @@ def read_hdf5(
         _check_dataset(path, file, script.DATASET)
         if script.DATASET == "a":
             tables, trial_label = _tables_a(path, file, subject, activities), "trial"
+        elif activities is not None:
+            raise InputError("--activity: Dataset B has no activities; leave the flag out")
         else:
-            tables, trial_label = [_table_b(path, file, subject, activities)], "step"
+            by_subject = {table.subject: table for table in dataset_b_tables(path, file)}
+            chosen = choose_subject(path, list(by_subject), subject)
+            tables, trial_label = [by_subject[chosen]], "step"
         for table in tables:
             block = table.read()
             samples = len(block.trial)
@@ -269,13 +273,3 @@ def _tables_a(
             f"{' '.join(present)}"
         )
     return [table for name in activities or present if len((table := present[name]).dataset)]
-
-
-def _table_b(
-    path: Path, file: h5py.File, subject: str | None, activities: Sequence[str] | None
-) -> Table:
-    """Return the steps of one subject."""
-    if activities is not None:
-        raise InputError("--activity: Dataset B has no activities; leave the flag out")
-    tables = {table.subject: table for table in dataset_b_tables(path, file)}
-    return tables[choose_subject(path, list(tables), subject)]

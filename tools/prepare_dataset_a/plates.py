@@ -72,7 +72,10 @@ def compute_ground_reaction(
     Raises:
         UnusableError: A column is missing, no plate is loaded, or the unit is unknown.
     """
-    by_plate = {plate: _read_plate(table, plate, place) for plate in plates}
+    by_plate = {}  # force, center of pressure and moment, `(n, 9)`
+    for plate in plates:
+        names = [f"{plate}_{kind}{axis}" for kind in ("v", "p", "moment_") for axis in "xyz"]
+        by_plate[plate] = to_numbers(table, names, place).copy()
     loaded = [plate for plate, values in by_plate.items() if (values[:, 1] > LOADED_N).any()]
     if not loaded:
         detail = f"{place}: no load on {', '.join(plates)}, the plates under the right foot"
@@ -88,13 +91,6 @@ def compute_ground_reaction(
     cop_m = _average_cop([by_plate[plate] for plate in loaded])
     values = np.concatenate([force_n, moment_nm, cop_m], axis=1)
     return GroundReaction(filter_zero_phase(values, rate_hz, FORCE_CUTOFF_HZ), cop_unit, loaded)
-
-
-def _read_plate(table: pd.DataFrame, plate: str, place: str) -> np.ndarray:
-    """Return a copy `(n, 9)` of force, center of pressure and moment of a plate."""
-    kinds = ("v", "p", "moment_")
-    names = [f"{plate}_{kind}{axis}" for kind in kinds for axis in "xyz"]
-    return to_numbers(table, names, place).copy()
 
 
 def _average_cop(plates: list[np.ndarray]) -> np.ndarray:
