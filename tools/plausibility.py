@@ -20,9 +20,7 @@ SENTINEL_GAP = 0.9  # all other values of the column are below this fraction of 
 
 
 def check_accelerometers(
-    sensors: Sequence[str],
-    acc: np.ndarray,
-    limits_m_s2: tuple[float, float] = RESTING_NORM_M_S2,
+    sensors: Sequence[str], acc: np.ndarray, limits_m_s2: tuple[float, float] = RESTING_NORM_M_S2
 ) -> Iterator[str]:
     """Yield a message for each accelerometer whose median norm is far from gravity.
 

@@ -91,16 +91,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _write_report(all_results: Sequence[Results], args: argparse.Namespace) -> None:
-    text, latex = "# Report\n", ""
+    text, latex, metrics = "# Report\n", "", []
     all_tables = [[*tables.summary_tables(r), *statistics_tables(r)] for r in all_results]
     for results, its_tables in zip(all_results, all_tables, strict=True):
         shown = [table for table in its_tables if not table.is_long]
         text += "\n" + "\n".join([_introduction(results), *(t.markdown() for t in shown)])
         latex += "".join(table.latex() + "\n" for table in shown)
+        labels = {"results": results.name, "data_file": results.settings["data"]["file"]}
+        metrics.append(results.metrics.drop(columns="folder").assign(**labels))
     print(text)
     write_text(args.out / "report.md", text)
     write_text(args.out / "tables.tex", tables.LATEX_START + latex + tables.LATEX_END)
-    write_text(args.out / "per_subject.csv", _per_subject(all_results))
+    write_text(args.out / "per_subject.csv", pd.concat(metrics).to_csv(index=False))
     for results, its_tables in zip(all_results, all_tables, strict=True):
         folder = args.out / results.name
         for table in its_tables:
@@ -123,15 +125,6 @@ def _introduction(results: Results) -> str:
     if results.notices:
         paragraphs.append("\n".join(f"- NOTICE: {notice}" for notice in results.notices))
     return "\n\n".join(paragraphs) + "\n"
-
-
-def _per_subject(all_results: Sequence[Results]) -> str:
-    parts = []
-    for results in all_results:
-        metrics = results.metrics.drop(columns=["folder"])
-        file = results.settings["data"]["file"]
-        parts.append(metrics.assign(results=results.name, data_file=file))
-    return pd.concat(parts).to_csv(index=False)
 
 
 def update_readme(path: Path, all_results: Sequence[Results]) -> None:
