@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 BATCH_SIZES = (1, 2, 64)  # windows that are compared at once: a live estimate, and a recording
 MAGNITUDES = (-1, 2)  # powers of ten between which random windows lie: the units of all inputs
-TOLERANCE = 1e-4  # of the difference from PyTorch
+TOLERANCE = 1e-4  # of `difference`
 
 
 def check_installed() -> None:
@@ -85,12 +85,21 @@ def session_inputs(trained: Trained, windows: dict[str, Tensor]) -> dict[str, np
     return {name: values.numpy() for name, values in zip(names, parts, strict=True)}
 
 
+def difference(trained: Trained, session: InferenceSession, windows: dict[str, Tensor]) -> float:
+    """Return the largest difference between onnxruntime and PyTorch on a batch of windows.
+
+    It is absolute for targets that stay below 1 in a window, and otherwise relative to the largest
+    value of the target in the window: float32 has seven digits, and the outputs of networks that
+    are trained for correlation have any magnitude.
+    """
+    expected = trained.predict(windows).numpy()
+    error = np.abs(session.run(None, session_inputs(trained, windows))[0] - expected)
+    largest = np.abs(expected).max(axis=1, keepdims=True)  # (B, 1, K)
+    return float((error / np.maximum(largest, 1)).max())
+
+
 def check_difference(trained: Trained, path: Path, windows: dict[str, Tensor], kind: str) -> float:
     """Compare an exported network with PyTorch in batches of all sizes.
-
-    A difference is absolute for targets that stay below 1 in a window, and otherwise relative to
-    the largest value of the target in the window: float32 has seven digits, and the outputs of
-    networks that are trained for correlation have any magnitude.
 
     Args:
         trained: the network in PyTorch.
@@ -105,14 +114,8 @@ def check_difference(trained: Trained, path: Path, windows: dict[str, Tensor], k
         InputError: It exceeds the tolerance.
     """
     session = open_session(path)
-    differences = []
-    for size in BATCH_SIZES:
-        batch = {name: values[:size] for name, values in windows.items()}
-        expected = trained.predict(batch).numpy()
-        error = np.abs(session.run(None, session_inputs(trained, batch))[0] - expected)
-        largest = np.abs(expected).max(axis=1, keepdims=True)  # (B, 1, K)
-        differences.append((error / np.maximum(largest, 1)).max())
-    largest = float(np.max(differences))
+    batches = [{name: w[:size] for name, w in windows.items()} for size in BATCH_SIZES]
+    largest = float(np.max([difference(trained, session, batch) for batch in batches]))
     if not largest <= TOLERANCE:  # also if it is NaN
         raise InputError(
             f"{trained.row.name}: onnxruntime differs from PyTorch by {largest:.1e} on {kind} "
