@@ -15,13 +15,7 @@ from typing import Any, NoReturn, TextIO
 from common import training
 from common.files import InputError
 from common.folder import find_run, last_flags
-from common.runs import (
-    BATCH_SIZE,
-    FailedTasksError,
-    Script,
-    default_data_file,
-    script_folder,
-)
+from common.runs import BATCH_SIZE, FailedTasksError, Script, default_data_file, script_folder
 from common.windows import PROTOCOLS
 
 # Flags that --resume does not restore; they do not affect the results.
@@ -139,11 +133,7 @@ def script_parser(script: Script) -> ArgumentParser:
         metavar="N",
         help="random seed, reset for every row and fold (default: 42)",
     )
-    add(
-        "--device",
-        default="auto",
-        help="auto (CUDA if available, else the CPU), cuda, cuda:N or cpu (default: auto)",
-    )
+    add_device(parser)
     add(
         "--output-dir",
         type=Path,
@@ -204,6 +194,12 @@ def script_parser(script: Script) -> ArgumentParser:
         "folder must be on a path that all workers can reach (default: processes on this machine)",
     )
     return parser
+
+
+def add_device(parser: ArgumentParser) -> None:
+    """Add the flag `--device`."""
+    text = "auto (CUDA if available, else the CPU), cuda, cuda:N or cpu (default: auto)"
+    parser.add_argument("--device", default="auto", help=text)
 
 
 def add_weight(parser: ArgumentParser, flag: str, default: float, term: str) -> None:

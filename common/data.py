@@ -493,6 +493,13 @@ def _trials(path: Path, dataset: h5py.Dataset, part: slice) -> np.ndarray:
 # From tables to a recording -----------------------------------------------------------------------
 
 
+def number_stretches(is_usable: np.ndarray, trial: np.ndarray, first: int = 0) -> np.ndarray:
+    """Number the stretches of usable samples within a trial, from `first`; -1 elsewhere."""
+    starts = is_usable.copy()
+    starts[1:] &= ~is_usable[:-1] | (np.diff(trial) != 0)
+    return np.where(is_usable, np.cumsum(starts, dtype=np.int32) - 1 + first, -1)
+
+
 def _read(
     file: h5py.File, path: Path, tables: list[Table], prepare: Prepare, has_trials: bool
 ) -> Recording:
@@ -522,8 +529,8 @@ def _read(
     return Recording(
         path=path,
         samples={name: torch.from_numpy(array) for name, array in samples.items()},
-        subjects=buffer.subjects,
-        activities=buffer.activities,
+        subjects=list(buffer.subjects),
+        activities=list(buffer.activities),
         **labels,
         dropped=buffer.dropped,
         has_trials=has_trials,
@@ -547,8 +554,8 @@ class _Buffer:
         self.labels = {
             name: np.empty(size, np.int32) for name in ("subject", "activity", "stretch")
         }
-        self.subjects: list[str] = []
-        self.activities: list[str] = []
+        self.subjects: dict[str, int] = {}  # name -> index
+        self.activities: dict[str, int] = {}
         self.dropped: dict[str, int] = {}
         self.sample_counts: Counter[str] = Counter()  # by subject, including dropped samples
         self.value_counts: Counter[tuple[str, str]] = Counter()  # not NaN, by subject and column
@@ -562,12 +569,9 @@ class _Buffer:
             self._append(table, table.read(), prepare)  # raises it with counts for the whole table
             raise
         is_kept, trial = map(np.concatenate, zip(*parts, strict=True))
-        kept = np.flatnonzero(is_kept)
-        if len(kept):
-            starts = (np.diff(kept) != 1) | (np.diff(trial[kept]) != 0)
-            stretch = self.stretches + np.append(0, np.cumsum(starts, dtype=np.int32))
-            self.labels["stretch"][start : self.filled] = stretch
-            self.stretches = int(stretch[-1]) + 1
+        stretch = number_stretches(is_kept, trial, first=self.stretches)
+        self.labels["stretch"][start : self.filled] = stretch[is_kept]
+        self.stretches = max(self.stretches, int(stretch.max(initial=-1)) + 1)
 
     def _append(
         self, table: Table, block: Block, prepare: Prepare
@@ -578,7 +582,11 @@ class _Buffer:
         is_kept = np.ones(len(block.trial), bool)
         for name, array in prepared.items():
             if not np.isfinite(array).all():
-                _reject_infinite(block.columns, name, array)
+                if infinite := np.count_nonzero(np.isinf(array).any(axis=1)):
+                    raise InputError(
+                        f"{table.path}: {block.columns.place}: {name} divided by 0 in {infinite} "
+                        "samples; add the body weight and height"
+                    )
                 is_kept &= ~np.isnan(array, order="F").any(axis=1)
         count = np.count_nonzero(is_kept)
         place = slice(self.filled, self.filled + count)
@@ -587,8 +595,11 @@ class _Buffer:
                 self.samples[name] = np.empty((self.size, array.shape[1]), np.float32)
             usable = array if count == len(is_kept) else array.compress(is_kept, axis=0)
             self.samples[name][place] = usable
-        self.labels["subject"][place] = _index(self.subjects, table.subject)
-        self.labels["activity"][place] = _index(self.activities, table.activity)
+        for label, names, name in (
+            ("subject", self.subjects, table.subject),
+            ("activity", self.activities, table.activity),
+        ):
+            self.labels[label][place] = names.setdefault(name, len(names))
         self.filled = place.stop
         if count < len(is_kept):
             name = block.columns.place
@@ -603,18 +614,3 @@ class _Buffer:
         for array in (*self.samples.values(), *self.labels.values()):
             array.resize((self.filled, *array.shape[1:]), refcheck=False)
         return self.samples, self.labels
-
-
-def _reject_infinite(columns: Columns, name: str, array: np.ndarray) -> None:
-    infinite = int(np.isinf(array).any(axis=1).sum())
-    if infinite:
-        raise InputError(
-            f"{columns.path}: {columns.place}: {name} divided by 0 in {infinite} samples; "
-            "add the body weight and height"
-        )
-
-
-def _index(names: list[str], name: str) -> int:
-    if name not in names:
-        names.append(name)
-    return names.index(name)

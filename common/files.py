@@ -10,12 +10,15 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CHECKPOINT_SUFFIX = ".safetensors"
 CHECKPOINT_FORMAT = 1  # version of the description in a checkpoint
@@ -51,6 +54,29 @@ def write_atomically(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, in UTF-8."""
+    with write_atomically(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_figure(path: Path, figure: Figure, dpi: int = 150) -> None:
+    """Write a figure atomically, in the format of the suffix."""
+    with write_atomically(path) as part:
+        figure.savefig(part, format=path.suffix[1:], dpi=dpi)
+
+
+@contextmanager
+def explain_write_errors(path: Path, flag: str) -> Iterator[None]:
+    """Turn an OSError into an InputError that names the path and the flag to change."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); choose another {flag}"
+        ) from error
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:

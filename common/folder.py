@@ -14,7 +14,14 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from common.files import CHECKPOINT_SUFFIX, InputError, save_checkpoint, write_atomically
+from common.files import (
+    CHECKPOINT_SUFFIX,
+    InputError,
+    save_checkpoint,
+    write_atomically,
+    write_figure,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,8 +87,7 @@ class RunFolder:
             config = _read_config(self.path)
             _check_same_settings(self.path, config["settings"], settings)
             config = {"settings": settings, "calls": [*config["calls"], call]}
-            with write_atomically(self.path / "config.json") as part:
-                part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            write_text(self.path / "config.json", json.dumps(config, indent=2) + "\n")
             for path in self.path.glob("*/.*.part"):
                 path.unlink(missing_ok=True)  # left by a process that was killed while writing
             self.load_results()
@@ -145,8 +151,7 @@ class RunFolder:
         with write_atomically(paths[1]) as part, part.open("wb") as file:
             np.savez_compressed(file, **predictions)
         result = {"bytes": {path.name: path.stat().st_size for path in paths}, **result}
-        with write_atomically(self.result_file(*task)) as part:
-            part.write_text(json.dumps(result) + "\n", encoding="utf-8")
+        write_text(self.result_file(*task), json.dumps(result) + "\n")
         self.state_file(*task).unlink(missing_ok=True)
 
     def save_diverged(
@@ -176,8 +181,7 @@ class RunFolder:
 
     def save_figure(self, name: str, figure: Figure) -> None:
         """Write `figures/<name>.png`."""
-        with write_atomically(self.path / "figures" / f"{name}.png") as part:
-            figure.savefig(part, format="png", dpi=150)
+        write_figure(self.path / "figures" / f"{name}.png", figure)
 
 
 def new_run(parent: Path, run_name: str | None) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
+    from common.data import Target
     from common.runs import Run
 
 TRACE_SECONDS = 4.0
@@ -138,27 +139,48 @@ def traces(run: Run, rows: Iterable[str], subject: str, colors: dict[str, str]) 
     saved = {row: np.load(run.folder.predictions_file(row, subject)) for row in rows}
     first = next(iter(saved.values()))
     part = _trace_part(first["stretch"], first["activity"], rate_hz)
-    breaks = np.flatnonzero(np.diff(first["stretch"][part])) + 1
-    time_s = np.insert(np.arange(part.stop - part.start) / rate_hz, breaks, np.nan)
-    figure = Figure(figsize=(10, 1.6 * len(targets) + 0.8))
-    all_axes = figure.subplots(len(targets), sharex=True)
-    for k, (axes, target) in enumerate(zip(all_axes, targets, strict=True)):
-        measured = np.insert(first["truth"][part, k], breaks, np.nan)
-        axes.plot(time_s, measured, color="black", linewidth=2.2, label=truth)
-        for row, arrays in saved.items():
-            predicted = np.insert(arrays["prediction"][part, k], breaks, np.nan)
-            axes.plot(time_s, predicted, color=colors[_kind(row)], linewidth=1.3, label=row)
-        for position in breaks:
-            axes.axvline(position / rate_hz, color="0.6", linewidth=0.8)
-        axes.set_ylabel(f"{target.name}\n({target.unit})", fontsize=8)
-    all_axes[-1].set_xlabel("time (s)")
+    curves = [(first["truth"][part], {"color": "black", "linewidth": 2.2, "label": truth})]
+    for row, arrays in saved.items():
+        style = {"color": colors[_kind(row)], "linewidth": 1.3, "label": row}
+        curves.append((arrays["prediction"][part], style))
+    figure = draw_over_time(targets, first["stretch"][part], rate_hz, curves)
+    figure.axes[-1].set_xlabel("time (s)")
     activity = first["activity"][part.start]
     figure.suptitle(
         f"{truth.capitalize()} and predicted, test subject {subject}"
         + (f", {activity}" if activity else "")
     )
-    handles, labels = all_axes[0].get_legend_handles_labels()
+    handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def draw_over_time(
+    targets: Sequence[Target],
+    stretch: np.ndarray,
+    rate_hz: int,
+    curves: Sequence[tuple[np.ndarray, dict[str, Any]]],
+) -> Figure:
+    """Draw curves of every target, one below the other, with a gap and a line between stretches.
+
+    Args:
+        targets: names and units.
+        stretch: `(samples,)` number of the stretch.
+        rate_hz: sampling rate.
+        curves: values `(samples, K)` and their style; a target without a value has no curve.
+    """
+    breaks = np.flatnonzero(np.diff(stretch)) + 1
+    time_s = np.insert(np.arange(len(stretch)) / rate_hz, breaks, np.nan)
+    figure = Figure(figsize=(10, 1.6 * len(targets) + 0.8))
+    for k, (axes, target) in enumerate(
+        zip(figure.subplots(len(targets), sharex=True), targets, strict=True)
+    ):
+        for values, style in curves:
+            if np.isfinite(values[:, k]).any():
+                axes.plot(time_s, np.insert(values[:, k], breaks, np.nan), **style)
+        for position in breaks:
+            axes.axvline(position / rate_hz, color="0.6", linewidth=0.8)
+        axes.set_ylabel(f"{target.name}\n({target.unit})", fontsize=8)
     return figure
 
 

@@ -281,12 +281,11 @@ class Run:
 
     def _worker_arguments(self) -> tuple[Path, argparse.Namespace, dict[str, Any]]:
         """Return script, flags and settings for a worker to open this run, with absolute paths."""
-        args = argparse.Namespace(**{**vars(self.args), "sample": False, "rows": self.rows})
+        args = argparse.Namespace(**vars(self.args))
+        args.sample, args.rows = False, self.rows
         args.data, args.output_dir = self.args.data.resolve(), self.folder.path.resolve().parents[1]
         args.run_name, args.device, args.scheduler = self.folder.path.name, str(self.device), None
-        args.rows = self.rows
-        script = Path(self.script.__file__).resolve()
-        return script, args, self.settings
+        return Path(self.script.__file__).resolve(), args, self.settings
 
     def _save_diverged(self, task: Task, error: DivergedError) -> None:
         """Save the best epoch before the divergence."""

@@ -91,12 +91,10 @@ class Progress:
         self.network, self.optimizer, self.epochs = network, optimizer, epochs
         self.device = next(network.parameters()).device
         self.shuffling = torch.Generator().manual_seed(seed)
-        self.bar = tqdm(desc=self.name, unit="step", leave=False, disable=self._bar_is_hidden())
+        hidden = None if self.show_bar else True  # None: hidden unless on a terminal
+        self.bar = tqdm(desc=self.name, unit="step", leave=False, disable=hidden)
         self._restore()
         self.saved_at = time.monotonic()
-
-    def _bar_is_hidden(self) -> bool | None:
-        return None if self.show_bar else True  # None: hidden unless on a terminal
 
     @property
     def epochs_since_best(self) -> int:

@@ -187,9 +187,7 @@ def test_appending_reads_what_the_scripts_read(
     script, path = reading.SCRIPTS[dataset], synthetic_files[dataset]
     recording = script.read(path)
     imus = torch.cat([recording.samples["acc"], recording.samples["gyr"]], dim=1).numpy()
-    with reading.h5py.File(path) as file:
-        tables = reading.TABLES[dataset](path, file)
-        names = reading.columns_of(dataset, tables[0])
+    names = reading.script_columns(script)
     columns = [names.index(name) for name in script.column_names(SensorSet(script.SENSORS))]
     appended = reading.append_all(dataset, path)[:, columns]
     np.testing.assert_array_equal(appended, imus)

@@ -17,7 +17,7 @@ from tests.files import write_random_a
 from tests.narrow import narrow_networks
 from tools.export_onnx import graph, runtime
 from tools.export_onnx.__main__ import main
-from tools.trained import Trained
+from tools.trained import Trained, channel_names
 
 SCRIPTS = {path.stem: load_script(path) for path in sorted(ROOT.glob("Dataset_*.py"))}
 ROWS = [(name, row.name) for name, script in SCRIPTS.items() for row in script.ROWS]
@@ -170,7 +170,7 @@ def test_channels_are_named_as_in_the_data() -> None:
         for row in script.ROWS:
             sensors, modalities = script.SENSOR_SETS[row.sensor_set]
             trained = Trained(torch.nn.Identity(), script, row, {})
-            names = graph.channel_names(trained)
+            names = channel_names(trained.script, trained.sensor_set)
             assert tuple(names) == modalities
             for modality, channels in names.items():
                 is_imu = modality in ("acc", "gyr")

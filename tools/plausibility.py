@@ -20,9 +20,7 @@ SENTINEL_GAP = 0.9  # all other values of the column are below this fraction of 
 
 
 def check_accelerometers(
-    sensors: Sequence[str],
-    acc: np.ndarray,
-    limits_m_s2: tuple[float, float] = RESTING_NORM_M_S2,
+    sensors: Sequence[str], acc: np.ndarray, limits_m_s2: tuple[float, float] = RESTING_NORM_M_S2
 ) -> Iterator[str]:
     """Yield a message for each accelerometer whose median norm is far from gravity.
 
@@ -71,17 +69,23 @@ def check_frozen(
     """
     frozen = []
     for i, sensor in enumerate(sensors):
-        channels = slice(3 * i, 3 * i + 3)
-        is_same = (acc[1:, channels] == acc[:-1, channels]).all(axis=1)
-        is_same &= (gyr[1:, channels] == gyr[:-1, channels]).all(axis=1)
-        edges = np.flatnonzero(np.diff(is_same, prepend=False, append=False))
-        starts, lengths = edges[::2], edges[1::2] - edges[::2] + 1
-        if len(lengths) and lengths.max() >= FROZEN_S * rate_hz:
-            longest = int(np.argmax(lengths))
-            seconds = lengths[longest] / rate_hz
-            frozen.append(f"{sensor} ({seconds:.3g} s from sample {starts[longest]})")
+        axes = slice(3 * i, 3 * i + 3)
+        start, length = longest_constant_run(np.hstack([acc[:, axes], gyr[:, axes]]))
+        if length >= FROZEN_S * rate_hz:
+            frozen.append(f"{sensor} ({length / rate_hz:.3g} s from sample {start})")
     if frozen:
         yield f"frozen IMU, all six channels constant: {', '.join(frozen)}"
+
+
+def longest_constant_run(values: np.ndarray) -> tuple[int, int]:
+    """Return the first sample and the length of the longest run of equal samples `(samples, C)`."""
+    is_same = (values[1:] == values[:-1]).all(axis=1)
+    edges = np.flatnonzero(np.diff(is_same, prepend=False, append=False))
+    starts, lengths = edges[::2], edges[1::2] - edges[::2] + 1
+    if not len(lengths):
+        return 0, 1
+    longest = int(np.argmax(lengths))
+    return int(starts[longest]), int(lengths[longest])
 
 
 def check_sentinels(names: Sequence[str], values: np.ndarray) -> Iterator[str]:

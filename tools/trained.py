@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import reprlib
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.data import SensorSet
+from common.data import Columns, SensorSet
 from common.files import InputError, load_checkpoint, shorten
 from common.runs import Row, Script, describe_network, find_row, load_script
 
+UNITS = {  # of the modalities of each dataset
+    "a": {"acc": "m/s²", "gyr": "rad/s", "emg": "1"},
+    "b": {"acc": "m/s²", "gyr": "deg/s", "video": "pixels / m"},
+}
 SCRIPTS = {path.stem: path for path in Path(__file__).parents[1].glob("Dataset_*.py")}
 
 
@@ -70,6 +76,31 @@ def load_trained(path: Path) -> Trained:
             "checkpoint written by this version"
         ) from error
     return Trained(network.eval().requires_grad_(False), script, row, description)
+
+
+def script_columns(script: Script) -> list[str]:
+    """Return all columns that a script reads."""
+    columns = _no_samples()
+    script.prepare(columns)
+    return list(columns.nan_counts)  # has an entry for every column that was looked up
+
+
+def count_channels(script: Script) -> dict[str, int]:
+    """Return the number of channels of every modality of the dataset, and of `"targets"`."""
+    return {name: values.shape[1] for name, values in script.prepare(_no_samples()).items()}
+
+
+def channel_names(script: Script, sensor_set: SensorSet) -> dict[str, list[str]]:
+    """Return the names of the channels of each modality of a sensor set, in order."""
+    columns = iter(script.column_names(sensor_set))
+    imu_channels = 3 * len(sensor_set.sensors)
+    names = {modality: list(islice(columns, imu_channels)) for modality in ("acc", "gyr")}
+    others = [name for name in columns if name != "body height"]  # only scales the video
+    return names | dict.fromkeys(sensor_set.modalities[2:], others)
+
+
+def _no_samples() -> Columns:
+    return Columns(Path(), "", {}, np.empty((0, 1)), fill_missing=True)
 
 
 def _entry(description: Mapping[str, Any], name: str) -> object:

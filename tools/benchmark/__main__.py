@@ -42,7 +42,7 @@ import torch
 from tqdm import tqdm
 
 from common.cli import ArgumentParser, positive_int, run_main
-from common.files import InputError, write_atomically
+from common.files import InputError, explain_write_errors, write_figure, write_text
 from common.training import choose_device, set_up
 from tools.benchmark import inference, reading, tables, training
 from tools.benchmark.training import Case
@@ -59,18 +59,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up(args.threads, faster=())
     results = _load_results(args)
     tasks = [(part, task) for part in args.parts for task in _tasks(part, args)]
-    try:
-        for part, task in tqdm(tasks, "benchmark", unit="task", disable=None):
-            for result in task():
-                others = [r for r in results[part] if _key(r) != _key(result)]
-                results[part] = [*others, result]
-                _write(args.out / "benchmark.json", json.dumps(results, indent=1) + "\n")
-    finally:
-        text = tables.markdown(results)
-        _write(args.out / "benchmark.md", text)
-        if results["inference"]:
-            with write_atomically(args.out / "latency.png") as part:
-                tables.latency_figure(results["inference"]).savefig(part, format="png", dpi=150)
+    with explain_write_errors(args.out, "--out"):
+        try:
+            for part, task in tqdm(tasks, "benchmark", unit="task", disable=None):
+                for result in task():
+                    others = [r for r in results[part] if _key(r) != _key(result)]
+                    results[part] = [*others, result]
+                    write_text(args.out / "benchmark.json", json.dumps(results, indent=1) + "\n")
+        finally:
+            text = tables.markdown(results)
+            write_text(args.out / "benchmark.md", text)
+            if results["inference"]:
+                figure = tables.latency_figure(results["inference"])
+                write_figure(args.out / "latency.png", figure)
     print(f"{text}\nResults: {args.out}")
     return 0
 
@@ -170,14 +171,6 @@ def _processor() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        with write_atomically(path) as part:
-            part.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot write ({error.strerror}); use another --out") from error
 
 
 def _parser() -> ArgumentParser:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 
 import h5py
@@ -15,18 +15,16 @@ import numpy as np
 
 import Dataset_A_Sensor_Distillation as script_a
 import Dataset_B_sensor_distillation as script_b
-from common.data import DATASET_A_ACTIVITIES, Table, dataset_a_tables, dataset_b_tables
+from common.data import DATASET_A_ACTIVITIES, dataset_a_tables, dataset_b_tables
 from synthetic_gait import write_file
 from tools.benchmark.memory import added_bytes
+from tools.trained import script_columns
 
 SCRIPTS = {"a": script_a, "b": script_b}
 TABLES = {"a": dataset_a_tables, "b": dataset_b_tables}
 SUBJECTS = 2  # the fewest that a script reads
 SAMPLES_A = (20_000, 640_000)  # two subjects of real size; appending them would take minutes
-TYPES_A = (
-    "float32",
-    "float64",
-)  # as tools.prepare_dataset_a writes, and as in the paper's file
+TYPES_A = ("float32", "float64")  # of tools.prepare_dataset_a, and of the paper's file
 STEPS_B = (500, 1000, 2000)  # per subject
 
 
@@ -37,7 +35,9 @@ def measure(dataset: str, repeats: int) -> Iterator[dict[str, Any]]:
         with large_file(dataset, size, stored) as path:
             result = _measure_file(dataset, path, repeats)
             if dataset == "b" or size == SAMPLES_A[0]:
-                result["appending_s"] = _seconds(lambda path=path: append_all(dataset, path))
+                result["appending_s"] = timeit(
+                    lambda path=path: append_all(dataset, path), number=1
+                )
                 result["appending_over_ours"] = result["appending_s"] / result["ours_s"]
                 result["appending_peak_bytes"] = added_bytes(append_all, dataset, path, 1)
             yield {"stored": stored, **result}
@@ -46,8 +46,8 @@ def measure(dataset: str, repeats: int) -> Iterator[dict[str, Any]]:
 def _measure_file(dataset: str, path: Path, repeats: int) -> dict[str, Any]:
     ours_s, h5py_s = [], []
     for _ in range(repeats + 1):
-        ours_s.append(_seconds(lambda: read(dataset, path)))
-        h5py_s.append(_seconds(lambda: _read_by_h5py(dataset, path)))
+        ours_s.append(timeit(lambda: read(dataset, path), number=1))
+        h5py_s.append(timeit(lambda: _read_by_h5py(dataset, path), number=1))
     ours, by_h5py = (float(np.median(times[1:])) for times in (ours_s, h5py_s))  # first: warm-up
     recording = SCRIPTS[dataset].read(path)
     return {
@@ -86,9 +86,9 @@ def append_all(dataset: str, path: Path, tables: int | None = None) -> np.ndarra
         `(samples, C)`, the columns that a script looks up.
     """
     with h5py.File(path) as file:
-        arrays = []
+        names, arrays = script_columns(SCRIPTS[dataset]), []
         for table in TABLES[dataset](path, file)[:tables]:
-            columns = [table.positions[name] for name in columns_of(dataset, table)]
+            columns = [table.positions[name] for name in names]
             values = np.empty((0, len(columns)), table.dataset.dtype)
             for part in table.dataset[()]:
                 step = np.atleast_2d(part)
@@ -96,13 +96,6 @@ def append_all(dataset: str, path: Path, tables: int | None = None) -> np.ndarra
                 values = np.append(values, step[: filled[-1] + 1, columns], axis=0)
             arrays.append(values)
         return np.concatenate(arrays)
-
-
-def columns_of(dataset: str, table: Table) -> list[str]:
-    """Return the names of the columns that a script looks up."""
-    columns = table.read(slice(1)).columns
-    SCRIPTS[dataset].prepare(columns)
-    return list(columns.nan_counts)
 
 
 @contextmanager
@@ -119,9 +112,3 @@ def large_file(dataset: str, size: int, stored: str) -> Iterator[Path]:
                 repeated = np.concatenate([values] * -(-each // len(values)))
                 file[table.dataset.name] = repeated[:each].astype(stored)
         yield path
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started

@@ -22,7 +22,12 @@ def markdown(results: dict[str, Any]) -> str:
     sections = ["# Benchmark", "; ".join(facts) + "."]
     for part, (title, columns) in TABLES.items():
         if found := results[part]:
-            lines = [_labels(result) | columns(result) for result in found]
+            lines = []
+            for result in found:
+                labels = {"dataset": result["dataset"]}
+                if "row" in result:
+                    labels |= {"row": f"`{result['row']}`", "device": result["device"]}
+                lines.append(labels | columns(result))
             table = tabulate(lines, "keys", "github", disable_numparse=True)
             sections += [f"## {title.format(**found[0])}", table]
     if not machine["gpu"]:
@@ -31,13 +36,6 @@ def markdown(results: dict[str, Any]) -> str:
             "command measures it too."
         )
     return "\n\n".join(sections) + "\n"
-
-
-def _labels(result: Result) -> dict[str, str]:
-    labels = {"dataset": result["dataset"]}
-    if "row" in result:
-        labels |= {"row": f"`{result['row']}`", "device": result["device"]}
-    return labels
 
 
 def _training(result: Result) -> dict[str, str]:

@@ -31,8 +31,8 @@ from common.runs import FailedTasksError, Row, Script, find_row, load_script, sc
 from common.training import FASTER, Criterion, Epoch, Loss, Progress, count_used_parameters
 from common.windows import Batch, Windows, precompute
 from synthetic_gait import write_file
-from tools.export_onnx.runtime import count_channels, random_windows
-from tools.trained import SCRIPTS
+from tools.export_onnx.runtime import random_windows
+from tools.trained import SCRIPTS, count_channels
 
 LONGEST_S = 60  # per row, once it has been repeated: the largest networks need minutes
 EPOCHS = 40  # over which the time of once-per-fold computations is spread

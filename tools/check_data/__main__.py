@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from common.cli import ArgumentParser, run_main
-from common.data import describe_ignored, open_hdf5
-from common.files import InputError
+from common.data import describe_ignored, number_stretches, open_hdf5
+from common.files import InputError, explain_write_errors
 from common.metrics import aligned_table
 from common.windows import PROTOCOLS, cut_stream, cut_stretches
 from tools.check_data.checks import check_orientation, check_subject, gravity_directions
@@ -45,7 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         directions = {}
         for subject, parts in data.subjects():
             amount = summary.add(subject, parts)
-            problems = [*check_subject(layout, parts), *_check_windows(layout, amount)]
+            problems = list(check_subject(layout, parts))
+            for protocol, count in amount.windows.items():
+                if count == 0:
+                    window = layout.script.WINDOW
+                    problems.append(
+                        f"no full window of {window} samples under --protocol {protocol}"
+                    )
             warnings += [f"subject {subject}: {problem}" for problem in problems]
             if amount.usable:
                 directions[subject] = gravity_directions(layout, parts)
@@ -60,12 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(summary.tables())
     if not data.has_trials:
         print("\nNo `trial_starts`: windows of --protocol strict stay within an activity.")
-    try:
+    with explain_write_errors(page, "--figure"):
         save_figure(page, strides, f"{args.file.name}, {title}")
-    except OSError as error:
-        raise InputError(
-            f"{page}: the figure cannot be written ({error.strerror}); choose another --figure"
-        ) from error
     print(f"\nFigure: {page}")
     print("".join(f"\nWARNING: {warning}" for warning in warnings) or "\nEverything is plausible.")
     return 1 if warnings else 0
@@ -97,41 +100,17 @@ class Amount(NamedTuple):
     windows: dict[str, int]
 
 
-class Range:
-    """Unit, share of NaN, smallest and largest value of a block."""
-
-    def __init__(self, unit: str) -> None:
-        self.unit = unit
-        self.count = self.nan_count = 0
-        self.low, self.high = np.inf, -np.inf
-
-    def add(self, values: np.ndarray) -> None:
-        """Count more values, of any shape."""
-        self.count += values.size
-        self.nan_count += int(np.isnan(values).sum())
-        if values.size:
-            self.low = float(np.fmin(self.low, np.fmin.reduce(values, axis=None)))
-            self.high = float(np.fmax(self.high, np.fmax.reduce(values, axis=None)))
-
-    def limits(self) -> list[str]:
-        """Return the smallest and the largest value for the screen, dashes if there is none."""
-        if self.nan_count == self.count:
-            return ["-", "-"]
-        return [f"{limit + 0.0:.4g}" for limit in (self.low, self.high)]  # + 0.0: never -0
-
-
 class Summary:
     """Amounts of data and ranges of values, added up subject by subject.
 
     Attributes:
         amounts: subject -> amount of data.
-        ranges: block -> range of its values.
     """
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.amounts: dict[str, Amount] = {}
-        self.ranges: dict[str, Range] = {}
+        self._ranges: list[tuple[str, int, int, float, float]] = []
 
     def add(self, subject: str, parts: Sequence[Part]) -> Amount:
         """Add a subject and return its amount of data."""
@@ -148,7 +127,8 @@ class Summary:
         return self.amounts[subject]
 
     def _add_values(self, name: str, unit: str, values: np.ndarray) -> None:
-        self.ranges.setdefault(name, Range(unit)).add(values)
+        low, high = (e.reduce(values, axis=None, initial=np.nan) for e in (np.fmin, np.fmax))
+        self._ranges.append((f"{name} ({unit})", values.size, np.isnan(values).sum(), low, high))
 
     def tables(self) -> str:
         """Return the two tables for the screen."""
@@ -169,13 +149,14 @@ class Summary:
             for name, amount in {**self.amounts, "all": total}.items()
         ]
         headers = ["subject", "minutes", "usable", *(f"windows, {p}" for p in PROTOCOLS)]
+        ranges = pd.DataFrame(self._ranges, columns=["block", "count", "nan", "low", "high"])
+        ranges = ranges.groupby("block", sort=False).agg(
+            {"count": "sum", "nan": "sum", "low": "min", "high": "max"}
+        )
         blocks = [
-            [
-                f"{name} ({values.unit})",
-                f"{100.0 * values.nan_count / max(values.count, 1):.2f}",
-                *values.limits(),
-            ]
-            for name, values in self.ranges.items()
+            [block, f"{100.0 * nan / max(count, 1):.2f}"]
+            + ["-" if np.isnan(limit) else f"{limit + 0.0:.4g}" for limit in limits]  # never -0
+            for block, count, nan, *limits in ranges.itertuples()
         ]
         tables = (
             aligned_table(headers, subjects),
@@ -186,28 +167,17 @@ class Summary:
 
 def _count(parts: Sequence[Part], window: int) -> Amount:
     """Count the samples of a subject and the windows that they give without other subjects."""
-    stretches, last = [np.empty(0, int)], 0
+    stretch = np.empty(0, int)
     for part in parts:
-        kept = np.flatnonzero(part.is_usable)
-        if len(kept):
-            starts = (np.diff(kept) != 1) | (np.diff(part.trial[kept]) != 0)
-            stretches.append(last + 1 + np.append(0, np.cumsum(starts)))
-            last = int(stretches[-1][-1])
-    stretch = np.concatenate(stretches)
+        first = stretch.max(initial=-1) + 1
+        numbers = number_stretches(part.is_usable, part.trial, first)
+        stretch = np.append(stretch, numbers[part.is_usable])
     samples = np.arange(len(stretch))
     windows = {
         "paper": len(cut_stream(samples, window)[0]) if len(samples) >= window else 0,
         "strict": len(cut_stretches(samples, stretch, window)[0]),
     }
     return Amount(sum(len(part.trial) for part in parts), len(samples), windows)
-
-
-def _check_windows(layout: Layout, amount: Amount) -> list[str]:
-    return [
-        f"no full window of {layout.script.WINDOW} samples under --protocol {protocol}"
-        for protocol, count in amount.windows.items()
-        if count == 0
-    ]
 
 
 if __name__ == "__main__":

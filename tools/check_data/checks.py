@@ -17,6 +17,7 @@ from tools.plausibility import (
     check_sentinels,
     percentile,
 )
+from tools.trained import script_columns
 
 # Of a loaded foot; 0.85 to 0.95 in level walking, with double support.
 MEDIAN_LOAD_BW = (0.6, 1.2)
@@ -35,7 +36,7 @@ def check_subject(layout: Layout, parts: Sequence[Part]) -> Iterator[str]:
         yield "no samples"
         return
     sensors, rate_hz = layout.script.SENSORS, layout.script.RATE_HZ
-    used_columns = parts[0].used_columns
+    used_columns = script_columns(layout.script)
     yield from check_sentinels(used_columns, _stack(parts, used_columns))
     yield from _check_channels(layout, samples)
     yield from check_accelerometers(sensors, samples["acc"])
@@ -51,7 +52,9 @@ def check_subject(layout: Layout, parts: Sequence[Part]) -> Iterator[str]:
     if "emg" in samples:
         yield from _check_envelopes(samples["emg"])
     if "video" in samples:
-        yield from _check_height(_stack(parts, ["body height"]))
+        height_m = np.fmax.reduce(_stack(parts, ["body height"]), axis=None)
+        if height_m > TALLEST_M:
+            yield f"body height: {height_m:g} m; in cm?"
         yield from _check_joints(parts)
 
 
@@ -151,12 +154,6 @@ def _check_envelopes(emg: np.ndarray) -> Iterator[str]:
         yield (
             f"EMG: from {low:.3g} to {high:.3g}; an envelope divided by its maximum is from 0 to 1"
         )
-
-
-def _check_height(height_m: np.ndarray) -> Iterator[str]:
-    largest = float(np.fmax.reduce(height_m, axis=None))
-    if largest > TALLEST_M:
-        yield f"body height: {largest:g} m; in cm?"
 
 
 def _check_joints(parts: Sequence[Part]) -> Iterator[str]:

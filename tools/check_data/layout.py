@@ -25,6 +25,7 @@ from common.data import (
     ignored_members,
 )
 from common.files import InputError
+from tools.trained import UNITS, channel_names
 
 LOADED_BW = 0.05  # vertical force from which a foot is on the ground
 
@@ -57,19 +58,11 @@ class Layout(NamedTuple):
     others: dict[str, tuple[str, list[str]]]
 
 
-def _channels(script: ModuleType, sensor_set: str) -> dict[str, list[str]]:
-    sensors, modalities = script.SENSOR_SETS[sensor_set]
-    names = [n for n in script.column_names(script.SENSOR_SETS[sensor_set]) if n != "body height"]
-    count = 3 * len(sensors)
-    parts = (names[:count], names[count : 2 * count], names[2 * count :])
-    return dict(zip(modalities, parts, strict=True))
-
-
 LAYOUTS = {
     "a": Layout(
         script=script_a,
-        channels=_channels(script_a, "all_imus_emg"),
-        units={"acc": "m/s²", "gyr": "rad/s", "emg": "1"},
+        channels=channel_names(script_a, script_a.SENSOR_SETS["all_imus_emg"]),
+        units=UNITS["a"],
         forces=[4, 5, 6],
         vertical=5,
         moment_range=(0.005, 0.5),
@@ -88,8 +81,8 @@ LAYOUTS = {
     ),
     "b": Layout(
         script=script_b,
-        channels=_channels(script_b, "all_imus_video"),
-        units={"acc": "m/s²", "gyr": "deg/s", "video": "pixels / m"},
+        channels=channel_names(script_b, script_b.SENSOR_SETS["all_imus_video"]),
+        units=UNITS["b"],
         forces=[2, 3, 4],
         vertical=3,
         moment_range=(0.3, 30.0),
@@ -108,19 +101,15 @@ class Part(NamedTuple):
         activity: name of the activity; empty in Dataset B.
         table: the HDF5 dataset, open as long as its file.
         columns: its samples, by column name.
-        used_columns: names of the columns that the scripts read.
         trial: `(samples,)` number of the trial or step.
         samples: modality, or `"targets"`, -> `(samples, C)`, with NaN.
-        has_contact: `(samples,)` whether the right foot is on its plate (B); None in A.
     """
 
     activity: str
     table: h5py.Dataset
     columns: Columns
-    used_columns: list[str]
     trial: np.ndarray
     samples: dict[str, np.ndarray]
-    has_contact: np.ndarray | None
 
     @property
     def is_usable(self) -> np.ndarray:
@@ -169,6 +158,4 @@ class DataFile:
         columns, trial = table.read()
         with np.errstate(divide="ignore", invalid="ignore"):
             samples = self.layout.script.prepare(columns)
-        used = list(columns.nan_counts)
-        has_contact = columns["force_phase"][:, 0] > 0 if self.dataset == "b" else None
-        return Part(table.activity, table.dataset, columns, used, trial, samples, has_contact)
+        return Part(table.activity, table.dataset, columns, trial, samples)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from common.files import write_atomically
+from common.files import write_figure
 from common.plots import figure_style
 from tools.check_data.layout import LOADED_BW, Layout, Part
 
@@ -42,10 +42,9 @@ class Strides:
             stride = targets[start:stop]
             if not np.isfinite(stride).all():
                 continue
-            position = fraction * (len(stride) - 1)
-            before = np.minimum(position.astype(int), len(stride) - 2)
-            weight = (position - before)[:, None]
-            curve = (1.0 - weight) * stride[before] + weight * stride[before + 1]
+            samples = np.arange(len(stride))
+            position = fraction * samples[-1]
+            curve = np.column_stack([np.interp(position, samples, k) for k in stride.T])
             self.counts[activity] += 1
             self._sums[activity] += np.stack([curve, curve**2])
 
@@ -60,8 +59,9 @@ class Strides:
         A stride (A) lasts from one contact of the right foot to the next in the same trial, a
         stance (B) as long as `force_phase` is positive.
         """
-        if part.has_contact is not None:
-            edges = np.diff(part.has_contact.astype(int), prepend=0, append=0)
+        if self.layout.script.DATASET == "b":
+            has_contact = part.columns["force_phase"][:, 0] > 0  # of the right foot
+            edges = np.diff(has_contact.astype(int), prepend=0, append=0)
             yield from zip(np.flatnonzero(edges > 0), np.flatnonzero(edges < 0), strict=True)
             return
         vertical = part.samples["targets"][:, self.layout.vertical]
@@ -77,8 +77,8 @@ class Strides:
 
 def save_figure(path: Path, strides: Strides, title: str) -> None:
     """Write a page with the average stride of every target (rows) and activity (columns)."""
-    with figure_style(), write_atomically(path) as part:
-        _draw(strides, title).savefig(part, format=path.suffix[1:], dpi=110)
+    with figure_style():
+        write_figure(path, _draw(strides, title), dpi=110)
 
 
 def _draw(strides: Strides, title: str) -> Figure:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.cli import ArgumentParser, run_main
-from common.files import InputError, write_atomically
+from common.files import InputError, explain_write_errors, write_atomically
 from tools.export_onnx import graph, runtime
 from tools.trained import load_trained
 
@@ -40,16 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             trained.script, args.data, max(runtime.BATCH_SIZES)
         )
     print(f"Exporting {trained.row.name} ({trained.description['model']}) ...", flush=True)
-    try:
-        with write_atomically(args.out) as part:
-            graph.write(trained, part)
-            for kind, batch in windows.items():
-                difference = runtime.check_difference(trained, part, batch, kind)
-                print(f"  {kind} windows: largest difference from PyTorch {difference:.1e}")
-    except OSError as error:
-        raise InputError(
-            f"{args.out}: cannot be written ({error.strerror}); use another --out"
-        ) from error
+    with explain_write_errors(args.out, "--out"), write_atomically(args.out) as part:
+        graph.write(trained, part)
+        for kind, batch in windows.items():
+            difference = runtime.check_difference(trained, part, batch, kind)
+            print(f"  {kind} windows: largest difference from PyTorch {difference:.1e}")
     print(f"ONNX: {args.out}, {args.out.stat().st_size / 1e6:.1f} MB")
     return 0
 

@@ -7,22 +7,20 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from tools.trained import Trained
+from tools.trained import UNITS, Trained, channel_names
 
 if TYPE_CHECKING:
     import onnx_ir
 
 OUTPUT = "targets"
-GYROSCOPE_UNITS = {"a": "rad/s", "b": "deg/s"}
 LARGEST_BATCH = 2**16  # windows; the exporter requires a bound, but the graph accepts more
 SINGLE_CHUNK = 2**31  # time steps, more than a batch has
 
@@ -41,29 +39,6 @@ def write(trained: Trained, path: Path) -> None:
     program = _export(trained)
     _describe(program.model, trained)
     program.save(path, external_data=False)
-
-
-def channel_names(trained: Trained) -> dict[str, list[str]]:
-    """Return the names of the channels of each modality that the network reads, in order."""
-    sensors, modalities = trained.sensor_set
-    columns = iter(trained.script.column_names(trained.sensor_set))
-    imu_channels = 3 * len(sensors)
-    names = {modality: list(islice(columns, imu_channels)) for modality in ("acc", "gyr")}
-    others = [name for name in columns if name != "body height"]  # only scales the video
-    return names | dict.fromkeys(modalities[2:], others)
-
-
-def split_by_modality(trained: Trained, windows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the channels that the network reads, `(B, T, C)` per modality.
-
-    Args:
-        trained: the network; it may take the modalities side by side in one tensor.
-        windows: all channels of the dataset, `(B, T, C)` per modality.
-    """
-    names = channel_names(trained)
-    joined = torch.cat(trained.inputs(windows), dim=-1)
-    parts = joined.split([len(channels) for channels in names.values()], dim=-1)
-    return dict(zip(names, parts, strict=True))
 
 
 class NetworkOfModalities(nn.Module):
@@ -149,7 +124,7 @@ class RecurrentNode(nn.Module):
 
 
 def _export(trained: Trained) -> torch.onnx.ONNXProgram:
-    names = channel_names(trained)
+    names = channel_names(trained.script, trained.sensor_set)
     # Two windows, because the exporter would treat a batch of one as a constant.
     windows = tuple(torch.zeros(2, trained.script.WINDOW, len(c)) for c in names.values())
     batch = tuple({0: torch.export.Dim("batch", max=LARGEST_BATCH)} for _ in windows)
@@ -171,9 +146,8 @@ def _export(trained: Trained) -> torch.onnx.ONNXProgram:
 
 def _describe(model: onnx_ir.Model, trained: Trained) -> None:
     """Describe inputs and outputs in their documentation and in the metadata of the file."""
-    script, names = trained.script, channel_names(trained)
-    gyroscope_unit = GYROSCOPE_UNITS[script.DATASET]
-    units = {"acc": "m/s²", "gyr": gyroscope_unit, "emg": "1", "video": "pixels / m"}
+    script = trained.script
+    names, units = channel_names(script, trained.sensor_set), UNITS[script.DATASET]
     for node in model.graph:
         node.metadata_props.clear()  # the exporter notes paths of this machine
     for value, (modality, channels) in zip(model.graph.inputs, names.items(), strict=True):

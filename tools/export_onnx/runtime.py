@@ -10,12 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data import Columns
 from common.files import InputError
 from common.runs import Script
 from common.windows import cut_windows
-from tools.export_onnx.graph import split_by_modality
-from tools.trained import Trained
+from tools.trained import Trained, channel_names, count_channels
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -52,12 +50,6 @@ def random_windows(script: Script, count: int) -> dict[str, Tensor]:
     return windows
 
 
-def count_channels(script: Script) -> dict[str, int]:
-    """Return the number of channels of every modality of the dataset, and of `"targets"`."""
-    no_samples = Columns(Path(), "", {}, np.empty((0, 1)), fill_missing=True)
-    return {name: values.shape[1] for name, values in script.prepare(no_samples).items()}
-
-
 def recorded_windows(script: Script, path: Path, count: int) -> dict[str, Tensor]:
     """Return at most `count` windows, spread evenly over a file, `(windows, T, C)` per modality.
 
@@ -87,7 +79,10 @@ def open_session(path: Path, threads: int = 1) -> InferenceSession:
 
 def session_inputs(trained: Trained, windows: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """Return the inputs of an exported network, from windows of all modalities."""
-    return {name: values.numpy() for name, values in split_by_modality(trained, windows).items()}
+    names = channel_names(trained.script, trained.sensor_set)
+    joined = torch.cat(trained.inputs(windows), dim=-1)  # a network may read them side by side
+    parts = joined.split([len(channels) for channels in names.values()], dim=-1)
+    return {name: values.numpy() for name, values in zip(names, parts, strict=True)}
 
 
 def difference(trained: Trained, session: InferenceSession, windows: dict[str, Tensor]) -> float:

@@ -38,7 +38,7 @@ import h5py
 import torch
 
 from common import training
-from common.cli import ArgumentParser, positive_float, positive_int, run_main
+from common.cli import ArgumentParser, add_device, positive_float, positive_int, run_main
 from common.data import DATASET_A_ACTIVITIES
 from common.files import InputError
 from tools.predict import output
@@ -190,11 +190,7 @@ def _parser() -> ArgumentParser:
         help="gaps in a CSV are interpolated up to this length, or two sampling intervals if that "
         "is longer; a longer gap splits the recording (default: 0.03)",
     )
-    add(
-        "--device",
-        default="auto",
-        help="auto (CUDA if available, else the CPU), cuda, cuda:N or cpu (default: auto)",
-    )
+    add_device(parser)
     return parser
 
 

@@ -1,7 +1,7 @@
 """A recording from a text file with named columns and a time column, at any sampling rate.
 
-Encoding, delimiter, decimal comma, lines above the names, a line of units below them and date-times
-are recognized.
+Encoding, delimiter, decimal commas, lines above the names, a line of units below them and
+date-times are recognized.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,10 +33,9 @@ from tools.predict.recording import (
     Units,
     columns_to_read,
     input_columns,
-    script_columns,
 )
 from tools.signals import anti_alias, interpolate
-from tools.trained import Trained
+from tools.trained import Trained, script_columns
 
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 SLOWEST, FASTEST = 0.1, 500.0  # times the network's rate; beyond, the unit of time must be wrong
@@ -45,16 +45,10 @@ LONGEST_GAP = 2.0  # sampling intervals: a shorter one is never a gap, however s
 ROUNDING = 1e-6  # of a sampling interval, in the last time of a grid
 TIME_DIGITS = 6  # of the times in the output, in s
 
-HEAD_BYTES = 2**17  # in which the layout of the file is recognized; the longest cell of `csv`
+HEAD_BYTES = 2**17  # from which the format of the file is recognized; the longest cell of `csv`
 HEAD_LINES = 100
 DELIMITERS = ",;\t|"
 COMMENTS = ("//", "#", "%", "sep=")
-BOMS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.IGNORECASE)
 UNIT_SPELLINGS = {  # in a line of units, after `_unit`
     **dict.fromkeys(("m/s2", "m/s/s", "ms-2", "mps2"), "m/s2"),
     **dict.fromkeys(("g", "gn", "g0"), "g"),
@@ -94,21 +88,21 @@ class Source(NamedTuple):
     sign: float = 1.0
 
 
-class Layout(NamedTuple):
-    """How a file is written.
+class TextFile(NamedTuple):
+    """A text file and its format.
 
     Attributes:
+        path: the file.
         encoding: its encoding.
         delimiter: the character between columns.
-        decimal: `.` or `,`.
         names: the column names.
         names_line: number of lines above the names.
         units: column name -> unit as written; empty without a line of units.
     """
 
+    path: Path
     encoding: str
     delimiter: str
-    decimal: str
     names: list[str]
     names_line: int
     units: dict[str, str]
@@ -141,20 +135,25 @@ def read_csv(
     """
     rate_hz = trained.script.RATE_HZ
     sources = {name: Source(name) for name in script_columns(trained.script)} | dict(mapping)
-    layout = _detect_layout(path, [clock.column], [source.name for source in sources.values()])
+    file = _open(path, [clock.column], [source.name for source in sources.values()])
     inputs = input_columns(trained)
-    _check_names(path, layout, {name: sources[name] for name in inputs})
-    present = [name for name, source in sources.items() if source.name in layout.names]
+    _check_names(file, {name: sources[name] for name in inputs})
+    present = [name for name, source in sources.items() if source.name in file.names]
     read = columns_to_read(path, trained, present)
-    if clock.column not in layout.names:
+    if clock.column not in file.names:
         raise InputError(
             f"{path}: no time column {clock.column}; name it by --time-column, one of "
-            f"{shorten(', '.join(layout.names))}"
+            f"{shorten(', '.join(file.names))}"
         )
-    units = _resolve_units(path, layout, trained, sources, units)
-    table = _read_table(path, layout, [clock.column, *(sources[name].name for name in read)])
-    all_s, start_s = _read_time(path, layout, clock, table[clock.column])
-    numbers = {name: _numbers(path, layout, table[sources[name].name]) for name in read}
+    count = 3 * len(trained.sensor_set.sensors)
+    own = [sources[name].name for name in inputs]
+    units = Units(
+        _unit(file, "--acc-unit", ACC_UNITS, units.acc, own[:count]),
+        _unit(file, "--gyr-unit", GYR_UNITS, units.gyr, own[count : 2 * count]),
+    )
+    table = _read_table(file, [clock.column, *(sources[name].name for name in read)])
+    all_s, start_s = _read_time(file, clock, table[clock.column])
+    numbers = {name: _numbers(file, table[sources[name].name]) for name in read}
     values = np.column_stack([sources[name].sign * numbers[name] for name in read])
     is_complete = np.isfinite(values[:, : len(inputs)]).all(axis=1)
     values, time_s = values[is_complete], all_s[is_complete]
@@ -165,9 +164,11 @@ def read_csv(
             f"supply {shorten(', '.join(empty)) if empty else 'a longer recording'}"
         )
     stretches = split_at_gaps(time_s, clock.max_gap_s)
-    own_hz = sampling_rate(time_s, stretches)
-    _check_rate(path, own_hz, rate_hz)
-    _report_rate(own_hz, rate_hz, time_s, len(stretches))
+    parts = [time_s[part] for part in stretches] or [time_s]
+    own_hz = sum(len(part) - 1 for part in parts) / sum(np.ptp(part) for part in parts)
+    _check_rate(path, own_hz, rate_hz, time_s)
+    if len(stretches) > 1:
+        print(f"NOTICE: gaps split the recording into {len(stretches)} stretches; see --max-gap")
     positions = {name: i for i, name in enumerate(read)}
     pieces = []
     for number, part in enumerate(stretches):
@@ -223,17 +224,16 @@ def _read_mapping(path: Path) -> list[tuple[str, str]]:
             f"--columns {path}: no such file; give a CSV with the columns yours,ours, or pairs "
             "such as foot_Accel_X=-Acc_Y"
         )
-    layout = _detect_layout(path, ["yours", "ours"])
-    if not {"yours", "ours"} <= set(layout.names):
+    file = _open(path, ["yours", "ours"])
+    if not {"yours", "ours"} <= set(file.names):
         raise InputError(f"--columns {path}: its first line must be yours,ours")
-    options = {"dtype": str, "keep_default_na": False}
-    table = _read_table(path, layout, ["ours", "yours"], **options)
+    table = _read_table(file, ["ours", "yours"], dtype=str, keep_default_na=False)
     return list(zip(table["ours"], table["yours"], strict=True))
 
 
-def _check_names(path: Path, layout: Layout, sources: Mapping[str, Source]) -> None:
+def _check_names(file: TextFile, sources: Mapping[str, Source]) -> None:
     """Check that the file has the columns of the inputs; print a template of a mapping if not."""
-    missing = [ours for ours, source in sources.items() if source.name not in layout.names]
+    missing = [ours for ours, source in sources.items() if source.name not in file.names]
     if not missing:
         return
     print(
@@ -249,8 +249,8 @@ def _check_names(path: Path, layout: Layout, sources: Mapping[str, Source]) -> N
         for ours in missing
     )
     raise InputError(
-        f"{path}: no column {shorten(names, 500)}, which the network reads; name yours by "
-        f"--columns, among {shorten(', '.join(filter(None, layout.names)), 500)}; or use the "
+        f"{file.path}: no column {shorten(names, 500)}, which the network reads; name yours by "
+        f"--columns, among {shorten(', '.join(filter(None, file.names)), 500)}; or use the "
         "checkpoint of a smaller sensor set"
     )
 
@@ -258,58 +258,37 @@ def _check_names(path: Path, layout: Layout, sources: Mapping[str, Source]) -> N
 # Units --------------------------------------------------------------------------------------------
 
 
-def _unit(text: str) -> str | None:
-    """Return the unit as the flags name it, None if it is unknown."""
-    return UNIT_SPELLINGS.get(text.translate(PLAIN_LETTERS).casefold())
-
-
-def _resolve_units(
-    path: Path, layout: Layout, trained: Trained, sources: Mapping[str, Source], given: Units
-) -> Units:
-    """Return the units that the user has given or else the file states.
+def _unit(
+    file: TextFile, flag: str, known: Iterable[str], given: str | None, columns: Sequence[str]
+) -> str | None:
+    """Return the common unit of columns, which the user has given or else the file states.
 
     Raises:
-        InputError: They contradict each other, or a unit is unknown.
+        InputError: The units contradict each other, or one is unknown.
     """
-    count = 3 * len(trained.sensor_set.sensors)
-    inputs = input_columns(trained)
-    resolved = []
-    for flag, unit, names, known in (
-        ("--acc-unit", given.acc, inputs[:count], ACC_UNITS),
-        ("--gyr-unit", given.gyr, inputs[count : 2 * count], GYR_UNITS),
-    ):
-        for column in (sources[name].name for name in names):
-            stated = layout.units.get(column, "")
-            if not stated:
-                continue
-            if _unit(stated) not in known:
-                raise InputError(
-                    f"{path}: {column}: unit {shorten(stated, 40)}, but {flag} knows "
-                    f"{' and '.join(known)}; convert the values and correct the unit"
-                )
-            if unit not in (None, _unit(stated)):
-                source = f"{flag} {unit}" if unit in (given.acc, given.gyr) else unit
-                raise InputError(
-                    f"{path}: {column}: unit {shorten(stated, 40)}, which contradicts {source}; "
-                    f"leave out {flag}, or correct the line of units"
-                )
-            unit = _unit(stated)
-        resolved.append(unit)
-    return Units(*resolved)
+    units = {given}
+    for column in columns:
+        stated = file.units.get(column)
+        if not stated:
+            continue
+        place = f"{file.path}: {column}: unit {shorten(stated, 40)}"
+        unit = UNIT_SPELLINGS.get(stated.translate(PLAIN_LETTERS).casefold())
+        if unit not in known:
+            raise InputError(
+                f"{place}, but {flag} knows {', '.join(known)}; convert the values and correct the "
+                "unit"
+            )
+        if units - {None, unit}:
+            other = f"{flag} {given}" if given else "that of another column"
+            raise InputError(
+                f"{place}, which contradicts {other}; leave out {flag}, or correct the line of "
+                "units"
+            )
+        units = {unit}
+    return units.pop()
 
 
 # Time ---------------------------------------------------------------------------------------------
-
-
-def sampling_rate(time_s: np.ndarray, stretches: Sequence[slice]) -> float:
-    """Return the sampling rate in Hz: samples over time, within the stretches.
-
-    Args:
-        time_s: increasing times `(n,)` in s.
-        stretches: the stretches without a gap.
-    """
-    parts = [time_s[part] for part in stretches] or [time_s]
-    return sum(len(part) - 1 for part in parts) / sum(part[-1] - part[0] for part in parts)
 
 
 def split_at_gaps(time_s: np.ndarray, max_gap_s: float) -> list[slice]:
@@ -350,80 +329,63 @@ def resample(
     return new_time_s, CubicSpline(time_s, values)(new_time_s)
 
 
-def _read_time(
-    path: Path, layout: Layout, clock: Clock, column: pd.Series
-) -> tuple[np.ndarray, float]:
+def _read_time(file: TextFile, clock: Clock, column: pd.Series) -> tuple[np.ndarray, float]:
     """Return the times in s from the first line on, and the time of the first line in s.
 
     The difference is taken first: float64 does not hold microseconds of the seconds since 1970.
     The first line of date-times has the time 0.
     """
-    place = f"{path}: {clock.column}"
-    is_number = pd.api.types.is_numeric_dtype(column) or _is_number(column.iloc[0], layout)
-    if is_number:
-        ticks = _numbers(path, layout, column)
-        stated = layout.units.get(clock.column, "")
-        unit = _unit(stated) if stated else clock.unit or "s"
-        if unit not in SECONDS:
-            raise InputError(
-                f"{place}: unit {shorten(stated, 40)}, but --time-unit knows "
-                f"{', '.join(SECONDS)}; convert the times and correct the unit"
-            )
-        if clock.unit not in (None, unit):
-            raise InputError(
-                f"{place}: unit {shorten(stated, 40)}, which contradicts --time-unit {clock.unit}; "
-                "leave out the flag, or correct the line of units"
-            )
+    place = f"{file.path}: {clock.column}"
+    if pd.api.types.is_numeric_dtype(column) or _is_number(column.iloc[0], file.delimiter):
+        ticks = _numbers(file, column)
+        unit = _unit(file, "--time-unit", SECONDS, clock.unit, [clock.column]) or "s"
         time_s, start_s = (ticks - ticks[0]) * SECONDS[unit], ticks[0] * SECONDS[unit]
     elif clock.unit:
         raise InputError(f"{place}: dates or times of day, not numbers; leave out --time-unit")
     else:
-        times = _date_times(place, layout, column)
+        times = _date_times(file, column)
         time_s, start_s = (times - times.iloc[0]).dt.total_seconds().to_numpy(), 0.0
         print(f"Time 0 is {shorten(column.iloc[0])}")
-    _check_increasing(place, layout, time_s)
-    return time_s, float(start_s)
-
-
-def _date_times(place: str, layout: Layout, column: pd.Series) -> pd.Series:
-    """Return dates with times, or times of day."""
-    text = column.astype(str).str.strip()
-    if layout.decimal == ",":
-        text = text.str.replace(",", ".")
-    times = pd.to_timedelta(text, errors="coerce")
-    if times.isna().any():
-        for layout_of_dates in ("ISO8601", "mixed"):
-            times = pd.to_datetime(text, errors="coerce", format=layout_of_dates, utc=True)
-            if not times.isna().any():
-                break
-    if times.isna().any():
-        line = int(np.argmax(times.isna()))
-        raise InputError(
-            f"{place}, line {line + layout.first_line} below the names: {shorten(text[line])} is "
-            "neither a number nor a date or time; correct it, or choose another --time-column"
-        )
-    return times
-
-
-def _check_increasing(place: str, layout: Layout, time_s: np.ndarray) -> None:
-    is_wrong = ~(np.diff(time_s) > 0)  # true for NaN, too
-    if is_wrong.any() or np.isnan(time_s).any():
-        line = layout.first_line + (int(np.argmax(is_wrong)) + 1 if is_wrong.any() else 0)
+    is_wrong = ~(np.diff(time_s, prepend=-np.inf) > 0)  # true for NaN, too
+    if is_wrong.any():
+        line = file.first_line + int(np.argmax(is_wrong))
         raise InputError(
             f"{place}, line {line} below the names: the time does not increase there; sort the "
             "lines, drop repeated ones and give every line a time, or split the file"
         )
+    return time_s, float(start_s)
 
 
-def _check_rate(path: Path, own_hz: float, rate_hz: float) -> None:
+def _date_times(file: TextFile, column: pd.Series) -> pd.Series:
+    """Return dates with times, or times of day."""
+    text = _decimal_points(file.delimiter, column)
+    for parse in (
+        pd.to_timedelta,
+        partial(pd.to_datetime, format="ISO8601", utc=True),
+        partial(pd.to_datetime, format="mixed", utc=True),
+    ):
+        times = parse(text, errors="coerce")
+        if not times.isna().any():
+            return times
+    line = int(np.argmax(times.isna()))
+    raise InputError(
+        f"{file.path}: {column.name}, line {line + file.first_line} below the names: "
+        f"{shorten(text[line])} is neither a number nor a date or time; correct it, or choose "
+        "another --time-column"
+    )
+
+
+def _check_rate(path: Path, own_hz: float, rate_hz: float, time_s: np.ndarray) -> None:
+    """Check the sampling rate and print it.
+
+    Raises:
+        InputError: It is far too low or too high.
+    """
     if not SLOWEST * rate_hz <= own_hz <= FASTEST * rate_hz:
         raise InputError(
             f"{path}: {own_hz:.3g} samples per second, but the network reads {rate_hz:g}; check "
             "--time-unit and --time-column, or record at a higher rate"
         )
-
-
-def _report_rate(own_hz: float, rate_hz: float, time_s: np.ndarray, stretches: int) -> None:
     text = f"Recorded at {own_hz:.4g} Hz, resampled to the network's {rate_hz:g} Hz"
     if own_hz < 0.98 * rate_hz:
         text += f"; it lacks the frequencies above {own_hz / 2:.3g} Hz that the network has seen"
@@ -435,15 +397,13 @@ def _report_rate(own_hz: float, rate_hz: float, time_s: np.ndarray, stretches: i
             "or some are lost. The times are used as they are; if they are times of arrival, "
             "replace them with times of measurement."
         )
-    if stretches > 1:
-        print(f"NOTICE: gaps split the recording into {stretches} stretches; see --max-gap")
 
 
 # Text ---------------------------------------------------------------------------------------------
 
 
-def _detect_layout(path: Path, wanted: Sequence[str], measured: Sequence[str] = ()) -> Layout:
-    """Recognize how a file is written, from its first lines.
+def _open(path: Path, wanted: Sequence[str], measured: Sequence[str] = ()) -> TextFile:
+    """Recognize the format of a file from its first lines.
 
     The names are in the line with most of the wanted names; if there is none, in the first line
     with several cells.
@@ -480,15 +440,12 @@ def _detect_layout(path: Path, wanted: Sequence[str], measured: Sequence[str] = 
     repeated = [name for name, count in Counter(names).items() if count > 1 and name]
     if repeated:
         raise InputError(f"{path}: two columns are named {shorten(repeated[0])}; rename one")
-    below = list(csv.reader(lines[line + 1 :], delimiter=delimiter))
-    cells = [[cell.strip() for cell in row] for row in below if row]
-    has_comma = any(DECIMAL_COMMA.fullmatch(cell) for row in cells for cell in row)
-    decimal = "," if has_comma and delimiter != "," else "."
-    layout = Layout(encoding, delimiter, decimal, names, line, {})
-    units = dict(zip(names, cells[0], strict=False)) if cells else {}
-    stated = [units.get(name, "") for name in measured if units.get(name)]
-    is_unit_line = bool(stated) and not any(_is_number(cell, layout) for cell in stated)
-    return layout._replace(units=units) if is_unit_line else layout
+    below = filter(None, csv.reader(lines[line + 1 :], delimiter=delimiter))
+    first_row = [cell.strip() for cell in next(below, [])]
+    units = dict(zip(names, first_row, strict=False))
+    stated = [units[name] for name in measured if units.get(name)]
+    is_unit_line = bool(stated) and not any(_is_number(cell, delimiter) for cell in stated)
+    return TextFile(path, encoding, delimiter, names, line, units if is_unit_line else {})
 
 
 def _read_head(path: Path) -> tuple[str, str]:
@@ -498,14 +455,12 @@ def _read_head(path: Path) -> tuple[str, str]:
             head = file.read(HEAD_BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    by_bom = [encoding for bom, encoding in BOMS.items() if head.startswith(bom)]
-    for encoding in by_bom or ("utf-8", "cp1252"):
-        try:
+    is_utf_16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ("utf-16",) if is_utf_16 else ("utf-8-sig", "cp1252"):
+        with suppress(UnicodeDecodeError):
             text = codecs.getincrementaldecoder(encoding)().decode(head)
-        except UnicodeDecodeError:
-            continue
-        if "\0" not in text:
-            return encoding, text
+            if "\0" not in text:
+                return encoding, text
     raise InputError(f"{path}: not a text file; save it as CSV in UTF-8")
 
 
@@ -518,29 +473,35 @@ def _split(line: str) -> tuple[str, list[str]]:
     return delimiter, [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
 
 
-def _is_number(text: object, layout: Layout) -> bool:
+def _is_number(cell: object, delimiter: str) -> bool:
     try:
-        float(str(text).replace(layout.decimal, "."))
+        float(_decimal_points(delimiter, [cell])[0])
     except ValueError:
         return False
     return True
 
 
-def _read_table(path: Path, layout: Layout, wanted: Sequence[str], **options: Any) -> pd.DataFrame:  # noqa: ANN401
+def _decimal_points(delimiter: str, cells: Iterable[object]) -> pd.Series:
+    """Return cells as text, with points for decimal commas."""
+    text = pd.Series(cells).astype(str).str.strip()
+    return text if delimiter == "," else text.str.replace(",", ".")
+
+
+def _read_table(file: TextFile, wanted: Sequence[str], **options: Any) -> pd.DataFrame:  # noqa: ANN401
     """Return the wanted columns; an empty cell is NaN.
 
     Raises:
         InputError: They cannot be read.
     """
-    positions = sorted({layout.names.index(name) for name in wanted})
+    positions = sorted({file.names.index(name) for name in wanted})
     try:
         table = pd.read_csv(
-            path,
-            encoding=layout.encoding,
-            sep=layout.delimiter,
-            decimal=layout.decimal,
+            file.path,
+            encoding=file.encoding,
+            sep=file.delimiter,
+            decimal="." if file.delimiter == "," else ",",  # points are accepted, too
             header=None,
-            skiprows=layout.names_line + layout.first_line,
+            skiprows=file.names_line + file.first_line,
             usecols=positions,
             index_col=False,
             low_memory=False,
@@ -548,17 +509,19 @@ def _read_table(path: Path, layout: Layout, wanted: Sequence[str], **options: An
             **options,
         )
     except pd.errors.EmptyDataError as error:
-        raise InputError(f"{path}: no lines below the column names; add the numbers") from error
+        raise InputError(
+            f"{file.path}: no lines below the column names; add the numbers"
+        ) from error
     except (OSError, ValueError) as error:  # pandas' errors and wrong encodings are ValueErrors
         raise InputError(
-            f"{path}: not a table ({shorten(error)}); save it as CSV in UTF-8, with as many cells "
-            "in every line as there are names"
+            f"{file.path}: not a table ({shorten(error)}); save it as CSV in UTF-8, with as many "
+            "cells in every line as there are names"
         ) from error
-    table.columns = [layout.names[i] for i in positions]
+    table.columns = [file.names[i] for i in positions]
     return table
 
 
-def _numbers(path: Path, layout: Layout, column: pd.Series) -> np.ndarray:
+def _numbers(file: TextFile, column: pd.Series) -> np.ndarray:
     """Return a column as float64, NaN where the cell is empty.
 
     Raises:
@@ -567,13 +530,13 @@ def _numbers(path: Path, layout: Layout, column: pd.Series) -> np.ndarray:
     if pd.api.types.is_numeric_dtype(column):
         numbers = column.astype(float)
     else:
-        text = column.astype(str).str.replace(layout.decimal, ".")
+        text = _decimal_points(file.delimiter, column)
         numbers = pd.to_numeric(text, errors="coerce").astype(float)
     is_wrong = (numbers.isna() & column.notna()) | np.isinf(numbers)
     if is_wrong.any():
         line = int(np.argmax(is_wrong))
         raise InputError(
-            f"{path}: {column.name}, line {line + layout.first_line} below the names: "
+            f"{file.path}: {column.name}, line {line + file.first_line} below the names: "
             f"{shorten(column[line])} is not a number; correct it, or leave the cell empty if "
             "nothing was measured"
         )

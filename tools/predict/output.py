@@ -13,9 +13,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from common.data import Target
-from common.files import InputError, write_atomically
+from common.files import explain_write_errors, write_atomically, write_figure, write_text
 from common.metrics import aligned_table, score
-from common.plots import COLORS, figure_style
+from common.plots import COLORS, draw_over_time, figure_style
 from tools.predict.prediction import Prediction
 
 FILES = ("prediction.csv", "prediction.json", "prediction.png")
@@ -57,44 +57,28 @@ def save(
     columns = [f"{target.name} ({target.unit})" for target in targets]
     predicted = pd.DataFrame(result.prediction, columns=columns)
     lines = pd.concat([result.labels, predicted], axis=1)
-    try:
+    with explain_write_errors(folder, "--out"):
         csv_file, json_file, figure_file = (folder / name for name in FILES)
         with write_atomically(csv_file) as part:
             lines.to_csv(part, index=False, encoding="utf-8")
-        with write_atomically(json_file) as part:
-            text = json.dumps(description, indent=2, ensure_ascii=False)
-            part.write_text(text + "\n", encoding="utf-8")
-        with write_atomically(figure_file) as part, figure_style():
-            figure = draw(result, targets, rate_hz, description["title"])
-            figure.savefig(part, format="png", dpi=150)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot write there ({error.strerror}); choose another --out"
-        ) from error
+        write_text(json_file, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+        with figure_style():
+            write_figure(figure_file, draw(result, targets, rate_hz, description["title"]))
 
 
 def draw(result: Prediction, targets: Sequence[Target], rate_hz: int, title: str) -> Figure:
     """Draw a few seconds of every target, as predicted and, where it is known, as measured."""
     part = _part_to_draw(result, rate_hz)
-    breaks = np.flatnonzero(np.diff(result.stretch[part])) + 1
-    time_s = np.insert(np.arange(part.stop - part.start) / rate_hz, breaks, np.nan)
-    figure = Figure(figsize=(10, 1.5 * len(targets) + 1.2))
-    all_axes = figure.subplots(len(targets), sharex=True)
-    nrmse = _nrmse_percent(result, targets)
-    for k, (axes, target) in enumerate(zip(all_axes, targets, strict=True)):
-        truth, predicted = (
-            np.insert(values[part, k], breaks, np.nan)
-            for values in (result.truth, result.prediction)
-        )
-        if np.isfinite(truth).any():
-            axes.plot(time_s, truth, color="black", linestyle="--", linewidth=1.3, label="measured")
-        axes.plot(time_s, predicted, color=COLORS["distilled"], linewidth=1.8, label="predicted")
+    curves = [
+        (result.truth[part], {"color": "black", "linestyle": "--", "label": "measured"}),
+        (result.prediction[part], {"color": COLORS["distilled"], "label": "predicted"}),
+    ]
+    figure = draw_over_time(targets, result.stretch[part], rate_hz, curves)
+    all_axes = figure.axes
+    for axes, nrmse in zip(all_axes, _nrmse_percent(result, targets), strict=True):
         axes.margins(x=0.01)
-        for position in breaks:
-            axes.axvline(position / rate_hz, color="0.6", linewidth=0.8)
-        axes.set_ylabel(f"{target.name}\n({target.unit})", fontsize=8)
-        if np.isfinite(nrmse[k]):
-            text = f"NRMSE {nrmse[k]:.1f} % over the whole recording"
+        if np.isfinite(nrmse):
+            text = f"NRMSE {nrmse:.1f} % over the whole recording"
             axes.set_title(text, loc="right", fontsize=8, pad=2)
     figure.align_ylabels(all_axes)
     place = result.labels.iloc[part.start].items()

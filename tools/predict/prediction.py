@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
+import timeit
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -180,11 +180,8 @@ def _describe_delay(trained: Trained, windows: Windows, hop: int) -> str:
     one_window = windows[torch.zeros(1, dtype=torch.int64)].inputs
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    seconds = []
-    for _ in range(WARM_UP_CALLS + TIMED_CALLS):
-        started_at = time.perf_counter()
-        trained.network(*one_window).cpu()
-        seconds.append(time.perf_counter() - started_at)
+    calls = WARM_UP_CALLS + TIMED_CALLS
+    seconds = timeit.repeat(lambda: trained.network(*one_window).cpu(), number=1, repeat=calls)
     torch.set_num_threads(threads)
     computation_s = np.median(seconds[WARM_UP_CALLS:])
     rate_hz = trained.script.RATE_HZ
@@ -196,26 +193,6 @@ def _describe_delay(trained: Trained, windows: Windows, hop: int) -> str:
 
 
 # The test of the run ------------------------------------------------------------------------------
-
-
-class RunSettings(NamedTuple):
-    """The settings of a run that the numbers of its test depend on.
-
-    Attributes:
-        protocol: `paper` or `strict`.
-        batch_size: windows per batch.
-        threads: CPU threads; None for a run on a GPU.
-        faster: ways to train faster.
-        test_subject: the held-out subject.
-        digest: hash of the data.
-    """
-
-    protocol: str
-    batch_size: int
-    threads: int | None
-    faster: list[str]
-    test_subject: str
-    digest: str
 
 
 def predict_as_tested(
@@ -235,26 +212,28 @@ def predict_as_tested(
     Raises:
         InputError: The file, the subject or the settings in the checkpoint cannot be used.
     """
-    settings = _run_settings(checkpoint, trained)
-    script = trained.script
+    _check_settings(checkpoint, trained.description)
+    script, settings = trained.script, trained.description["settings"]
+    test_subject = trained.description["test_subject"]
     recording = script.read(path)
-    subject = choose_subject(path, recording.subjects, subject or settings.test_subject)
-    if recording.digest() != settings.digest:
+    subject = choose_subject(path, recording.subjects, subject or test_subject)
+    if recording.digest() != settings["data"]["digest"]:
         print(f"WARNING: {path} holds other samples than the data file of the run")
-    training.set_up(settings.threads or torch.get_num_threads(), settings.faster)
+    threads = settings.get("threads") or torch.get_num_threads()  # none for a run on a GPU
+    training.set_up(threads, settings.get("faster", []))
     numbers, is_scored = cut_windows(
-        recording, [subject], script.WINDOW, settings.protocol, cover_tails=True
+        recording, [subject], script.WINDOW, settings["protocol"], cover_tails=True
     )
     if not len(numbers):
         raise InputError(f"{path}: subject {subject}: no full window; choose another --subject")
     values = recording.to(device).samples
     windows = Windows(trained.inputs(values), values["targets"], numbers)
     batches = [
-        predicted for _, predicted in _predict_batches(trained, windows, settings.batch_size)
+        predicted for _, predicted in _predict_batches(trained, windows, settings["batch_size"])
     ]
     prediction = torch.cat(batches).numpy()[is_scored]
     samples = numbers[is_scored]
-    if subject == settings.test_subject:
+    if subject == test_subject:
         _compare(checkpoint, prediction)
     return Prediction(
         _label(recording, samples, script.RATE_HZ),
@@ -264,35 +243,26 @@ def predict_as_tested(
     )
 
 
-def _run_settings(checkpoint: Path, trained: Trained) -> RunSettings:
-    """Return the settings in the description of the checkpoint, after checking their types."""
+def _check_settings(checkpoint: Path, description: Mapping[str, Any]) -> None:
+    """Check the settings of a run that the numbers of its test depend on."""
     try:
-        saved = trained.description["settings"]
-        settings = RunSettings(
-            saved["protocol"],
-            saved["batch_size"],
-            saved.get("threads"),
-            saved.get("faster", []),
-            trained.description["test_subject"],
-            saved["data"]["digest"],
-        )
-        threads = settings.threads or 1
+        settings = description["settings"]
+        counts = settings["batch_size"], settings.get("threads") or 1
         is_usable = (
-            settings.protocol in PROTOCOLS
-            and all(type(count) is int for count in (settings.batch_size, threads))
-            and settings.batch_size > 0
-            and 0 < threads <= MAX_THREADS
-            and isinstance(settings.faster, list)
-            and isinstance(settings.test_subject, str)
+            settings["protocol"] in PROTOCOLS
+            and all(type(count) is int and count > 0 for count in counts)
+            and counts[1] <= MAX_THREADS
+            and isinstance(settings.get("faster", []), list)
+            and isinstance(description["test_subject"], str)
+            and "digest" in dict(settings["data"])
         )
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         is_usable = False
     if not is_usable:
         raise InputError(
             f"{checkpoint}: does not say how its run was tested; leave out --as-tested, or use a "
             "checkpoint of this collection"
         )
-    return settings
 
 
 def _label(recording: Recording, samples: np.ndarray, rate_hz: int) -> pd.DataFrame:

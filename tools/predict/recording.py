@@ -19,18 +19,18 @@ from common.data import (
     Table,
     dataset_a_tables,
     dataset_b_tables,
+    number_stretches,
     open_hdf5,
 )
 from common.files import InputError
 from common.runs import Script
 from tools.signals import TO_M_S2, TO_RAD_S
-from tools.trained import Trained
+from tools.trained import UNITS, Trained, script_columns
 
 TIME = "time (s)"
 STRETCH = "stretch"
 ACC_UNITS = {"m/s2": TO_M_S2["m/s²"], "g": TO_M_S2["g"]}  # in m/s², the unit of both datasets
 GYR_UNITS = TO_RAD_S  # in rad/s
-DATASET_GYR_UNIT = {"a": "rad/s", "b": "deg/s"}
 
 
 class Piece(NamedTuple):
@@ -38,7 +38,7 @@ class Piece(NamedTuple):
 
     Attributes:
         labels: column of the output -> `(samples,)`: where the samples come from, the time last.
-        columns: the measured columns, at the network's rate.
+        columns: the columns to read, at the network's rate.
         trial: `(samples,)` number of the trial or step; no window crosses from one to the next.
         recorded: `(recorded samples, C)` the columns of the inputs before resampling.
         recorded_hz: their rate.
@@ -83,7 +83,7 @@ class Units(NamedTuple):
 
     def factors(self, dataset: str) -> dict[str, float]:
         """Return, per modality, the factor to the unit of the dataset, `a` or `b`."""
-        own_unit = DATASET_GYR_UNIT[dataset]
+        own_unit = UNITS[dataset]["gyr"]
         gyr_factor = GYR_UNITS[self.gyr or own_unit] / GYR_UNITS[own_unit]
         return {"acc": ACC_UNITS[self.acc or "m/s2"], "gyr": gyr_factor}
 
@@ -91,13 +91,6 @@ class Units(NamedTuple):
 def input_columns(trained: Trained) -> list[str]:
     """Return the columns that the network's inputs are computed from."""
     return trained.script.column_names(trained.sensor_set)
-
-
-def script_columns(script: Script) -> list[str]:
-    """Return all columns that a script reads."""
-    columns = Columns(Path(), "", {}, np.empty((0, 1)), fill_missing=True)
-    script.prepare(columns)
-    return list(columns.nan_counts)  # has an entry for every column that was looked up
 
 
 def target_columns(script: Script) -> list[str]:
@@ -154,7 +147,7 @@ def join_pieces(path: Path, trained: Trained, pieces: Iterable[Piece], units: Un
                 f"{piece.columns.path}: {piece.columns.place}: divided by 0; supply the body height"
             )
         is_usable = inputs.isfinite().all(dim=-1).numpy()
-        stretch = _number_stretches(is_usable, piece.trial, first=count)
+        stretch = number_stretches(is_usable, piece.trial, first=count)
         count = max(count, int(stretch.max(initial=-1)) + 1)
         *places, time = piece.labels
         lines = {name: piece.labels[name] for name in places}
@@ -178,20 +171,12 @@ def join_pieces(path: Path, trained: Trained, pieces: Iterable[Piece], units: Un
 
 def _prepare(trained: Trained, columns: Columns, factors: Mapping[str, float]) -> dict[str, Tensor]:
     """Return the modalities and the targets; what is not in the file is NaN."""
-    names = columns_to_read(columns.path, trained, list(columns.positions))
-    positions = {name: columns.positions[name] for name in names}
     with np.errstate(divide="ignore", invalid="ignore"):
-        prepared = trained.script.prepare(replace(columns, positions=positions, fill_missing=True))
+        prepared = trained.script.prepare(replace(columns, fill_missing=True))
     samples = {name: torch.from_numpy(v.astype(np.float32)) for name, v in prepared.items()}
     for modality, factor in factors.items():
         samples[modality] *= factor
     return samples
-
-
-def _number_stretches(is_usable: np.ndarray, trial: np.ndarray, first: int) -> np.ndarray:
-    """Number the stretches of usable samples within a trial, from `first`; -1 elsewhere."""
-    starts = np.concatenate([[True], (np.diff(trial) != 0) | ~is_usable[:-1]])[: len(is_usable)]
-    return np.where(is_usable, np.cumsum(starts & is_usable) - 1 + first, -1)
 
 
 # HDF5 ---------------------------------------------------------------------------------------------
@@ -219,8 +204,12 @@ def read_hdf5(
         _check_dataset(path, file, script.DATASET)
         if script.DATASET == "a":
             tables, trial_label = _tables_a(path, file, subject, activities), "trial"
+        elif activities is not None:
+            raise InputError("--activity: Dataset B has no activities; leave the flag out")
         else:
-            tables, trial_label = [_table_b(path, file, subject, activities)], "step"
+            by_subject = {table.subject: table for table in dataset_b_tables(path, file)}
+            chosen = choose_subject(path, list(by_subject), subject)
+            tables, trial_label = [by_subject[chosen]], "step"
         for table in tables:
             block = table.read()
             samples = len(block.trial)
@@ -231,9 +220,12 @@ def read_hdf5(
             first = np.searchsorted(block.trial, block.trial)  # of the sample's trial
             labels |= {trial_label: number, TIME: (np.arange(samples) - first) / script.RATE_HZ}
             names = columns_to_read(path, trained, list(table.positions))
-            inputs = [table.positions[name] for name in names[: len(input_columns(trained))]]
-            recorded = block.columns.values[:, inputs]
-            yield Piece(labels, block.columns, block.trial, recorded, script.RATE_HZ)
+            columns = replace(
+                block.columns, positions={name: table.positions[name] for name in names}
+            )
+            inputs = [table.positions[name] for name in input_columns(trained)]
+            recorded = columns.values[:, inputs]
+            yield Piece(labels, columns, block.trial, recorded, script.RATE_HZ)
 
 
 def choose_subject(path: Path, subjects: Sequence[str], wanted: str | None) -> str:
@@ -281,13 +273,3 @@ def _tables_a(
             f"{' '.join(present)}"
         )
     return [table for name in activities or present if len((table := present[name]).dataset)]
-
-
-def _table_b(
-    path: Path, file: h5py.File, subject: str | None, activities: Sequence[str] | None
-) -> Table:
-    """Return the steps of one subject."""
-    if activities is not None:
-        raise InputError("--activity: Dataset B has no activities; leave the flag out")
-    tables = {table.subject: table for table in dataset_b_tables(path, file)}
-    return tables[choose_subject(path, list(tables), subject)]

@@ -15,15 +15,16 @@ import torch
 from torch import nn
 
 from tools.plausibility import (
+    FROZEN_S,
     GRAVITY_M_S2,
     check_accelerometers,
     check_gyroscopes,
     check_sentinels,
+    longest_constant_run,
 )
-from tools.predict.recording import DATASET_GYR_UNIT, Samples, input_columns
-from tools.trained import Trained
+from tools.predict.recording import Samples, input_columns
+from tools.trained import UNITS, Trained
 
-FROZEN_S = 1.0
 CLIPPED_SHARE = 0.005  # of the samples at an extreme value ...
 CLIPPED_RATIO = 5.0  # ... times as many as at a value next to it
 FEWEST_LEVELS = 20  # a channel with fewer values is noise of the last bit
@@ -105,7 +106,7 @@ def _faults(
     """
     constant: dict[tuple[int, int], list[int]] = {}
     for i in checked:
-        start, length = _longest_constant_run(values[:, i])
+        start, length = longest_constant_run(values[:, [i]])
         if length == len(values) or (i < imu_channels and length >= FROZEN_S * rate_hz):
             constant.setdefault((start, length), []).append(i)
     for (start, length), channels in constant.items():
@@ -120,17 +121,6 @@ def _faults(
             levels = " and ".join(f"{value:g}" for value in extremes)
             fault = f"clipped at {levels}, {100 * share:.2g} % of the samples; set a larger range"
             yield [i], fault
-
-
-def _longest_constant_run(channel: np.ndarray) -> tuple[int, int]:
-    """Return the first sample and the length of the longest run of one value."""
-    is_same = channel[1:] == channel[:-1]
-    edges = np.flatnonzero(np.diff(is_same, prepend=False, append=False))
-    starts, lengths = edges[::2], edges[1::2] - edges[::2] + 1
-    if not len(lengths):
-        return 0, 1
-    longest = int(np.argmax(lengths))
-    return int(starts[longest]), int(lengths[longest])
 
 
 def _clipping(channel: np.ndarray) -> tuple[list[float], float]:
@@ -160,7 +150,7 @@ def _differences(
     """Yield what is implausible in the inputs `(samples, C)`, or unlike the training."""
     sensors = trained.sensor_set.sensors
     count = len(sensors)
-    gyr_unit = DATASET_GYR_UNIT[trained.script.DATASET]
+    gyr_unit = UNITS[trained.script.DATASET]["gyr"]
     acc, gyr = np.split(inputs[:, : 6 * count], 2, axis=1)
     implausible = set(faulty)
     for k, sensor in enumerate(sensors):

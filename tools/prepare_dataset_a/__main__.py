@@ -48,21 +48,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     numbers = [number for number in requested or PAPER_SUBJECTS if number in download.trials]
     output = Output(args.out)
     output.check_replaceable(numbers)
-    counts = Counts()
+    skipped: Counter[str] = Counter()  # trials, subjects and zips, per reason
     for problem in download.problems:
-        counts.skip(problem)
+        _skip(problem, skipped)
     for number in sorted(set(requested) - set(numbers)):
         detail = f"{format_subject(number)}: not in {args.raw}"
-        counts.skip(UnusableError("unknown subject", detail))
+        _skip(UnusableError("unknown subject", detail), skipped)
     with output.locked():
-        sources, fingerprints = _reuse_finished(download, people, numbers, output, counts)
-        sources |= _convert_subjects(download, people, fingerprints, output, args.jobs, counts)
-        is_refused = args.strict and bool(counts.skipped)
+        sources, fingerprints = _reuse_finished(download, people, numbers, output, skipped)
+        sources |= _convert_subjects(download, people, fingerprints, output, args.jobs, skipped)
+        is_refused = args.strict and bool(skipped)
+        used = sum(count_trials(path, number)[0] for number, path in sources.items())
         if sources and not is_refused:
             output.assemble(sources)
-    print(f"Used: {counts.used} trials of {len(sources)} subjects")
-    print(f"Skipped: {counts.skipped.total()}")
-    for kind, count in counts.skipped.most_common():
+    print(f"Used: {used} trials of {len(sources)} subjects")
+    print(f"Skipped: {skipped.total()}")
+    for kind, count in skipped.most_common():
         print(f"  {count} x {kind}")
     absent = [number for number in PAPER_SUBJECTS if number not in download.trials]
     if absent and not requested:
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if is_refused:
         print(
-            f"error: --strict: {counts.skipped.total()} skipped; {args.out} not written",
+            f"error: --strict: {skipped.total()} skipped; {args.out} not written",
             file=sys.stderr,
         )
         return 2
@@ -126,17 +127,10 @@ def _format(numbers: Iterable[int]) -> str:
     return " ".join(map(format_subject, numbers))
 
 
-class Counts:
-    """Numbers of used trials and, per reason, of skipped trials, subjects and zips."""
-
-    def __init__(self) -> None:
-        self.used = 0
-        self.skipped: Counter[str] = Counter()
-
-    def skip(self, problem: UnusableError) -> None:
-        """Count a skip and print it above the progress bar."""
-        tqdm.write(f"skipped: {problem.detail} ({problem.kind})", file=sys.stderr)
-        self.skipped[problem.kind] += 1
+def _skip(problem: UnusableError, skipped: Counter[str]) -> None:
+    """Count a skip and print it above the progress bar."""
+    tqdm.write(f"skipped: {problem.detail} ({problem.kind})", file=sys.stderr)
+    skipped[problem.kind] += 1
 
 
 def _reuse_finished(
@@ -144,7 +138,7 @@ def _reuse_finished(
     people: dict[int, Person],
     numbers: Sequence[int],
     output: Output,
-    counts: Counts,
+    skipped: Counter[str],
 ) -> tuple[dict[int, Path], dict[int, str]]:
     """Return the file of each finished subject, and the fingerprint of each subject to convert."""
     sources, fingerprints = {}, {}
@@ -153,7 +147,7 @@ def _reuse_finished(
         try:
             check_person(people.get(number), name)
         except UnusableError as problem:
-            counts.skip(problem)
+            _skip(problem, skipped)
             continue
         fingerprint = compute_fingerprint(people[number], download.trials[number])
         source = output.find_subject(number, fingerprint)
@@ -161,10 +155,9 @@ def _reuse_finished(
             fingerprints[number] = fingerprint
         else:
             sources[number] = source
-            used, skipped = count_trials(source, number)
-            counts.used += used
-            counts.skipped += skipped
-            print(f"{name}: reused from {source} ({skipped.total()} trials skipped)")
+            _, reasons = count_trials(source, number)
+            skipped.update(reasons)
+            print(f"{name}: reused from {source} ({reasons.total()} trials skipped)")
     return sources, fingerprints
 
 
@@ -174,7 +167,7 @@ def _convert_subjects(
     fingerprints: dict[int, str],
     output: Output,
     jobs: int,
-    counts: Counts,
+    skipped: Counter[str],
 ) -> dict[int, Path]:
     """Convert the subjects in `fingerprints`; return the file of each one that was written.
 
@@ -194,22 +187,21 @@ def _convert_subjects(
         # Pairing submits the next subject before this one is written: the workers stay busy.
         for (number, outcomes), _ in pairwise(chain(batches, [None])):
             bar.set_description(format_subject(number))
-            trials, skipped = [], {}
+            trials, reasons = [], {}
             for raw, outcome in zip(download.trials[number], outcomes, strict=True):
                 if isinstance(outcome, UnusableError):
-                    counts.skip(outcome)
-                    skipped[f"{raw.date}/{raw.name}"] = outcome.kind
+                    _skip(outcome, skipped)
+                    reasons[f"{raw.date}/{raw.name}"] = outcome.kind
                 else:
                     trials.append(outcome)
                 bar.update()
             if not trials:
                 detail = f"{format_subject(number)}: all of its trials were skipped"
-                counts.skip(UnusableError("no usable trial", detail))
+                _skip(UnusableError("no usable trial", detail), skipped)
                 continue
             sources[number] = output.write_subject(
-                number, people[number], trials, skipped, fingerprints[number]
+                number, people[number], trials, reasons, fingerprints[number]
             )
-            counts.used += len(trials)
     return sources
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tools.plausibility import percentile
 from tools.prepare_dataset_a.download import UnusableError
 from tools.signals import ROUNDING_S
 
@@ -87,9 +88,7 @@ def _identify_unit(
     place: str,
 ) -> str:
     """Return the unit whose range contains the percentile of the norms, ignoring NaN."""
-    norms = np.linalg.norm(vectors, axis=1)
-    norms = norms[np.isfinite(norms)]
-    size = float(np.percentile(norms, percent)) if len(norms) else np.nan
+    size = percentile(np.linalg.norm(vectors, axis=1), percent)
     for unit, (low, high) in ranges.items():
         if low <= size <= high:
             return unit

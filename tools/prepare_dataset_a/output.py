@@ -21,7 +21,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from common.data import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS, MUSCLES
-from common.files import InputError, shorten, write_atomically
+from common.files import InputError, explain_write_errors, shorten, write_atomically
 from tools.prepare_dataset_a.checks import RATE_HZ
 from tools.prepare_dataset_a.download import Person, RawTrial, format_subject
 from tools.prepare_dataset_a.plates import FORCE_CUTOFF_HZ
@@ -101,17 +101,15 @@ class Output:
             InputError: Another call holds the lock, or the folder cannot be written.
         """
         lock = FileLock(self.parts / "lock", timeout=0)
-        try:
+        with explain_write_errors(self.parts, "--out"):
             self.parts.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout as error:
-            raise InputError(
-                f"{self.path}: another call is writing it; wait for that or choose another --out"
-            ) from error
-        except OSError as error:
-            raise InputError(
-                f"{self.parts}: cannot be written ({error.strerror}); choose another --out"
-            ) from error
+            try:
+                lock.acquire()
+            except Timeout as error:
+                raise InputError(
+                    f"{self.path}: another call is writing it; wait for that or choose another "
+                    "--out"
+                ) from error
         try:
             for leftover in self.parts.glob(".*.part"):  # of a call that was killed
                 leftover.unlink()

@@ -72,7 +72,10 @@ def compute_ground_reaction(
     Raises:
         UnusableError: A column is missing, no plate is loaded, or the unit is unknown.
     """
-    by_plate = {plate: _read_plate(table, plate, place) for plate in plates}
+    by_plate = {}  # force, center of pressure and moment, `(n, 9)`
+    for plate in plates:
+        names = [f"{plate}_{kind}{axis}" for kind in ("v", "p", "moment_") for axis in "xyz"]
+        by_plate[plate] = to_numbers(table, names, place).copy()
     loaded = [plate for plate, values in by_plate.items() if (values[:, 1] > LOADED_N).any()]
     if not loaded:
         detail = f"{place}: no load on {', '.join(plates)}, the plates under the right foot"
@@ -88,13 +91,6 @@ def compute_ground_reaction(
     cop_m = _average_cop([by_plate[plate] for plate in loaded])
     values = np.concatenate([force_n, moment_nm, cop_m], axis=1)
     return GroundReaction(filter_zero_phase(values, rate_hz, FORCE_CUTOFF_HZ), cop_unit, loaded)
-
-
-def _read_plate(table: pd.DataFrame, plate: str, place: str) -> np.ndarray:
-    """Return a copy `(n, 9)` of force, center of pressure and moment of a plate."""
-    kinds = ("v", "p", "moment_")
-    names = [f"{plate}_{kind}{axis}" for kind in kinds for axis in "xyz"]
-    return to_numbers(table, names, place).copy()
 
 
 def _average_cop(plates: list[np.ndarray]) -> np.ndarray:
@@ -128,15 +124,8 @@ def _compute_free_moment(plate: np.ndarray) -> np.ndarray:
     if not len(rows):
         return np.full(len(plate), np.nan)
     force, cop, moment = plate[rows, :3], plate[rows, 3:6], plate[rows, 6:]
-    zero = np.zeros(len(rows))
-    cross_force = np.stack(  # (n, 3, 3), which maps `o` to `o x F`
-        [
-            np.stack([zero, force[:, 2], -force[:, 1]], axis=1),
-            np.stack([-force[:, 2], zero, force[:, 0]], axis=1),
-            np.stack([force[:, 1], -force[:, 0], zero], axis=1),
-        ],
-        axis=1,
-    )
+    # (n, 3, 3), which maps `o` to `o x F`
+    cross_force = np.cross(np.eye(3), force[:, None]).swapaxes(1, 2)
     excess = np.cross(cop, force) - moment
     horizontal = cross_force[:, [0, 2]].reshape(-1, 3), excess[:, [0, 2]].ravel()
     origin_m = np.linalg.lstsq(*horizontal, rcond=None)[0]

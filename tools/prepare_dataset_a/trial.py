@@ -34,13 +34,7 @@ from tools.prepare_dataset_a.checks import (
     identify_gyroscope_unit,
     measure_rate_hz,
 )
-from tools.prepare_dataset_a.download import (
-    Person,
-    RawTrial,
-    UnusableError,
-    read_table,
-    to_numbers,
-)
+from tools.prepare_dataset_a.download import Person, RawTrial, UnusableError, read_table, to_numbers
 from tools.prepare_dataset_a.plates import compute_ground_reaction, find_right_plates
 from tools.signals import TO_M_S2, TO_RAD_S, anti_alias, filter_zero_phase, interpolate
 
@@ -86,9 +80,7 @@ Outcome = Converted | UnusableError
 
 
 @contextmanager
-def start_workers(
-    jobs: int,
-) -> Iterator[Callable[[Sequence[RawTrial], Person], Iterable[Outcome]]]:
+def start_workers(jobs: int) -> Iterator[Callable[[Sequence[RawTrial], Person], Iterable[Outcome]]]:
     """Yield a function that converts the trials of a person and returns the outcomes in order.
 
     Args:

@@ -25,7 +25,7 @@ from pathlib import Path
 import pandas as pd
 
 from common.cli import ArgumentParser, run_main
-from common.files import InputError, write_atomically
+from common.files import InputError, explain_write_errors, write_text
 from tools.report import figures, tables
 from tools.report.runs import Results, load_results
 from tools.report.statistics import statistics_tables
@@ -50,12 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     unknown = [row for row in args.agreement or () if row not in rows]
     if unknown:
         raise InputError(f"--agreement: no row {' '.join(unknown)}; choose from {' '.join(rows)}")
-    try:
+    with explain_write_errors(args.out, "--out"):
         _write_report(all_results, args)
-    except OSError as error:
-        raise InputError(
-            f"{args.out}: cannot be written ({error.strerror}); choose another --out"
-        ) from error
     print(f"Report: {args.out}")
 
 
@@ -95,20 +91,22 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _write_report(all_results: Sequence[Results], args: argparse.Namespace) -> None:
-    text, latex = "# Report\n", ""
+    text, latex, metrics = "# Report\n", "", []
     all_tables = [[*tables.summary_tables(r), *statistics_tables(r)] for r in all_results]
     for results, its_tables in zip(all_results, all_tables, strict=True):
         shown = [table for table in its_tables if not table.is_long]
         text += "\n" + "\n".join([_introduction(results), *(t.markdown() for t in shown)])
         latex += "".join(table.latex() + "\n" for table in shown)
+        labels = {"results": results.name, "data_file": results.settings["data"]["file"]}
+        metrics.append(results.metrics.drop(columns="folder").assign(**labels))
     print(text)
-    _write(args.out / "report.md", text)
-    _write(args.out / "tables.tex", tables.LATEX_START + latex + tables.LATEX_END)
-    _write(args.out / "per_subject.csv", _per_subject(all_results))
+    write_text(args.out / "report.md", text)
+    write_text(args.out / "tables.tex", tables.LATEX_START + latex + tables.LATEX_END)
+    write_text(args.out / "per_subject.csv", pd.concat(metrics).to_csv(index=False))
     for results, its_tables in zip(all_results, all_tables, strict=True):
         folder = args.out / results.name
         for table in its_tables:
-            _write(folder / f"{table.stem}.csv", table.csv())
+            write_text(folder / f"{table.stem}.csv", table.csv())
         if not args.no_figures:
             figures.write_figures(results, folder / "figures", args.agreement)
 
@@ -129,15 +127,6 @@ def _introduction(results: Results) -> str:
     return "\n\n".join(paragraphs) + "\n"
 
 
-def _per_subject(all_results: Sequence[Results]) -> str:
-    parts = []
-    for results in all_results:
-        metrics = results.metrics.drop(columns=["folder"])
-        file = results.settings["data"]["file"]
-        parts.append(metrics.assign(results=results.name, data_file=file))
-    return pd.concat(parts).to_csv(index=False)
-
-
 def update_readme(path: Path, all_results: Sequence[Results]) -> None:
     """Replace the text between the marks in a README by tables of the results.
 
@@ -154,15 +143,8 @@ def update_readme(path: Path, all_results: Sequence[Results]) -> None:
         )
     block = f"{README_START}\n{tables.readme_tables(all_results)}{README_END}"
     marked = re.compile(f"{README_START}.*{README_END}", re.DOTALL)
-    try:
-        _write(path, marked.sub(lambda _: block, content))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _write(path: Path, content: str) -> None:
-    with write_atomically(path) as part:
-        part.write_text(content, encoding="utf-8")
+    with explain_write_errors(path, "--readme"):
+        write_text(path, marked.sub(lambda _: block, content))
 
 
 if __name__ == "__main__":

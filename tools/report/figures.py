@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from common import plots
-from common.files import InputError, write_atomically
+from common.files import InputError, write_figure
 from tools.report import paper
 from tools.report.runs import Results
 from tools.report.statistics import limits_of_agreement
@@ -51,9 +51,11 @@ def write_figures(
     results = replace(results, metrics=metrics)
     with plots.figure_style():
         for table, rows in rows_by_table(results).items():
-            _save(folder / f"models_{table.stem}.png", models_figure(results, table.number, rows))
+            write_figure(
+                folder / f"models_{table.stem}.png", models_figure(results, table.number, rows)
+            )
         if common_subjects(metrics):
-            _save(folder / "nrmse_against_parameters.png", parameters_figure(results))
+            write_figure(folder / "nrmse_against_parameters.png", parameters_figure(results))
         else:
             print(
                 f"{results.name}: no figure of NRMSE against parameters, because the rows have no "
@@ -62,11 +64,6 @@ def write_figures(
         _write_imus_figure(results, folder)
         for row in agreement_rows or default_agreement_rows(results):
             _write_agreement_figures(results, row, folder)
-
-
-def _save(path: Path, figure: Figure) -> None:
-    with write_atomically(path) as part:
-        figure.savefig(part, format="png", dpi=150)
 
 
 def _count(subjects: int) -> str:
@@ -189,7 +186,7 @@ def _write_imus_figure(results: Results, folder: Path) -> None:
         f"NRMSE against number of IMUs, {results.label}\n{_count(len(subjects))}; mean and SD",
         fontsize=10,
     )
-    _save(folder / "nrmse_against_imus.png", figure)
+    write_figure(folder / "nrmse_against_imus.png", figure)
 
 
 def default_agreement_rows(results: Results) -> list[str]:
@@ -279,8 +276,8 @@ def _write_agreement_figures(results: Results, row: str, folder: Path) -> None:
         return
     panels = load_panels(paths)
     title = f"{row}, {results.label}, {_count(len(paths))}"
-    _save(folder / f"bland_altman-{row}.png", bland_altman_figure(title, panels))
-    _save(folder / f"scatter-{row}.png", scatter_figure(title, panels))
+    write_figure(folder / f"bland_altman-{row}.png", bland_altman_figure(title, panels))
+    write_figure(folder / f"scatter-{row}.png", scatter_figure(title, panels))
 
 
 def bland_altman_figure(title: str, panels: Panels) -> Figure:

@@ -176,9 +176,7 @@ def paired_tests(a: np.ndarray, b: np.ndarray) -> PairedTests:
     )
 
 
-def limits_of_agreement(
-    moments: Sequence[tuple[int, float, float]],
-) -> tuple[float, float, float]:
+def limits_of_agreement(moments: Sequence[tuple[int, float, float]]) -> tuple[float, float, float]:
     """Compute 95% limits of agreement for several measurements per subject.
 
     The variance of a difference is the sum of the variances within and between subjects, from a
