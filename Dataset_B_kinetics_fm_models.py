@@ -17,7 +17,8 @@ Training: `train_and_test` minimizes the RMSE or the correlation loss of all out
 (`branch_loss`), or both losses together for `dl` (`dual_loss`). `dlr` is not trained but fitted to
 the predictions of its two networks (`fit_regression`).
 Output: outputs/Dataset_B_kinetics_fm_models/<run>/ with config.json, history.csv,
-metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see the README.
+metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see
+docs/speed.md.
 
 The first command reads data/dataset_b.h5 or, if there is no such file, runs briefly on
 synthetic data. The second holds out each subject in turn, as in the paper:

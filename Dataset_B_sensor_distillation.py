@@ -14,7 +14,8 @@ Training: `train_and_test` minimizes the RMSE against the measured targets (`sup
 For distilled students, `distillation_loss` adds the RMSE against the output and the feature of the
 trained teacher.
 Output: outputs/Dataset_B_sensor_distillation/<run>/ with config.json, history.csv,
-metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see the README.
+metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see
+docs/speed.md.
 
 The first command reads data/dataset_b.h5 or, if there is no such file, runs briefly on
 synthetic data. The second holds out each subject in turn, as in the paper:

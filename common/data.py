@@ -348,6 +348,14 @@ def samples_before_padding(steps: np.ndarray, body: Sequence[int] = ()) -> np.nd
     return np.flip(np.logical_or.accumulate(np.flip(filled, axis=1), axis=1), axis=1)
 
 
+def is_synthetic(path: Path) -> bool:
+    """Return whether a file says that its data are simulated (HDF5 attribute `synthetic`)."""
+    if not h5py.is_hdf5(path):
+        return False
+    with open_hdf5(path) as file:
+        return bool(file.attrs.get("synthetic", False))
+
+
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """Open `path` for reading.

@@ -230,6 +230,8 @@ def nrmse_against_imus(lines: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     for kind, shift in (("student", -0.04), ("distilled", 0.04)):  # error bars side by side
         chosen = means[means["kind"] == kind]
+        if chosen.empty:
+            continue
         _error_bars(axes, chosen["imus"] + shift, chosen, color=COLORS[kind], label=LABELS[kind])
     teacher = means.loc[means["kind"] == "teacher", "nrmse_percent"]
     if len(teacher):

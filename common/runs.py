@@ -220,7 +220,8 @@ class Run:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             path = self.folder.path
             raise KeyboardInterrupt(
-                f"finished trainings are saved in {path}; continue with --resume {path.name}"
+                f"finished trainings and saved epochs are in {path}; "
+                f"continue with --resume {path.name}"
             )
 
     # Rows and folds -------------------------------------------------------------------------------
@@ -427,8 +428,8 @@ class Run:
             )
         if self.is_quick:
             lines.append(
-                f"Quick look: {len(self.rows)} of {len(script.ROWS)} rows, at most "
-                f"{self.args.epochs} epochs, batches of {self.args.batch_size} windows; the paper "
+                f"Quick look: {len(self.rows)} of {len(script.ROWS)} rows, epochs: at most "
+                f"{self.args.epochs}, batches of {self.args.batch_size} windows; the paper "
                 f"uses {script.EPOCHS} epochs and batches of {BATCH_SIZE}. See --rows, --epochs "
                 "and --batch-size; --rows all runs all rows."
             )

@@ -59,7 +59,7 @@ def test_synthetic_data_are_plausible(
     """Otherwise users learn to overlook the warnings."""
     assert check(synthetic_files[dataset], tmp_path) == 0
     output = capsys.readouterr().out
-    assert f"Dataset {dataset.upper()}, 3 subjects" in output
+    assert f"Dataset {dataset.upper()}, SYNTHETIC DATA, 3 subjects" in output
     assert "WARNING" not in output
     assert "Everything is plausible." in output
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")

@@ -97,7 +97,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_numbers(
         with pytest.raises(SystemExit, match="130"):
             run_main(lambda: script.main([*usual, "--run-name", "stopped"]))
     assert capsys.readouterr().err == (
-        f"error: interrupted: finished trainings are saved in {folder}; "
+        f"error: interrupted: finished trainings and saved epochs are in {folder}; "
         "continue with --resume stopped\n"
     )
     row, step = divmod(at - 1, STEPS)
@@ -273,7 +273,7 @@ def test_ctrl_c_ends_with_one_line(jobs: str, usual: list[str], tmp_path: Path) 
     os.killpg(process.pid, signal.SIGINT)
     _, complaint = process.communicate(timeout=120)
     assert complaint == (
-        f"error: interrupted: finished trainings are saved in {folder}; "
+        f"error: interrupted: finished trainings and saved epochs are in {folder}; "
         "continue with --resume stopped\n"
     )
     assert process.returncode == 130

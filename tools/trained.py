@@ -44,6 +44,13 @@ class Trained(NamedTuple):
         """The IMUs and modalities that the network reads."""
         return self.script.SENSOR_SETS[self.row.sensor_set]
 
+    @property
+    def is_trained_on_synthetic_data(self) -> bool:
+        """Whether the checkpoint says so."""
+        settings = self.description.get("settings")
+        data = settings.get("data") if isinstance(settings, dict) else None
+        return isinstance(data, dict) and bool(data.get("synthetic"))
+
     def inputs(self, samples: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the inputs of the network, from modalities `(..., C)` with all sensors."""
         return self.script.inputs(samples, self.row.sensor_set)

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from common.cli import ArgumentParser, run_main
-from common.data import describe_ignored, number_stretches, open_hdf5
+from common.data import describe_ignored, is_synthetic, number_stretches, open_hdf5
 from common.files import InputError, explain_write_errors
 from common.metrics import aligned_table
 from common.windows import PROTOCOLS, cut_stream, cut_stretches
@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(summary.amounts) < 2:
         warnings.append("one subject; the scripts need one to train on and one to test on")
     title = f"Dataset {data.dataset.upper()}"
+    if is_synthetic(args.file):
+        title += ", SYNTHETIC DATA"
     print(f"{args.file}: {title}, {len(summary.amounts)} subjects\n")
     print(summary.tables())
     if not data.has_trials:

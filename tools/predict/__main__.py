@@ -39,7 +39,7 @@ import torch
 
 from common import training
 from common.cli import ArgumentParser, add_device, positive_float, positive_int, run_main
-from common.data import DATASET_A_ACTIVITIES
+from common.data import DATASET_A_ACTIVITIES, is_synthetic
 from common.files import InputError
 from tools.predict import output
 from tools.predict.csv_file import SECONDS, Clock, parse_mapping, read_csv
@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if hop > script.WINDOW:
         raise InputError(f"--hop {hop}: at most a window, {script.WINDOW} samples")
     print(f"Network: {trained.row.name} of {Path(script.__file__).name}, on {device}")
+    if trained.is_trained_on_synthetic_data:
+        print("NOTICE: this network was trained on synthetic data; do not use it on people.")
     if args.as_tested:
         result = predict_as_tested(args.checkpoint, trained, args.data, args.subject, device)
     else:
@@ -80,9 +82,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"\n{output.table(result, script.TARGETS)}\n")
     description = {
         "title": f"{trained.row.name} on {_readable(args.data.name)}",
+        "synthetic": is_synthetic(args.data),
         "checkpoint": _readable(args.checkpoint),
         "script": Path(script.__file__).name,
         "data": _readable(args.data),
+        "flags": {
+            name: _readable(value) if isinstance(value, Path) else value
+            for name, value in vars(args).items()
+        },
         "window": script.WINDOW,
         "hop": None if args.as_tested else hop,
         "rate_hz": script.RATE_HZ,

@@ -63,14 +63,17 @@ def save(
             lines.to_csv(part, index=False, encoding="utf-8")
         write_text(json_file, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
         with figure_style():
-            write_figure(figure_file, draw(result, targets, rate_hz, description["title"]))
+            write_figure(figure_file, draw(result, targets, rate_hz, description))
 
 
-def draw(result: Prediction, targets: Sequence[Target], rate_hz: int, title: str) -> Figure:
+def draw(
+    result: Prediction, targets: Sequence[Target], rate_hz: int, description: Mapping[str, Any]
+) -> Figure:
     """Draw a few seconds of every target, as predicted and, where it is known, as measured."""
     part = _part_to_draw(result, rate_hz)
+    truth = "synthetic" if description["synthetic"] else "measured"
     curves = [
-        (result.truth[part], {"color": "black", "linestyle": "--", "label": "measured"}),
+        (result.truth[part], {"color": "black", "linestyle": "--", "label": truth}),
         (result.prediction[part], {"color": COLORS["distilled"], "label": "predicted"}),
     ]
     figure = draw_over_time(targets, result.stretch[part], rate_hz, curves)
@@ -81,9 +84,10 @@ def draw(result: Prediction, targets: Sequence[Target], rate_hz: int, title: str
             text = f"NRMSE {nrmse:.1f} % over the whole recording"
             axes.set_title(text, loc="right", fontsize=8, pad=2)
     figure.align_ylabels(all_axes)
-    place = result.labels.iloc[part.start].items()
-    start = ", ".join(f"{name.split(' (')[0]} {value}" for name, value in place)
+    place = {name: result.labels[name].iloc[part.start] for name in result.labels}
+    start = ", ".join(f"{name.split(' (')[0]} {value}" for name, value in place.items())
     all_axes[-1].set_xlabel(f"time (s) from {start}")
+    title = description["title"] + (", SYNTHETIC DATA" if description["synthetic"] else "")
     figure.suptitle(title, fontsize=11)
     if result.delay:
         figure.supxlabel(result.delay, fontsize=8)
