@@ -20,7 +20,7 @@ import Dataset_A_lmfn_tfn_fusion_models as fusion
 from common.data import DATASET_A_ACTIVITIES, SensorSet
 from common.files import InputError
 from common.runs import FailedTasksError
-from tests.narrow import narrow_networks
+from tests.networks import narrow_networks
 from tools.benchmark import inference, reading, training
 from tools.benchmark.__main__ import PARTS, main
 from tools.benchmark.memory import added_bytes

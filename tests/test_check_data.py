@@ -15,7 +15,6 @@ from scipy.io import savemat
 
 import Dataset_A_Sensor_Distillation as script_a
 import Dataset_B_sensor_distillation as script_b
-from common.cli import run_main
 from common.data import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
 from common.files import InputError
 from common.runs import Script
@@ -293,18 +292,6 @@ def test_a_subject_without_a_window_is_named(
 
 
 @pytest.mark.usefixtures("no_page")
-def test_one_subject_is_too_few(
-    synthetic_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Otherwise the check passes a file that every script refuses."""
-    path = tmp_path / "a.h5"
-    with h5py.File(synthetic_files["a"]) as good, h5py.File(path, "w") as file:
-        good.copy("All_subjects/Subject_7", file.create_group("All_subjects"))
-    assert check(path, tmp_path) == 1
-    assert "WARNING: one subject; the scripts need one to train on" in capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("no_page")
 def test_trial_starts_beyond_the_table_are_reported(
     synthetic_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -479,18 +466,6 @@ def test_a_matlab_5_file_is_called_by_its_name(tmp_path: Path) -> None:
         check(tmp_path / "a.mat", tmp_path)
     with pytest.raises(InputError, match=message):
         script_a.read(tmp_path / "a.mat")
-
-
-def test_the_command_ends_with_status_2_and_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Otherwise a job that checks the file first does not notice."""
-    with pytest.raises(SystemExit) as end:
-        run_main(lambda: check(tmp_path / "nowhere.h5", tmp_path))
-    assert end.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith(f"error: {tmp_path}/nowhere.h5: no such file")
-    assert message.count("\n") == 1
 
 
 # The figure ---------------------------------------------------------------------------------------

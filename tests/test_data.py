@@ -39,24 +39,6 @@ def numbered_columns(names: Sequence[str]) -> Columns:
     return Columns(Path("numbered.h5"), "/samples", positions, values)
 
 
-def test_inputs_and_targets_of_dataset_a_come_from_their_columns() -> None:
-    """A gyroscope read as an accelerometer trains without a complaint."""
-    columns = numbered_columns(DATASET_A_COLUMNS)
-    read = script_a.prepare(columns)
-
-    def value(name: str) -> float:
-        return columns.values[1, DATASET_A_COLUMNS.index(name)]
-
-    imus = [f"{s}_{{}}_{axis}" for s in ("foot", "shank", "thigh", "trunk") for axis in "XYZ"]
-    assert read["acc"][1].tolist() == [value(name.format("Accel")) for name in imus]
-    assert read["gyr"][1].tolist() == [value(name.format("Gyro")) for name in imus]
-    assert read["emg"][1].tolist() == columns.values[1, 95:106].tolist()
-    moments = [f"{n}_r_moment" for n in ("hip_flexion", "hip_adduction", "knee_angle")]
-    names = [*moments, "ankle_angle_r_moment", "right_vx", "right_vy", "right_vz"]
-    assert read["targets"][1].tolist() == [value(name) for name in names]
-    assert set(read) == {"acc", "gyr", "emg", "targets"}
-
-
 def test_inputs_and_targets_of_dataset_b_come_from_their_columns() -> None:
     """Order, signs and normalization of every modality and target, one value at a time."""
     names = DATASET_B_COLUMNS
@@ -90,20 +72,6 @@ def test_inputs_and_targets_of_dataset_b_come_from_their_columns() -> None:
     forces = [-value(f"plate_2_force_{axis}") / weight_n for axis in "xzy"]
     expected = [value("EXT_KM_X"), value("EXT_KM_Y"), *forces]
     assert read["targets"][1] == pytest.approx(expected, rel=1e-6)
-
-
-def test_column_positions_of_dataset_a() -> None:
-    """The paper's own files name no columns: a wrong position trains on another signal."""
-    positions = {name: i for i, name in enumerate(DATASET_A_COLUMNS)}
-    assert len(positions) == 129
-    targets = [positions[name] for name in script_a.TARGET_COLUMNS]
-    assert targets == [53, 54, 62, 64, 70, 71, 72]
-    signals = {"Accel": [], "Gyro": []}
-    for kind, found in signals.items():
-        found += [positions[f"{s}_{kind}_{a}"] for s in script_a.SENSORS for a in "XYZ"]
-    assert signals["Accel"] == [0, 1, 2, 6, 7, 8, 12, 13, 14, 18, 19, 20]
-    assert signals["Gyro"] == [3, 4, 5, 9, 10, 11, 15, 16, 17, 21, 22, 23]
-    assert [positions[muscle] for muscle in script_a.MUSCLES] == list(range(95, 106))
 
 
 def test_dataset_a_is_read_by_position_and_by_name(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ import Dataset_A_Sensor_Distillation as distillation_a
 from common.data import DATASET_A_COLUMNS
 from tests.conftest import ROOT
 from tests.made_runs import SCRIPT, make_run
-from tests.narrow import narrow_networks
+from tests.networks import narrow_networks
 
 PAGES = ["README.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in sorted(ROOT.glob("docs/*.md")))]
 TEXT = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
@@ -85,8 +85,7 @@ def load_command(name: str) -> ModuleType:
 @pytest.fixture(scope="module", autouse=True)
 def narrow() -> Iterator[None]:
     """Make the networks of all scripts small, and the files of figures empty."""
-    scripts = [load_script(path.name) for path in ROOT.glob("Dataset_*.py")]
-    with narrow_networks(*scripts), pytest.MonkeyPatch.context() as patch:
+    with narrow_networks(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", lambda figure, path, **options: Path(path).touch())
         yield
 

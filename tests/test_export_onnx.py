@@ -14,7 +14,7 @@ from common.files import InputError, save_checkpoint
 from common.runs import Script, describe_network, find_row, load_script
 from tests.conftest import MEASURED, ROOT
 from tests.files import write_random_a
-from tests.narrow import narrow_networks
+from tests.networks import narrow_networks
 from tools.export_onnx import graph, runtime
 from tools.export_onnx.__main__ import main
 from tools.trained import Trained

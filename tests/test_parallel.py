@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +17,20 @@ from torch import Tensor, nn
 
 import Dataset_B_sensor_distillation as distillation
 from common import parallel
-from common.cli import run_main
 from common.folder import Task
 from common.runs import FailedTasksError, Row, Run
 from common.windows import Batch
 from tests.conftest import ROOT
-from tests.running import NAME, ROWS, left_overs, no_figures, outcome, script, usual_flags
+from tests.running import (
+    NAME,
+    ROWS,
+    left_overs,
+    no_figures,
+    outcome,
+    script,
+    usual_flags,
+    wait_until,
+)
 
 # On a scheduler ----------------------------------------------------------------------------------
 
@@ -100,17 +107,6 @@ def test_workers_that_do_not_share_the_folder_are_named(
     monkeypatch.setattr(script, "train_and_test", lambda row, test_subject, run: None)
     with pytest.raises(FailedTasksError, match="its result is missing; all workers must reach"):
         script.main([*usual, "--scheduler", address])
-
-
-def test_a_scheduler_that_does_not_exist_is_refused(
-    usual: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A mistyped address ends with one line."""
-    with pytest.raises(SystemExit, match="2"):
-        run_main(lambda: script.main([*usual, "--scheduler", "http://127.0.0.1:1"]))
-    complaint = capsys.readouterr().err
-    assert complaint.startswith("error: --scheduler http://127.0.0.1:1: no Dask scheduler responds")
-    assert complaint.count("\n") == 1
 
 
 # Rows that need others ---------------------------------------------------------------------------
@@ -246,14 +242,6 @@ def test_a_training_that_kills_its_workers_fails_alone(usual: list[str], tmp_pat
 
 
 # With workers that come and go -------------------------------------------------------------------
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
-    """Wait for a condition; fail if it does not come true."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
 
 
 @pytest.fixture

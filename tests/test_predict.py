@@ -20,7 +20,7 @@ import Dataset_B_lmfn_tfn_fusion_models as fusion_b
 from common.files import InputError, load_checkpoint, save_checkpoint
 from common.runs import load_script
 from common.windows import Windows
-from tests.narrow import narrow_networks
+from tests.networks import narrow_networks
 from tests.predicting import copy_columns, predict, random_network, target_values
 from tools.predict import output, prediction
 from tools.predict.recording import input_columns, target_columns
@@ -53,7 +53,9 @@ def walk(synthetic_files: dict[str, Path], tmp_path: Path) -> Path:
     return copy_columns(synthetic_files["a"], tmp_path / "walk.h5", TREADMILL, FOOT)
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    "name", ["Dataset_A_ffn_hf_ffn_bilstm_convnet", "Dataset_B_lmfn_tfn_fusion_models"]
+)
 def test_only_the_columns_of_the_inputs_are_needed(
     name: str, synthetic_files: dict[str, Path], tmp_path: Path
 ) -> None:

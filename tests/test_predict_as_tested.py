@@ -27,8 +27,6 @@ def no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
 
 RUNS = [
     (fusion_a, "lmfn-foot", "paper"),
-    (fusion_a, "lmfn-foot", "strict"),
-    (fusion_b, "lmfn-feet", "paper"),
     (fusion_b, "lmfn-feet", "strict"),
     (baselines_a, "ffn_hf-foot", "strict"),
 ]

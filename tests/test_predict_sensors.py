@@ -16,13 +16,11 @@ import Dataset_A_lmfn_tfn_fusion_models as fusion_a
 import Dataset_B_lmfn_tfn_fusion_models as fusion_b
 from common.data import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
 from common.runs import Script
-from tests.conftest import MEASURED
-from tests.predicting import predict, random_network, target_values
+from tests.predicting import predict, random_network
 from tools.predict import output
 from tools.predict.sensors import training_statistics
 from tools.trained import load_trained
 
-FIELD = MEASURED.parent / "field"  # small recordings as devices write them
 SENSORS = ("foot", "trunk")
 NAMES = [f"{s}_{kind}_{axis}" for s in SENSORS for kind in ("Accel", "Gyro") for axis in "XYZ"]
 Capture = pytest.CaptureFixture[str]
@@ -221,42 +219,3 @@ def test_statistics_are_those_of_the_training_data(
     statistics = training_statistics(load_trained(network), inputs.shape[1])
     np.testing.assert_allclose(statistics.mean, inputs.mean(axis=0), atol=0.1)
     np.testing.assert_allclose(statistics.sd, inputs.std(axis=0), rtol=0.02)
-
-
-FIELD_FILES = {
-    "plain.csv": "",
-    "dead_channel.csv": "foot_Accel_X (SD",
-    "clipped.csv": "foot_Gyro_Z (SD",
-    "sensors_swapped.csv": "sensors swapped?",
-}
-SAME = ("semicolon_decimal_comma.csv", "tab.txt", "preamble.csv", "unit_row.csv", "clock_times.csv")
-
-
-@pytest.mark.parametrize(("name", "expected"), FIELD_FILES.items())
-def test_field_recordings_with_faulty_sensors(
-    name: str, expected: str, network: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    """Faults as they were found in the field would go unnoticed."""
-    if not FIELD.exists():
-        pytest.skip(f"the field recordings are not at {FIELD}")
-    predict(network, FIELD / name, "--out", str(tmp_path))
-    found = warnings(capsys.readouterr().out)
-    assert len(found) == (1 if expected else 0)
-    assert expected in "".join(found)
-
-
-def test_field_recordings_in_other_formats(network: Path, tmp_path: Path) -> None:
-    """Files as users have them would be refused."""
-    if not FIELD.exists():
-        pytest.skip(f"the field recordings are not at {FIELD}")
-    where = ["--out", str(tmp_path)]
-    expected = target_values(predict(network, FIELD / "plain.csv", *where))
-    for name in SAME:
-        found = target_values(predict(network, FIELD / name, *where))
-        np.testing.assert_allclose(found, expected, atol=1e-6)
-    kinds = {"Accel": "Acc", "Gyro": "Gyr"}
-    places = {"foot": "LeftShoe", "trunk": "Chest"}
-    pairs = [f"{n}={places[s]} {kinds[k]}_{a}" for n in NAMES for s, k, a in [n.split("_")]]
-    clock = ["--time-column", "SampleTimeFine", "--time-unit", "us"]
-    lines = predict(network, FIELD / "own_names.csv", *where, *clock, "--columns", *pairs)
-    np.testing.assert_allclose(target_values(lines), expected, atol=1e-6)

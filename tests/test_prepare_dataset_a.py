@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,12 +22,12 @@ import pytest
 from scipy.io import savemat
 
 import Dataset_A_lmfn_tfn_fusion_models as script
-from common.cli import run_main
 from common.data import DATASET_A_COLUMNS
 from common.files import InputError
 from tests import raw_tree
 from tests.conftest import MEASURED, ROOT
 from tests.raw_tree import Walker, make_tables, treadmill_file
+from tests.running import wait_until
 from tools.prepare_dataset_a import trial as trial_module
 from tools.prepare_dataset_a.__main__ import main
 from tools.prepare_dataset_a.download import Person, RawFile, RawTrial, read_people
@@ -134,14 +133,6 @@ def test_file_describes_its_origin(converted: Path, walkers: list[Walker]) -> No
         assert json.loads(group.attrs["skipped_trials"]) == {}
         assert group["Ramp"].compression == "gzip"
         assert group["Ramp"].chunks is not None
-
-
-def test_envelope_is_normalized_per_subject(converted: Path) -> None:
-    """Otherwise the activities of a subject are on different scales."""
-    with h5py.File(converted) as file:
-        for group in file["All_subjects"].values():
-            emg = np.concatenate([table[:, 95:106] for table in group.values()])
-            np.testing.assert_allclose(emg.max(axis=0), 1.0)
 
 
 def test_envelope_follows_the_emg_band() -> None:
@@ -485,16 +476,6 @@ def test_strict_writes_nothing_after_a_skip(
     assert out.exists()
 
 
-def test_error_is_one_line(tmp_path: Path, capsys: Capture) -> None:
-    """Otherwise a mistake ends with a traceback or with status 0."""
-    missing = tmp_path / "nowhere"
-    with pytest.raises(SystemExit) as exit_info:
-        run_main(lambda: convert(missing, tmp_path / "a.h5"))
-    assert exit_info.value.code == 2
-    expected = f"error: {missing}: no such folder; give --raw the folder of the download\n"
-    assert capsys.readouterr().err == expected
-
-
 # Interrupted and repeated calls -----------------------------------------------------------------
 
 
@@ -635,15 +616,6 @@ def test_killed_call_leaves_no_workers_and_is_resumed(
         pytest.fail("the call finished before it could be killed")
     assert convert(raw, out) == 0
     assert out.read_bytes() == converted.read_bytes()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for up to half a minute."""
-    for _ in range(3000):
-        if condition():
-            return
-        time.sleep(0.01)
-    pytest.fail("timed out")
 
 
 # Measured files and mat-io ----------------------------------------------------------------------

@@ -93,19 +93,6 @@ def test_windows_of_the_measured_example(example_b: Path) -> None:
 # Windows of the strict protocol ------------------------------------------------------------------
 
 
-def test_strict_windows_stay_within_a_stretch() -> None:
-    """A window across two trials or a dropped sample shows the network a jump nobody made."""
-    stretch = np.repeat([3, 4, 5, 9], [9, 3, 4, 5])
-    samples, is_first = cut_stretches(100 + np.arange(21), stretch, window=4)
-    assert samples.tolist() == [
-        [100, 101, 102, 103],
-        [104, 105, 106, 107],
-        [112, 113, 114, 115],
-        [116, 117, 118, 119],
-    ]
-    assert is_first.all()
-
-
 def test_strict_tests_the_end_of_a_stretch_too() -> None:
     """Push-off is at the end of a step: a window that ends with the step covers it, once."""
     stretch = np.repeat([0, 1, 2], [11, 3, 4])
