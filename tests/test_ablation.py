@@ -15,9 +15,7 @@ import Dataset_B_model_ablation as script_b
 import Dataset_B_sensor_distillation as distillation_b
 from common import plots
 from common.runs import find_row
-from tests.networks import (
-    random_batch,
-)
+from tests.networks import random_batch
 from tests.reference import Parameters, gru, linear, lstm, normalized, parameters_of, sigmoid
 
 

@@ -13,9 +13,7 @@ import Dataset_A_ffn_hf_ffn_bilstm_convnet as script_a
 import Dataset_B_ffn_hf_ffn_bilstm_convnet as script_b
 from common import windows as windows_module
 from common.windows import make_fold, precompute
-from tests.networks import (
-    run_script,
-)
+from tests.networks import run_script
 from tests.reference import (
     BOTH,
     FORWARD,

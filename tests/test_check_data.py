@@ -27,22 +27,41 @@ from tools.check_data.strides import Strides
 
 Fault = Callable[[np.ndarray, Callable[[str], int]], None]
 """Changes `(..., columns)` in place; the second argument returns the position of a column."""
+Edit = Callable[[h5py.File], None]
+CheckCopy = Callable[[str, Edit], tuple[list[str], str]]
 
 
 def check(path: Path, folder: Path) -> int:
-    """Run the command in this process; the figure, if it is drawn, is written to `folder`."""
+    """Run the command in this process; the figure is written to `folder`."""
     return main([str(path), "--figure", str(folder / "page.png")])
 
 
 @pytest.fixture
-def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw nothing, which takes a second."""
-    monkeypatch.setattr("tools.check_data.__main__.save_figure", lambda *_: None)
+def check_copy(
+    synthetic_files: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> CheckCopy:
+    """Return a function that checks an edited copy; it returns the warnings and the output."""
+    monkeypatch.setattr("tools.check_data.__main__.save_figure", lambda *_: None)  # takes a second
+
+    def edit_and_check(dataset: str, edit: Edit) -> tuple[list[str], str]:
+        path = copy(synthetic_files[dataset], tmp_path / f"{dataset}.h5", edit)
+        status, output = check(path, tmp_path), capsys.readouterr().out
+        warnings = [line for line in output.splitlines() if line.startswith("WARNING")]
+        assert status == bool(warnings)
+        return warnings, output
+
+    return edit_and_check
 
 
-def warnings_in(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Return the warnings that were printed."""
-    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING")]
+def copy(good: Path, path: Path, edit: Edit) -> Path:
+    """Copy a file and edit the copy."""
+    shutil.copy(good, path)
+    with h5py.File(path, "r+") as file:
+        edit(file)
+    return path
 
 
 # Files without a fault ----------------------------------------------------------------------------
@@ -90,25 +109,27 @@ def test_windows_are_those_that_the_scripts_cut(synthetic_files: dict[str, Path]
 # Faults in the values -----------------------------------------------------------------------------
 
 
-def write_faulty_a(path: Path, good: Path, fault: Fault) -> Path:
-    """Copy a file of A with a fault in every activity of its first subject, 7."""
-    shutil.copy(good, path)
-    with h5py.File(path, "r+") as file:
+def fault_in_a(fault: Fault) -> Edit:
+    """Return an edit that puts a fault into every activity of the first subject of A, 7."""
+
+    def edit(file: h5py.File) -> None:
         for table in file["All_subjects/Subject_7"].values():
             samples = table[:]
             fault(samples, DATASET_A_COLUMNS.index)
             table[:] = samples
-    return path
+
+    return edit
 
 
-def write_faulty_b(path: Path, good: Path, fault: Fault) -> Path:
-    """Copy a file of B with a fault in its first subject, 01."""
-    shutil.copy(good, path)
-    with h5py.File(path, "r+") as file:
+def fault_in_b(fault: Fault) -> Edit:
+    """Return an edit that puts a fault into the first subject of B, 01."""
+
+    def edit(file: h5py.File) -> None:
         steps = file["subject_01"][:]
         fault(steps, DATASET_B_COLUMNS.index)
         file["subject_01"][:] = steps
-    return path
+
+    return edit
 
 
 def multiply(prefix: str, factor: float) -> Fault:
@@ -180,22 +201,6 @@ FAULTS_A = {
 }
 
 
-@pytest.mark.usefixtures("no_page")
-@pytest.mark.parametrize(("fault", "warning"), FAULTS_A.values(), ids=FAULTS_A)
-def test_a_fault_in_a_is_found(
-    fault: Fault,
-    warning: str,
-    synthetic_files: dict[str, Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Otherwise a network trains for days on a wrong unit, a dead channel or a turned sensor."""
-    assert check(write_faulty_a(tmp_path / "a.h5", synthetic_files["a"], fault), tmp_path) == 1
-    warnings = warnings_in(capsys)
-    assert any(warning in line for line in warnings), warnings
-    assert all("subject 7" in line for line in warnings)
-
-
 FAULTS_B = {
     "rad/s": (multiply("Gyro", 1 / 57.3), "deg/s; in rad/s?"),
     "dead": (multiply("AccelX_CHEST", 0.0), "AccelX_CHEST: constant, 0"),
@@ -212,78 +217,60 @@ FAULTS_B = {
 }
 
 
-@pytest.mark.usefixtures("no_page")
-@pytest.mark.parametrize(("fault", "warning"), FAULTS_B.values(), ids=FAULTS_B)
-def test_a_fault_in_b_is_found(
-    fault: Fault,
-    warning: str,
-    synthetic_files: dict[str, Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Otherwise the same happens with the other dataset."""
-    assert check(write_faulty_b(tmp_path / "b.h5", synthetic_files["b"], fault), tmp_path) == 1
-    warnings = warnings_in(capsys)
+@pytest.mark.parametrize(
+    ("dataset", "name"), [*(("a", name) for name in FAULTS_A), *(("b", name) for name in FAULTS_B)]
+)
+def test_a_fault_is_found(dataset: str, name: str, check_copy: CheckCopy) -> None:
+    """Otherwise a network trains for days on a wrong unit, a dead channel or a turned sensor."""
+    fault, warning = (FAULTS_A if dataset == "a" else FAULTS_B)[name]
+    edit, subject = (fault_in_a, "7") if dataset == "a" else (fault_in_b, "01")
+    warnings, _ = check_copy(dataset, edit(fault))
     assert any(warning in line for line in warnings), warnings
-    assert all("subject 01" in line for line in warnings)
+    assert all(f"subject {subject}" in line for line in warnings)
 
 
-@pytest.mark.usefixtures("no_page")
-def test_a_joint_that_was_not_found_is_reported_with_its_share(
-    synthetic_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_joint_that_was_not_found_is_reported_with_its_share(check_copy: CheckCopy) -> None:
     """Otherwise a joint jumps to the corner of the image, and nobody knows how often."""
 
     def fault(steps: np.ndarray, index: Callable[[str], int]) -> None:
         for view in script_b.VIEWS:
             steps[:, ::5, index(f"LKnee_{view}")] = 0
 
-    assert check(write_faulty_b(tmp_path / "b.h5", synthetic_files["b"], fault), tmp_path) == 1
-    [warning] = warnings_in(capsys)
+    [warning], _ = check_copy("b", fault_in_b(fault))
     assert "video joint LKnee: exactly 0 in all views in 20" in warning
 
 
-@pytest.mark.usefixtures("no_page")
-def test_pixels_are_not_taken_for_sentinels(
-    synthetic_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pixels_are_not_taken_for_sentinels(check_copy: CheckCopy) -> None:
     """Otherwise a knee at pixel 999, in the middle of the image, is called a missing value."""
 
     def fault(steps: np.ndarray, index: Callable[[str], int]) -> None:
         steps[0, 0, index("RKnee_y_90")] = 999.0
 
-    assert check(write_faulty_b(tmp_path / "b.h5", synthetic_files["b"], fault), tmp_path) == 0
-    assert not warnings_in(capsys)
+    assert not check_copy("b", fault_in_b(fault))[0]
 
 
-@pytest.mark.usefixtures("no_page")
-def test_the_share_of_nan_is_printed(
-    synthetic_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_share_of_nan_is_printed(check_copy: CheckCopy) -> None:
     """Otherwise nobody notices that half of the moments are missing."""
 
     def fault(samples: np.ndarray, index: Callable[[str], int]) -> None:
         samples[: len(samples) // 2, index("knee_angle_r_moment")] = np.nan
 
-    assert check(write_faulty_a(tmp_path / "a.h5", synthetic_files["a"], fault), tmp_path) == 0
-    lines = capsys.readouterr().out.splitlines()
+    warnings, output = check_copy("a", fault_in_a(fault))
+    assert not warnings
+    lines = output.splitlines()
     block = next(line for line in lines if line.startswith("knee moment"))
     assert block.split()[3] == "16.67"  # half of one subject of three
     subject = next(line for line in lines if line.split()[:1] == ["7"])
     assert subject.split()[1:3] == ["0.1", "0.1"]
 
 
-@pytest.mark.usefixtures("no_page")
-def test_a_subject_without_a_window_is_named(
-    synthetic_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_subject_without_a_window_is_named(check_copy: CheckCopy) -> None:
     """Otherwise every script stops at it."""
 
     def fault(samples: np.ndarray, index: Callable[[str], int]) -> None:
         samples[1:, index("knee_angle_r_moment")] = np.nan
 
-    assert check(write_faulty_a(tmp_path / "a.h5", synthetic_files["a"], fault), tmp_path) == 1
-    output = capsys.readouterr().out
+    _, output = check_copy("a", fault_in_a(fault))
     for protocol in PROTOCOLS:
         assert f"subject 7: no full window of 100 samples under --protocol {protocol}" in output
 
@@ -291,27 +278,18 @@ def test_a_subject_without_a_window_is_named(
 # Faults in the layout -----------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_page")
-def test_trial_starts_beyond_the_table_are_reported(
-    synthetic_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_trial_starts_beyond_the_table_are_reported(check_copy: CheckCopy) -> None:
     """Otherwise starts counted at 1000 Hz join trials, and windows of `strict` cross them."""
-    path = shutil.copy(synthetic_files["a"], tmp_path / "a.h5")
-    with h5py.File(path, "r+") as file:
+    sizes = []
+
+    def edit(file: h5py.File) -> None:
         table = file["All_subjects/Subject_8/Ramp"]
-        size = len(table)
-        table.attrs["trial_starts"] = [0, 100, size]
-    assert check(path, tmp_path) == 1
-    [warning] = warnings_in(capsys)
+        sizes.append(len(table))
+        table.attrs["trial_starts"] = [0, 100, len(table)]
+
+    [warning], _ = check_copy("a", edit)
+    [size] = sizes
     assert f"subject 8: Ramp: `trial_starts` has [{size}], but the table has {size}" in warning
-
-
-def copy(good: Path, path: Path, edit: Callable[[h5py.File], None]) -> Path:
-    """Copy a file and edit the copy."""
-    shutil.copy(good, path)
-    with h5py.File(path, "r+") as file:
-        edit(file)
-    return path
 
 
 def replace_tables(file: h5py.File, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -325,7 +303,6 @@ def replace_tables(file: h5py.File, change: Callable[[np.ndarray], np.ndarray]) 
         file[name].attrs.update(attributes)
 
 
-@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize(
     ("dataset", "script", "order"), [("a", script_a, "[2 1]"), ("b", script_b, "[3 2 1]")]
 )
@@ -362,46 +339,34 @@ def test_column_names_may_be_an_array_of_strings(
     assert script_b.read(path).digest() == script_b.read(synthetic_files["b"]).digest()
 
 
-@pytest.mark.usefixtures("no_page")
+@pytest.mark.parametrize(
+    ("dataset", "old", "new"),
+    [
+        ("a", "All_subjects/Subject_7", "Subject_AB07"),
+        ("b", "subject_02", "subject_S02"),
+        ("b", "subject_02", "AB_02"),
+        ("b", "subject_02", "Subject_02"),
+    ],
+)
 def test_subjects_with_other_names_are_reported(
-    synthetic_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    dataset: str, old: str, new: str, check_copy: CheckCopy, tmp_path: Path
 ) -> None:
     """Otherwise a subject is left out of training without notice."""
-    path = copy(
-        synthetic_files["a"],
-        tmp_path / "a.h5",
-        lambda file: file.move("All_subjects/Subject_7", "All_subjects/Subject_AB07"),
-    )
-    note = "ignored Subject_AB07: a subject must be named Subject_<number>"
-    assert check(path, tmp_path) == 1
-    [warning] = warnings_in(capsys)
+    group = old.rpartition("/")[0]
+    [warning], _ = check_copy(dataset, lambda file: file.move(old, f"{group}/{new}"))
+    note = f"ignored {new}: a subject must be named {old[:-1].rpartition('/')[2].rstrip('0')}<"
     assert note in warning
-    flags = ["--data", path, "--output-dir", tmp_path / "out", "--rows", "student-foot"]
-    script_a.main([*map(str, flags), "--epochs", "1", "--jobs", "1"])
-    assert f"NOTICE: {note}" in capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("no_page")
-@pytest.mark.parametrize("name", ["subject_S02", "AB_02", "Subject_02"])
-def test_subjects_of_b_with_other_names_are_reported(
-    name: str,
-    synthetic_files: dict[str, Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Otherwise the same happens with the other dataset, and "one subject" explains nothing."""
-    path = copy(synthetic_files["b"], tmp_path / "b.h5", lambda file: file.move("subject_02", name))
-    assert check(path, tmp_path) == 1
-    [warning] = warnings_in(capsys)
-    assert f"ignored {name}: a subject must be named" in warning
-    assert script_b.read(path).ignored == [name]
+    script, path = {"a": script_a, "b": script_b}[dataset], tmp_path / f"{dataset}.h5"
+    assert script.read(path).ignored == [new]
     with h5py.File(path, "r+") as file:
-        del file["subject_03"]
-    with pytest.raises(InputError, match=f"one subject; .*ignored {name}"):
-        script_b.read(path)
+        others = file[group or "/"]
+        del others[sorted(name for name in others if name != new)[0]]
+    with pytest.raises(InputError, match=f"one subject; .*ignored {new}"):
+        script.read(path)
+    assert check(path, tmp_path) == 1
 
 
-def fill_padding(*columns: str) -> Callable[[h5py.File], None]:
+def fill_padding(*columns: str) -> Edit:
     """Return an edit that repeats columns of B through the padding of every step."""
 
     def change(steps: np.ndarray) -> np.ndarray:
@@ -412,24 +377,17 @@ def fill_padding(*columns: str) -> Callable[[h5py.File], None]:
     return lambda file: replace_tables(file, change)
 
 
-@pytest.mark.usefixtures("no_page")
 def test_body_weight_and_height_in_the_padding_are_not_data(
-    synthetic_files: dict[str, Path], tmp_path: Path
+    check_copy: CheckCopy, synthetic_files: dict[str, Path], tmp_path: Path
 ) -> None:
     """Otherwise a third of the samples are zeros, and the errors look better than they are."""
-    path = copy(synthetic_files["b"], tmp_path / "b.h5", fill_padding("body weight", "body height"))
-    assert script_b.read(path).digest() == script_b.read(synthetic_files["b"]).digest()
-    assert check(path, tmp_path) == 0
+    assert not check_copy("b", fill_padding("body weight", "body height"))[0]
+    assert script_b.read(tmp_path / "b.h5").digest() == script_b.read(synthetic_files["b"]).digest()
 
 
-@pytest.mark.usefixtures("no_page")
-def test_steps_that_are_mostly_zero_are_reported(
-    synthetic_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_steps_that_are_mostly_zero_are_reported(check_copy: CheckCopy) -> None:
     """Otherwise padding that is filled with another constant is read as data without notice."""
-    path = copy(synthetic_files["b"], tmp_path / "b.h5", fill_padding("RAC_Z"))
-    assert check(path, tmp_path) == 1
-    warnings = warnings_in(capsys)
+    warnings, _ = check_copy("b", fill_padding("RAC_Z"))
     for subject in ("01", "02", "03"):
         assert any(f"subject {subject}: all IMUs exactly 0 in" in line for line in warnings)
 
@@ -437,10 +395,11 @@ def test_steps_that_are_mostly_zero_are_reported(
 # Files that cannot be used ------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_page")
 def test_other_files_are_refused(synthetic_files: dict[str, Path], tmp_path: Path) -> None:
     """Otherwise a traceback ends the check, or the check passes a file that no script reads."""
     (tmp_path / "text.h5").write_text("not HDF5")
+    with pytest.raises(InputError, match="nowhere.h5: no such file"):
+        check(tmp_path / "nowhere.h5", tmp_path)
     with pytest.raises(InputError, match="not an HDF5 file"):
         check(tmp_path / "text.h5", tmp_path)
     with h5py.File(tmp_path / "other.h5", "w") as file:

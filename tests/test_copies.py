@@ -215,15 +215,11 @@ def test_twins_finds_and_repairs_a_difference() -> None:
     assert differing(("return x * 2\n\n# Rows", "return x * 3\n\n# Rows")) == ["rmse"]
 
 
-def test_twins_compares_data_within_a_dataset() -> None:
-    """If a sensor set or a target differs in one script, its rows cannot be compared."""
+def test_twins_compares_data_within_a_dataset_and_allows_a_family_its_own() -> None:
+    """Rows of other sensors cannot be compared; learning rate, rows and `main` may differ."""
     changes = ('return "a"', 'return "b"'), ("100  # samples", "50  # samples")
     assert differing(*changes) == []
     assert differing(*changes, script="Dataset_A_y.py") == ["prepare", "WINDOW"]
-
-
-def test_twins_allows_a_family_to_differ_where_it_does() -> None:
-    """Learning rates, rows and the steps of `main` are what sets the families apart."""
     changes = ("1e-3", "3e-4"), ("return [x]", "return x"), ("return train", "return 1")
     assert differing(*changes, script="Dataset_A_y.py") == []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -126,23 +125,10 @@ def test_steps_of_dataset_b_end_where_the_padding_starts(tmp_path: Path) -> None
     assert read.dropped == {"/subject_02": 1}
 
 
-def test_targets_and_video_of_dataset_b(example_b: Path) -> None:
-    """Signs, units and normalization, computed here from the raw file one value at a time."""
+def test_measured_targets_and_video_of_dataset_b(example_b: Path) -> None:
+    """Signs and units of the measured file itself: forces in body weights, joints at MidHip."""
     read = script_b.read(example_b)
-    with h5py.File(example_b) as file:
-        names = json.loads(file.attrs["columns"])
-        row = dict(zip(names, file["subject_01"][0, 30].astype(float), strict=True))
-    weight_n = row["body weight"] * 9.8
-    expected = [
-        row["EXT_KM_X"], row["EXT_KM_Y"], -row["plate_2_force_x"] / weight_n,
-        -row["plate_2_force_z"] / weight_n, -row["plate_2_force_y"] / weight_n,
-    ]  # fmt: skip
-    assert read.samples["targets"][30].numpy() == pytest.approx(expected, rel=1e-5, abs=1e-6)
-    video = read.samples["video"]
-    assert video.shape[1] == 44
-    assert (video[:, 8:12] == 0).all()  # MidHip, relative to itself
-    knee = (row["RKnee_y_180"] - row["MidHip_y_180"]) / row["body height"]
-    assert float(video[30, 4 * script_b.JOINTS.index("RKnee") + 3]) == pytest.approx(knee, rel=1e-5)
+    assert (read.samples["video"][:, 8:12] == 0).all()  # MidHip, relative to itself
     peaks = [float(read.samples["targets"][read.subject == i, 3].max()) for i in range(2)]
     assert peaks == pytest.approx([1.247, 1.245], abs=0.001)
 
@@ -211,6 +197,7 @@ def with_values(**columns: float) -> np.ndarray:
 
 
 PLACE = "All_subjects/Subject_8/Ramp"
+UNSORTED = np.array([0, 60, 30], np.uint32)  # whose differences are not negative
 BAD_FILES = {
     "missing group": (
         lambda path: with_table(path, {"All_subjects": None}),
@@ -273,10 +260,6 @@ BAD_FILES = {
         "Subject_07 and Subject_7 have the same number; rename one",
     ),
     "trial starts": (
-        lambda path: write_a(path, {"7": [random_samples(120)] * 4}, trial_starts=[0, 60, 30]),
-        "Subject_7/Treadmill: the attribute `trial_starts` must contain increasing",
-    ),
-    "unsigned trial starts": (
         lambda path: write_a(
             path, {"7": [random_samples(120)] * 4}, trial_starts=np.array([0, 60, 30], np.uint32)
         ),

@@ -14,18 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import Dataset_A_lmfn_tfn_fusion_models as script_a
 from common.runs import find_row
 from common.windows import Batch
-from tests.networks import (
-    random_batch,
-)
-from tests.reference import (
-    Parameters,
-    linear,
-    lstm,
-    normalized,
-    parameters_of,
-    part_of,
-    relu,
-)
+from tests.networks import random_batch
+from tests.reference import Parameters, linear, lstm, normalized, parameters_of, part_of, relu
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

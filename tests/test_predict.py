@@ -12,7 +12,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 import Dataset_A_lmfn_tfn_fusion_models as fusion_a
@@ -22,19 +21,13 @@ from common.runs import load_script
 from common.windows import Windows
 from tests.networks import narrow_networks
 from tests.predicting import copy_columns, predict, random_network, target_values
-from tools.predict import output, prediction
+from tools.predict import prediction
 from tools.predict.recording import input_columns, target_columns
 from tools.trained import SCRIPTS, load_trained
 
 FOOT = [f"foot_{kind}_{axis}" for kind in ("Accel", "Gyro") for axis in "XYZ"]
 TREADMILL = "All_subjects/Subject_7/Treadmill"
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(autouse=True)
-def no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw nothing, which takes a second."""
-    monkeypatch.setattr(output, "draw", lambda *_: Figure(figsize=(1, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -283,15 +276,11 @@ def test_measured_targets_are_scored(
 
 
 def test_the_files_state_units_and_delay(
-    networks: dict[str, Path],
-    synthetic_files: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    networks: dict[str, Path], synthetic_files: dict[str, Path], tmp_path: Path
 ) -> None:
     """Users would have to guess the units; those who work live would not know the delay."""
-    monkeypatch.undo()  # draw
     data = Path(shutil.copy(synthetic_files["b"], tmp_path))
-    lines = predict(networks["b"], data, "--subject", "1")
+    lines = predict(networks["b"], data, "--subject", "1", draw=True)
     assert lines.columns[:4].tolist() == ["subject", "step", "stretch", "time (s)"]
     assert "KFM (%BW·BH)" in lines.columns
     folder = tmp_path / "b-out"

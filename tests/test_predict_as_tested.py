@@ -9,21 +9,12 @@ from types import ModuleType
 import h5py
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 import Dataset_A_ffn_hf_ffn_bilstm_convnet as baselines_a
 import Dataset_A_lmfn_tfn_fusion_models as fusion_a
 import Dataset_B_lmfn_tfn_fusion_models as fusion_b
 from common.files import InputError, load_checkpoint, save_checkpoint
 from tests.predicting import predict, random_network, target_values
-from tools.predict import output
-
-
-@pytest.fixture(autouse=True)
-def no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw nothing, which takes a second."""
-    monkeypatch.setattr(output, "draw", lambda *_: Figure(figsize=(1, 1)))
-
 
 RUNS = [
     (fusion_a, "lmfn-foot", "paper"),

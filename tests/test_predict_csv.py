@@ -13,7 +13,6 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 from scipy.interpolate import CubicSpline
 
 import Dataset_A_lmfn_tfn_fusion_models as script
@@ -21,7 +20,6 @@ from common.data import DATASET_A_COLUMNS
 from common.files import InputError
 from tests.conftest import ROOT
 from tests.predicting import predict, random_network, target_values
-from tools.predict import output
 from tools.predict.csv_file import split_at_gaps
 from tools.signals import filter_zero_phase
 
@@ -31,12 +29,6 @@ SMOOTH_HZ = 20.0  # cut-off of the movement; all rates below can represent it
 # Largest difference of a target, relative to the range of its prediction; a delay of one sample
 # makes a difference ten times as large.
 CLOSE = 0.004
-
-
-@pytest.fixture(autouse=True)
-def no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw nothing, which takes a second."""
-    monkeypatch.setattr(output, "draw", lambda *_: Figure(figsize=(1, 1)))
 
 
 @pytest.fixture(scope="module")

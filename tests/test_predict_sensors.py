@@ -9,7 +9,6 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 import Dataset_A_ffn_hf_ffn_bilstm_convnet as baselines_a
 import Dataset_A_lmfn_tfn_fusion_models as fusion_a
@@ -17,7 +16,6 @@ import Dataset_B_lmfn_tfn_fusion_models as fusion_b
 from common.data import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
 from common.runs import Script
 from tests.predicting import predict, random_network
-from tools.predict import output
 from tools.predict.sensors import training_statistics
 from tools.trained import load_trained
 
@@ -25,12 +23,6 @@ SENSORS = ("foot", "trunk")
 NAMES = [f"{s}_{kind}_{axis}" for s in SENSORS for kind in ("Accel", "Gyro") for axis in "XYZ"]
 Capture = pytest.CaptureFixture[str]
 Spoil = Callable[[pd.DataFrame], object]
-
-
-@pytest.fixture(autouse=True)
-def no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw nothing, which takes a second."""
-    monkeypatch.setattr(output, "draw", lambda *_: Figure(figsize=(1, 1)))
 
 
 @pytest.fixture(scope="module")

@@ -16,20 +16,8 @@ import Dataset_A_Sensor_Distillation as script_a
 import Dataset_B_sensor_distillation as script_b
 from common.files import load_checkpoint
 from common.runs import find_row
-from tests.networks import (
-    Training,
-    narrow_networks,
-    record_trainings,
-    run_script,
-)
-from tests.reference import (
-    gated_dual_encoder,
-    linear,
-    mffm,
-    normalized,
-    parameters_of,
-    part_of,
-)
+from tests.networks import Training, narrow_networks, record_trainings, run_script
+from tests.reference import gated_dual_encoder, linear, mffm, normalized, parameters_of, part_of
 
 SCRIPTS = [pytest.param(script_a, id="A"), pytest.param(script_b, id="B")]
 

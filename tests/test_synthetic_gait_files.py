@@ -80,37 +80,16 @@ def test_a_has_the_layout_of_the_real_file(folder: Path) -> None:
                 assert np.all(np.diff([*starts, len(data)]) >= 100)  # a window of half a second
 
 
-def test_a_has_no_dead_column_among_those_in_use(folder: Path) -> None:
-    """Else a model trains on NaN or on a channel that never changes."""
-    used = [*range(24), 53, 54, 62, 64, 70, 71, 72, *range(95, 106)]
-    with h5py.File(folder / "a.h5") as file:
-        for subject in file["All_subjects"].values():
-            for data in subject.values():
-                table = data[:]
-                assert np.isfinite(table).all()
-                assert (table[:, used].std(axis=0) > 1e-4).all()
-
-
-def test_a_is_in_the_stated_units(folder: Path) -> None:
-    """Else results come out in units other than those of the tables."""
+def test_columns_of_a_that_no_script_reads_are_in_the_stated_units(folder: Path) -> None:
+    """Else a user's own model is in other units; `tools.check_data` checks what scripts read."""
     with h5py.File(folder / "a.h5") as file:
         names = columns(file)
         for subject in file["All_subjects"].values():
             table = subject["Treadmill"][:]
-            for start in range(0, 24, 6):
-                median = np.median(np.linalg.norm(table[:, start : start + 3], axis=1))
-                assert 8.0 < median < 16.0  # m/s², not g
-                assert 0.2 < np.abs(table[:, start + 3 : start + 6]).max() < 15.0  # rad/s
-            assert np.abs(table[:, 3:6]).max() > 4.0  # the foot: 300-500 degrees/s in swing
             assert np.ptp(table[:, names.index("pelvis_tx")]) < 0.5  # m, relative to the room
-            assert 0.9 < table[:, 71].max() < 1.5  # body weights
             peak = -table[:, names.index("ankle_angle_r_moment")].min()
             assert 1.0 < peak * 9.80665 * subject.attrs["height_m"] < 2.1  # Nm/kg
             assert -80 < table[:, names.index("knee_angle_r")].min() < -35  # degrees
-        subject = file["All_subjects/Subject_7"]
-        emg = np.concatenate([data[:, 95:106] for data in subject.values()])
-        np.testing.assert_allclose(emg.max(axis=0), 1.0)
-        assert emg.min() > 0
 
 
 def test_a_climbs_and_descends(folder: Path) -> None:
@@ -295,14 +274,3 @@ def test_the_command_refuses_an_unwritable_path(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.startswith(f"error: {target}: cannot write the file")
     assert len(result.stderr.splitlines()) == 1
-
-
-def test_the_command_prints_what_it_wrote(tmp_path: Path) -> None:
-    """Else the user has to open the file to know whether the command succeeded."""
-    target = tmp_path / "new" / "x.h5"
-    flags = ("--dataset", "b", "--subjects", "1", "--minutes", "0.1", "--out", str(target))
-    result = run_python("-m", "synthetic_gait", *flags)
-    assert result.returncode == 0, result.stderr
-    assert str(target) in result.stdout
-    assert h5py.is_hdf5(target)
-    assert result.stderr == ""
