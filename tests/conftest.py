@@ -15,6 +15,10 @@ from tests.networks import narrow_networks
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start
 
+Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
+Folders = pytest.TempPathFactory
+Files = dict[str, Path]  # small synthetic files by letter of the dataset
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = Path(os.environ.get("MEASURED_DATA", ROOT.parent / "shared" / "data"))
 

@@ -13,6 +13,7 @@ import Dataset_A_ffn_hf_ffn_bilstm_convnet as script_a
 import Dataset_B_ffn_hf_ffn_bilstm_convnet as script_b
 from common import windows as windows_module
 from common.windows import make_fold, precompute
+from tests.conftest import Capture, Files, Patch
 from tests.networks import run_script
 from tests.reference import (
     BOTH,
@@ -108,7 +109,7 @@ def test_a_training_batch_of_one_window_is_normalized_by_the_running_statistics(
 
 @pytest.mark.usefixtures("narrow")
 def test_features_are_computed_once_per_window_and_in_chunks(
-    synthetic_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic_files: Files, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """40 epochs must not compute them 40 times, nor copy all windows of a dataset at once."""
     counts, features = [], script_a.HandcraftedFFN.features
@@ -187,9 +188,7 @@ def test_conv2d_equals_a_plain_computation() -> None:
     assert model(x).detach().numpy() == pytest.approx(expected, abs=1e-4)
 
 
-def test_learning_rate_is_that_of_the_published_baselines(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_learning_rate_is_that_of_the_published_baselines(capsys: Capture) -> None:
     """3e-4 here and 1e-3 elsewhere, as published; --help must show it."""
     assert script_a.LEARNING_RATE == script_b.LEARNING_RATE == 3e-4
     with pytest.raises(SystemExit):

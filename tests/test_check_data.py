@@ -21,6 +21,7 @@ from common.runs import Script
 from common.windows import PROTOCOLS, cut_windows
 from synthetic_gait import write_file
 from synthetic_gait.dataset_b import DATASET_B_COLUMNS
+from tests.conftest import Capture, Files, Patch
 from tools.check_data.__main__ import Summary, main
 from tools.check_data.layout import DataFile
 from tools.check_data.strides import Strides
@@ -38,10 +39,7 @@ def check(path: Path, folder: Path) -> int:
 
 @pytest.fixture
 def check_copy(
-    synthetic_files: dict[str, Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    synthetic_files: Files, tmp_path: Path, capsys: Capture, monkeypatch: Patch
 ) -> CheckCopy:
     """Return a function that checks an edited copy; it returns the warnings and the output."""
     monkeypatch.setattr("tools.check_data.__main__.save_figure", lambda *_: None)  # takes a second
@@ -69,10 +67,7 @@ def copy(good: Path, path: Path, edit: Edit) -> Path:
 
 @pytest.mark.parametrize("dataset", ["a", "b"])
 def test_synthetic_data_are_plausible(
-    dataset: str,
-    synthetic_files: dict[str, Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    dataset: str, synthetic_files: Files, tmp_path: Path, capsys: Capture
 ) -> None:
     """Otherwise users learn to overlook the warnings."""
     assert check(synthetic_files[dataset], tmp_path) == 0
@@ -84,7 +79,7 @@ def test_synthetic_data_are_plausible(
 
 
 def test_the_measured_example_is_plausible(
-    example_b: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    example_b: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     """Otherwise the limits are those of the simulation and not of people."""
     assert check(example_b, tmp_path) == 0
@@ -93,7 +88,7 @@ def test_the_measured_example_is_plausible(
     assert ["02", "0.2", "0.2", "20", "14"] in lines
 
 
-def test_windows_are_those_that_the_scripts_cut(synthetic_files: dict[str, Path]) -> None:
+def test_windows_are_those_that_the_scripts_cut(synthetic_files: Files) -> None:
     """Otherwise the number on the screen is not that of a training."""
     recording = script_a.read(synthetic_files["a"])
     with h5py.File(synthetic_files["a"]) as file:
@@ -307,7 +302,7 @@ def replace_tables(file: h5py.File, change: Callable[[np.ndarray], np.ndarray]) 
     ("dataset", "script", "order"), [("a", script_a, "[2 1]"), ("b", script_b, "[3 2 1]")]
 )
 def test_reversed_axes_are_named(
-    dataset: str, script: Script, order: str, synthetic_files: dict[str, Path], tmp_path: Path
+    dataset: str, script: Script, order: str, synthetic_files: Files, tmp_path: Path
 ) -> None:
     """Otherwise users of MATLAB search for the fault in the number of columns."""
     path = copy(
@@ -326,7 +321,7 @@ def test_reversed_axes_are_named(
 
 @pytest.mark.parametrize("dtype", [h5py.string_dtype(), "S40"])
 def test_column_names_may_be_an_array_of_strings(
-    dtype: np.dtype | str, synthetic_files: dict[str, Path], tmp_path: Path
+    dtype: np.dtype | str, synthetic_files: Files, tmp_path: Path
 ) -> None:
     """Otherwise a file written by MATLAB or R, which have no JSON at hand, is refused."""
 
@@ -339,31 +334,35 @@ def test_column_names_may_be_an_array_of_strings(
     assert script_b.read(path).digest() == script_b.read(synthetic_files["b"]).digest()
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(
     ("dataset", "old", "new"),
     [
         ("a", "All_subjects/Subject_7", "Subject_AB07"),
         ("b", "subject_02", "subject_S02"),
-        ("b", "subject_02", "AB_02"),
         ("b", "subject_02", "Subject_02"),
     ],
 )
 def test_subjects_with_other_names_are_reported(
-    dataset: str, old: str, new: str, check_copy: CheckCopy, tmp_path: Path
+    dataset: str, old: str, new: str, check_copy: CheckCopy, tmp_path: Path, capsys: Capture
 ) -> None:
     """Otherwise a subject is left out of training without notice."""
     group = old.rpartition("/")[0]
     [warning], _ = check_copy(dataset, lambda file: file.move(old, f"{group}/{new}"))
-    note = f"ignored {new}: a subject must be named {old[:-1].rpartition('/')[2].rstrip('0')}<"
-    assert note in warning
+    assert f"ignored {new}: a subject must be named" in warning
     script, path = {"a": script_a, "b": script_b}[dataset], tmp_path / f"{dataset}.h5"
     assert script.read(path).ignored == [new]
+    row = next(row.name for row in script.ROWS if row.name.startswith("student"))
+    flags = ["--data", str(path), "--output-dir", str(tmp_path / "out"), "--rows", row]
+    script.main([*flags, "--epochs", "1", "--jobs", "1"])
+    assert f"NOTICE: ignored {new}: a subject must be named" in capsys.readouterr().out
     with h5py.File(path, "r+") as file:
         others = file[group or "/"]
         del others[sorted(name for name in others if name != new)[0]]
     with pytest.raises(InputError, match=f"one subject; .*ignored {new}"):
         script.read(path)
     assert check(path, tmp_path) == 1
+    assert "WARNING: one subject; the scripts need one to train on" in capsys.readouterr().out
 
 
 def fill_padding(*columns: str) -> Edit:
@@ -378,7 +377,7 @@ def fill_padding(*columns: str) -> Edit:
 
 
 def test_body_weight_and_height_in_the_padding_are_not_data(
-    check_copy: CheckCopy, synthetic_files: dict[str, Path], tmp_path: Path
+    check_copy: CheckCopy, synthetic_files: Files, tmp_path: Path
 ) -> None:
     """Otherwise a third of the samples are zeros, and the errors look better than they are."""
     assert not check_copy("b", fill_padding("body weight", "body height"))[0]
@@ -395,7 +394,7 @@ def test_steps_that_are_mostly_zero_are_reported(check_copy: CheckCopy) -> None:
 # Files that cannot be used ------------------------------------------------------------------------
 
 
-def test_other_files_are_refused(synthetic_files: dict[str, Path], tmp_path: Path) -> None:
+def test_other_files_are_refused(synthetic_files: Files, tmp_path: Path) -> None:
     """Otherwise a traceback ends the check, or the check passes a file that no script reads."""
     (tmp_path / "text.h5").write_text("not HDF5")
     with pytest.raises(InputError, match="nowhere.h5: no such file"):
@@ -456,7 +455,7 @@ def test_strides_are_averaged_within_a_trial(tmp_path: Path) -> None:
     assert -0.15 < mean[35:60, 3].min() < -0.05  # ankle: push-off
 
 
-def test_stances_of_b_are_those_of_force_phase(synthetic_files: dict[str, Path]) -> None:
+def test_stances_of_b_are_those_of_force_phase(synthetic_files: Files) -> None:
     """Otherwise the average of B is smeared by the different starts of the steps."""
     strides, steps = add_strides(synthetic_files["b"])
     mean, _ = strides.mean_and_sd("walking")

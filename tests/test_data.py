@@ -20,7 +20,7 @@ from common.data import DATASET_A_COLUMNS, Columns, read_dataset_b
 from common.files import InputError
 from common.windows import check_windows
 from synthetic_gait.dataset_b import DATASET_B_COLUMNS
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Capture, Patch
 from tests.files import random_samples, write_a, write_b, write_random_a
 
 # What is read ------------------------------------------------------------------------------------
@@ -133,9 +133,7 @@ def test_measured_targets_and_video_of_dataset_b(example_b: Path) -> None:
     assert peaks == pytest.approx([1.247, 1.245], abs=0.001)
 
 
-def test_where_a_block_ends_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_a_block_ends_changes_nothing(tmp_path: Path, monkeypatch: Patch) -> None:
     """A file is read in blocks: NaN, trials and steps at their borders count as elsewhere."""
     arrays = [random_samples(110, i) for i in range(8)]
     arrays[1][[0, 6, 7, 13, 109], 53] = np.nan
@@ -159,9 +157,7 @@ def test_where_a_block_ends_changes_nothing(
     assert whole[1].dropped == {"/subject_1": 1, "/subject_2": 1}
 
 
-def test_faults_are_counted_over_all_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_faults_are_counted_over_all_blocks(tmp_path: Path, monkeypatch: Patch) -> None:
     """The message must count every infinite value, not only those of the first such block."""
     array = random_samples(120)
     array[5, 60] = np.inf  # not used
@@ -291,7 +287,7 @@ def with_bad_names(path: Path) -> Path:
 
 @pytest.mark.parametrize("case", BAD_FILES)
 def test_bad_files_end_with_status_2_and_one_line(
-    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    case: str, tmp_path: Path, capsys: Capture
 ) -> None:
     """A user must learn from one line which file is bad, where, and what to do."""
     make, message = BAD_FILES[case]
@@ -299,9 +295,7 @@ def test_bad_files_end_with_status_2_and_one_line(
     assert_refused(["--data", str(path)], f"{path}.*{message}.*", tmp_path, capsys)
 
 
-def assert_refused(
-    flags: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def assert_refused(flags: list[str], message: str, folder: Path, capsys: Capture) -> None:
     """Check for exit status 2, one line that matches, and no results."""
     outputs = folder / "outputs"
     with pytest.raises(SystemExit) as end:
@@ -313,7 +307,7 @@ def assert_refused(
     assert not outputs.exists()
 
 
-def test_files_that_are_not_hdf5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_not_hdf5(tmp_path: Path, capsys: Capture) -> None:
     """A broken download or a mistyped name ends with the remedy, not with a traceback."""
     text = tmp_path / "text.h5"
     text.write_text("time,value\n0,1\n")

@@ -24,7 +24,7 @@ from common.files import load_checkpoint
 from common.runs import Row, find_row
 from common.training import predict
 from common.windows import make_fold
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Files, Folders, Patch
 from tests.networks import (
     Training,
     check_dependence,
@@ -86,9 +86,7 @@ def run_rows(
 
 
 @pytest.fixture(scope="module")
-def finished_b(
-    synthetic_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Finished:
+def finished_b(synthetic_files: Files, tmp_path_factory: Folders) -> Finished:
     """A run on Dataset B."""
     return run_rows(script_b, synthetic_files["b"], tmp_path_factory.mktemp("b"), "run")
 
@@ -293,9 +291,7 @@ def test_the_correlation_networks_of_b_have_55_epochs(finished_b: Finished) -> N
     assert finished_b.settings["row_epochs"] == row_epochs
 
 
-def test_a_flag_sets_the_epochs_of_all_rows_of_b(
-    synthetic_files: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_flag_sets_the_epochs_of_all_rows_of_b(synthetic_files: Files, tmp_path: Path) -> None:
     """`--epochs 3` must not train some rows for 55."""
     finished = run_rows(script_b, synthetic_files["b"], tmp_path, "run", "--epochs", "3")
     assert [training.epochs for training in finished.trainings.values()] == [3, 3, 3]
@@ -363,14 +359,14 @@ def check_line(finished: Finished, data: Path, protocol: str) -> None:
 
 
 def test_under_paper_the_line_is_fitted_to_the_test_predictions(
-    finished_b: Finished, synthetic_files: dict[str, Path]
+    finished_b: Finished, synthetic_files: Files
 ) -> None:
     """As published; without measured targets, but with the whole test set."""
     check_line(finished_b, synthetic_files["b"], "paper")
 
 
 def test_under_strict_no_test_sample_takes_part_in_the_fit(
-    synthetic_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic_files: Files, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """The line is fitted to the validation predictions: other test data must not change it."""
     data, strict = synthetic_files["b"], ("--protocol", "strict", "--rows", "dlr-feet")

@@ -20,7 +20,7 @@ from common import parallel
 from common.folder import Task
 from common.runs import FailedTasksError, Row, Run
 from common.windows import Batch
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Capture, Files, Patch
 from tests.running import (
     NAME,
     ROWS,
@@ -51,14 +51,14 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def usual(synthetic_files: dict[str, Path], tmp_path: Path) -> Iterator[list[str]]:
+def usual(synthetic_files: Files, tmp_path: Path) -> Iterator[list[str]]:
     """Return the flags of a small run into the folder of the test; draw no figures."""
     with no_figures():
         yield usual_flags(synthetic_files["b"], tmp_path)
 
 
 def test_a_cluster_changes_nothing(
-    usual: list[str], address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    usual: list[str], address: str, tmp_path: Path, capsys: Capture
 ) -> None:
     """The same bits from one process and from threads of a worker, in any order, on all folds."""
     usual += ["--test-subjects", "all"]
@@ -71,11 +71,7 @@ def test_a_cluster_changes_nothing(
 
 
 def test_a_row_that_fails_on_a_cluster_is_named(
-    usual: list[str],
-    address: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    usual: list[str], address: str, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     """It does not stop the others, its best epoch is saved, and `--resume` trains it again."""
     loss, steps = script.supervised_loss, []
@@ -101,7 +97,7 @@ def test_a_row_that_fails_on_a_cluster_is_named(
 
 
 def test_workers_that_do_not_share_the_folder_are_named(
-    usual: list[str], address: str, monkeypatch: pytest.MonkeyPatch
+    usual: list[str], address: str, monkeypatch: Patch
 ) -> None:
     """Results that a worker writes to its own disk must not end as a traceback."""
     monkeypatch.setattr(script, "train_and_test", lambda row, test_subject, run: None)
@@ -140,7 +136,7 @@ def test_on_a_cluster_a_row_that_needs_a_failed_row_is_not_begun(
 
 
 def test_a_row_that_needs_a_failed_row_says_so(
-    synthetic_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic_files: Files, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """The reason in the list of failures must be the teacher, not a missing file."""
     begun = []

@@ -18,13 +18,12 @@ from scipy.interpolate import CubicSpline
 import Dataset_A_lmfn_tfn_fusion_models as script
 from common.data import DATASET_A_COLUMNS
 from common.files import InputError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Capture, Files, Folders
 from tests.predicting import predict, random_network, target_values
 from tools.predict.csv_file import split_at_gaps
 from tools.signals import filter_zero_phase
 
 FOOT = list(DATASET_A_COLUMNS[:6])
-Capture = pytest.CaptureFixture[str]
 SMOOTH_HZ = 20.0  # cut-off of the movement; all rates below can represent it
 # Largest difference of a target, relative to the range of its prediction; a delay of one sample
 # makes a difference ten times as large.
@@ -32,13 +31,13 @@ CLOSE = 0.004
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def network(tmp_path_factory: Folders) -> Path:
     """A small network with random weights."""
     return random_network(script, "lmfn-foot", tmp_path_factory.mktemp("network"))
 
 
 @pytest.fixture(scope="module")
-def movement(synthetic_files: dict[str, Path]) -> CubicSpline:
+def movement(synthetic_files: Files) -> CubicSpline:
     """The IMU of the foot in the synthetic data, smoothed, as a function of time over 1.495 s."""
     with h5py.File(synthetic_files["a"]) as file:
         foot = file["All_subjects/Subject_7/Treadmill"][:300, :6]
@@ -120,11 +119,7 @@ def test_times_in_other_units_and_with_another_origin(
 
 
 def test_short_gaps_are_filled_and_long_ones_split(
-    movement: CubicSpline,
-    network: Path,
-    expected: np.ndarray,
-    tmp_path: Path,
-    capsys: Capture,
+    movement: CubicSpline, network: Path, expected: np.ndarray, tmp_path: Path, capsys: Capture
 ) -> None:
     """A lost packet would cost a window, or a lost second would be invented."""
     time_s = np.arange(300) / 200

@@ -15,18 +15,18 @@ import Dataset_A_lmfn_tfn_fusion_models as fusion_a
 import Dataset_B_lmfn_tfn_fusion_models as fusion_b
 from common.data import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
 from common.runs import Script
+from tests.conftest import Capture, Files, Folders
 from tests.predicting import predict, random_network
 from tools.predict.sensors import training_statistics
 from tools.trained import load_trained
 
 SENSORS = ("foot", "trunk")
 NAMES = [f"{s}_{kind}_{axis}" for s in SENSORS for kind in ("Accel", "Gyro") for axis in "XYZ"]
-Capture = pytest.CaptureFixture[str]
 Spoil = Callable[[pd.DataFrame], object]
 
 
 @pytest.fixture(scope="module")
-def network(synthetic_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def network(synthetic_files: Files, tmp_path_factory: Folders) -> Path:
     """A network for foot and trunk whose norm has seen the synthetic subjects 8 and 9."""
     recording = fusion_a.read(synthetic_files["a"])
     folder = tmp_path_factory.mktemp("network")
@@ -34,7 +34,7 @@ def network(synthetic_files: dict[str, Path], tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="module")
-def walk(synthetic_files: dict[str, Path]) -> pd.DataFrame:
+def walk(synthetic_files: Files) -> pd.DataFrame:
     """1.6 s on a treadmill of the subject that the network has not seen."""
     with h5py.File(synthetic_files["a"]) as file:
         values = file["All_subjects/Subject_7/Treadmill"][:320]
@@ -140,12 +140,7 @@ FAULTS: dict[str, tuple[Spoil, str]] = {
 
 @pytest.mark.parametrize(("spoil", "expected"), FAULTS.values(), ids=FAULTS)
 def test_a_faulty_sensor_is_noticed(
-    spoil: Spoil,
-    expected: str,
-    walk: pd.DataFrame,
-    network: Path,
-    tmp_path: Path,
-    capsys: Capture,
+    spoil: Spoil, expected: str, walk: pd.DataFrame, network: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     """A plausible curve would be computed from a dead, clipped or exchanged sensor."""
     frame = walk.copy()
@@ -164,7 +159,7 @@ def test_a_faulty_sensor_is_noticed(
     ("script", "row"), [(fusion_a, "lmfn-all_imus_emg"), (fusion_b, "lmfn-all_imus_video")]
 )
 def test_no_warning_on_a_new_subject(
-    script: Script, row: str, synthetic_files: dict[str, Path], tmp_path: Path, capsys: Capture
+    script: Script, row: str, synthetic_files: Files, tmp_path: Path, capsys: Capture
 ) -> None:
     """Warnings about intact sensors would be ignored where it matters."""
     data = synthetic_files[script.DATASET]
@@ -201,9 +196,7 @@ def test_a_network_without_statistics_of_channels_checks_the_faults(
     ]
 
 
-def test_statistics_are_those_of_the_training_data(
-    synthetic_files: dict[str, Path], network: Path
-) -> None:
+def test_statistics_are_those_of_the_training_data(synthetic_files: Files, network: Path) -> None:
     """A network that was trained for a few steps would find every recording unlike its data."""
     recording = fusion_a.read(synthetic_files["a"])
     inputs = np.hstack([x.numpy() for x in fusion_a.inputs(recording.samples, "foot_trunk")])

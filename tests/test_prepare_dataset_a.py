@@ -25,7 +25,7 @@ import Dataset_A_lmfn_tfn_fusion_models as script
 from common.data import DATASET_A_COLUMNS
 from common.files import InputError
 from tests import raw_tree
-from tests.conftest import MEASURED, ROOT
+from tests.conftest import MEASURED, ROOT, Capture, Folders, Patch
 from tests.raw_tree import Walker, make_tables, treadmill_file
 from tests.running import wait_until
 from tools.prepare_dataset_a import trial as trial_module
@@ -52,7 +52,6 @@ TOLERANCES = {
     "power, W, of up to 500": (range(106, 129), 1e-4),
 }
 Change = Callable[[pd.DataFrame], pd.DataFrame]
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def walkers() -> list[Walker]:
 
 
 @pytest.fixture(scope="module")
-def raw(walkers: list[Walker], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def raw(walkers: list[Walker], tmp_path_factory: Folders) -> Path:
     """The download of both subjects, 8 as MATLAB wrote it in 2018; not to be changed."""
     root = tmp_path_factory.mktemp("camargo")
     for walker in walkers:
@@ -73,7 +72,7 @@ def raw(walkers: list[Walker], tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def converted(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def converted(raw: Path, tmp_path_factory: Folders) -> Path:
     """The HDF5 file of both subjects."""
     path = tmp_path_factory.mktemp("converted") / "a.h5"
     assert convert(raw, path) == 0
@@ -480,7 +479,7 @@ def test_strict_writes_nothing_after_a_skip(
 
 
 def test_interrupted_call_is_resumed(
-    raw: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    raw: Path, converted: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     """Otherwise hours are lost, or the file differs from that of an uninterrupted call."""
     out = tmp_path / "a.h5"
@@ -696,9 +695,7 @@ def test_mat_io_cannot_execute_what_it_reads() -> None:
                 assert node.func.id not in {"eval", "exec", "compile", "__import__"}, path
 
 
-def test_missing_mat_io_is_named(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_mat_io_is_named(raw: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """Otherwise every trial counts as damaged."""
     monkeypatch.setitem(sys.modules, "matio", None)
     with pytest.raises(InputError, match="pip install mat-io"):

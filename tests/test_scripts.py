@@ -23,7 +23,7 @@ from common import metrics, plots
 from common.cli import run_main
 from common.files import load_checkpoint
 from common.runs import find_row
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Capture, Files, Folders, Patch
 from tests.networks import SCRIPTS, narrow_networks
 from tests.running import no_figures
 
@@ -108,9 +108,7 @@ class Finished:
 
 @pytest.fixture(scope="module", params=SCRIPTS, ids=lambda script: script.__name__)
 def finished(
-    request: pytest.FixtureRequest,
-    synthetic_files: dict[str, Path],
-    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest, synthetic_files: Files, tmp_path_factory: Folders
 ) -> Finished:
     """Run a script once."""
     data = synthetic_files[request.param.DATASET]
@@ -214,9 +212,7 @@ def test_a_checkpoint_gives_the_prediction(finished: Finished) -> None:
 
 @only_b
 @pytest.mark.usefixtures("_no_figures")
-def test_order_and_choice_of_rows_change_nothing(
-    finished: Finished, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_order_and_choice_of_rows_change_nothing(finished: Finished, capsys: Capture) -> None:
     """A row that is run alone gets the same numbers; rows that it needs are added and named."""
     row = finished.rows[2]
     finished.run("alone", "--rows", row)
@@ -262,10 +258,7 @@ def test_few_calls_lie_between_main_and_the_training(finished: Finished) -> None
 @pytest.mark.usefixtures("_no_figures")
 @pytest.mark.parametrize("script", [fusion_b, ablation_b], ids=lambda script: script.__name__)
 def test_synthetic_data_stand_in_and_the_run_says_so(
-    script: ModuleType,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    script: ModuleType, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     """Without a data file a script runs on synthetic data, and nobody can mistake the results.
 
@@ -315,6 +308,9 @@ def test_both_folds_of_the_measured_example(example_b: Path, tmp_path: Path) -> 
         (["--run-name", "a/b"], "--run-name 'a/b': must be a folder name, not a path"),
         (["--run-name", ""], "--run-name '': must be a folder name, not a path"),
         (["--epochs", "2.5"], "--epochs: must be a whole number from 1"),
+        (["--learning-rate", "inf"], "--learning-rate: must be a finite number"),
+        (["--batch-size", "0"], "--batch-size: must be a whole number from 1"),
+        (["--patience", "-1"], "--patience: must be a whole number from 1"),
         (["--seed", "99999999999"], "--seed: must be a whole number from 0"),
         (["--beta", "x"], "--beta: must be a finite number, 0 or greater"),
         (["--rows"], "--rows: expected at least one argument"),
@@ -326,11 +322,7 @@ def test_both_folds_of_the_measured_example(example_b: Path, tmp_path: Path) -> 
     ],
 )
 def test_flags_that_cannot_be_used_end_with_status_2(
-    flags: list[str],
-    message: str,
-    synthetic_files: dict[str, Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    flags: list[str], message: str, synthetic_files: Files, tmp_path: Path, capsys: Capture
 ) -> None:
     """One line that says what to do, and no result written."""
     where = ["--data", str(synthetic_files["a"]), "--output-dir", str(tmp_path / "out")]

@@ -16,6 +16,7 @@ import Dataset_A_Sensor_Distillation as script_a
 import Dataset_B_sensor_distillation as script_b
 from common.files import load_checkpoint
 from common.runs import find_row
+from tests.conftest import Files, Folders
 from tests.networks import Training, narrow_networks, record_trainings, run_script
 from tests.reference import gated_dual_encoder, linear, mffm, normalized, parameters_of, part_of
 
@@ -134,9 +135,7 @@ def run_rows(script: ModuleType, data: Path, output_dir: Path, folds: int, *flag
 
 
 @pytest.fixture(scope="module")
-def finished(
-    synthetic_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Finished:
+def finished(synthetic_files: Files, tmp_path_factory: Folders) -> Finished:
     """A finished run on Dataset B."""
     return run_rows(script_b, synthetic_files["b"], tmp_path_factory.mktemp("run"), 2)
 
@@ -193,9 +192,7 @@ def test_without_weights_distillation_is_plain_training(finished: Finished, tmp_
 
 
 @pytest.fixture(scope="module")
-def trainings(
-    synthetic_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> list[Training]:
+def trainings(synthetic_files: Files, tmp_path_factory: Folders) -> list[Training]:
     """The trainings of teacher, student and distilled student with other weights."""
     rows = ("--rows", "student-foot", "distilled-foot", "--alpha", "0.3", "--beta", "2")
     with narrow_networks(), pytest.MonkeyPatch.context() as patch:

@@ -14,13 +14,13 @@ import pytest
 from common.data import DATASET_A_COLUMNS
 from synthetic_gait import dataset_a, write_file
 from synthetic_gait.__main__ import main
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Capture, Folders, Patch
 
 TARGETS_B = ("EXT_KM_X", "EXT_KM_Y", "plate_2_force_x", "plate_2_force_y", "plate_2_force_z")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: Folders) -> Path:
     """Return a folder with a small file of each dataset, a.h5 and b.h5."""
     folder = tmp_path_factory.mktemp("synthetic")
     write_file(folder / "a.h5", "a", subjects=2, minutes=0.4, seed=5)
@@ -212,9 +212,7 @@ def test_the_shortest_file_has_data(tmp_path: Path, dataset: str, seconds: float
                 assert len(file["subject_01"]) >= 1
 
 
-def test_a_failed_write_leaves_the_older_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_older_file(tmp_path: Path, monkeypatch: Patch) -> None:
     """Else an unfinished file is mistaken for a complete one, or an older good one is lost."""
     target = tmp_path / "b.h5"
     target.write_bytes(b"older")
@@ -250,7 +248,7 @@ def test_bad_arguments_are_refused(tmp_path: Path, arguments: tuple, message: st
 
 @pytest.mark.parametrize("flags", [("--subjects", "21"), ("--minutes", "x"), ("--seed", "-1")])
 def test_the_command_refuses_bad_flags_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, str]
+    tmp_path: Path, capsys: Capture, flags: tuple[str, str]
 ) -> None:
     """Else a typing error ends in a traceback instead of one clear line."""
     try:

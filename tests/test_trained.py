@@ -19,6 +19,7 @@ from torch import Tensor
 import Dataset_A_lmfn_tfn_fusion_models as script
 from common.files import InputError, save_checkpoint
 from common.runs import describe_network, find_row
+from tests.conftest import Files
 from tools.trained import load_trained
 
 ROW = "lmfn-foot"
@@ -184,9 +185,7 @@ def test_no_wrong_byte_in_the_header_goes_unnoticed(
 
 
 def test_other_files_are_refused_and_not_executed(
-    honest: tuple[dict[str, Tensor], Description],
-    synthetic_files: dict[str, Path],
-    tmp_path: Path,
+    honest: tuple[dict[str, Tensor], Description], synthetic_files: Files, tmp_path: Path
 ) -> None:
     """A pickle could do anything to the user who opens it."""
     path, trace = tmp_path / "x.safetensors", tmp_path / "exploded"

@@ -14,6 +14,7 @@ from common import windows
 from common.data import Recording
 from common.files import InputError
 from common.windows import Fold, cut_stream, cut_stretches, make_fold
+from tests.conftest import Patch
 
 
 def recording(lengths: dict[str, list[int]]) -> Recording:
@@ -153,7 +154,7 @@ def test_a_batch_holds_the_signals_of_its_windows() -> None:
     assert torch.equal(torch.cat(train.batches(7)), torch.arange(len(train)))
 
 
-def test_windows_are_precomputed_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_are_precomputed_in_chunks(monkeypatch: Patch) -> None:
     """All windows at once would not fit into memory; the chunks must end up in their places."""
     made = recording({"1": [400], "2": [30]})
     train = make_fold(made, [made.samples["targets"]], "2", 10, "paper", 0).train
