@@ -128,14 +128,6 @@ def check_dependence(
                 assert ((found > 0).numpy() == expected).all(), (row.name, modality)
 
 
-def check_dropout(network: nn.Module, inputs: Sequence[Tensor]) -> None:
-    """Check that a network is random in training mode and repeatable in eval mode."""
-    network.train()
-    assert not torch.equal(network(*inputs), network(*inputs))
-    network.eval()
-    assert torch.equal(network(*inputs), network(*inputs))
-
-
 def run_script(
     script: ModuleType, data: Path, output_dir: Path, run_name: str, *flags: str
 ) -> Path:

@@ -119,20 +119,6 @@ def test_a_model_documents_its_arguments_one_per_line(script: str, name: str) ->
     assert len(init.args.args) <= 4  # past three arguments, keyword only
 
 
-FUNCTIONS = [
-    pytest.param(node, id=f"{script}-{node.name}")
-    for script, source in SCRIPTS.items()
-    for node in ast.walk(ast.parse(source))
-    if isinstance(node, ast.FunctionDef) and "Args:" in (ast.get_docstring(node) or "")
-]
-
-
-@pytest.mark.parametrize("node", FUNCTIONS)
-def test_a_function_documents_its_arguments_one_per_line(node: ast.FunctionDef) -> None:
-    """An argument in the docstring that the function does not have misleads its caller."""
-    assert documented(ast.get_docstring(node)) == signature(node)
-
-
 def test_copies_are_the_same() -> None:
     """Ten copies that drift apart are ten models: run `python tests/twins.py --write`."""
     done = subprocess.run(

@@ -369,15 +369,6 @@ def test_the_recording_is_not_overwritten(walk: Path, network: Path) -> None:
     assert len(list(folder.iterdir())) == 1
 
 
-def test_a_name_that_python_escapes_is_written_as_it_is(walk: Path, network: Path) -> None:
-    """In a locale without UTF-8, a name with an umlaut would end the command."""
-    data = walk.rename(walk.with_name("Gänge.csv"))
-    escaped = data.with_name(data.name.encode().decode("ascii", errors="surrogateescape"))
-    predict(network, escaped, "--out", str(walk.parent / "out"))
-    text = (walk.parent / "out" / "prediction.json").read_text(encoding="utf-8")
-    assert "lmfn-foot on Gänge.csv" in text
-
-
 @pytest.mark.slow
 def test_files_are_utf_8_whatever_the_locale(walk: Path, network: Path) -> None:
     """Others could not read the files, or the command would end with a traceback."""

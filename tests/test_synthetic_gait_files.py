@@ -33,12 +33,6 @@ def columns(file: h5py.File) -> list[str]:
     return json.loads(file.attrs["columns"])
 
 
-def run_python(*arguments: str) -> subprocess.CompletedProcess:
-    """Run Python in the root of the repository."""
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-
-
 def test_the_columns_of_a_are_those_that_are_read() -> None:
     """Else a synthetic file of Dataset A is read by wrong names."""
     assert tuple(DATASET_A_COLUMNS) == dataset_a.DATASET_A_COLUMNS
@@ -47,7 +41,8 @@ def test_the_columns_of_a_are_those_that_are_read() -> None:
 def test_the_package_stands_alone() -> None:
     """Else the simulator cannot be copied and used without the rest of the collection."""
     code = "import sys, synthetic_gait; print({'common', 'tools', 'torch'} & set(sys.modules))"
-    result = run_python("-c", code)
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.stdout.strip() == "set()", result.stderr
 
 
@@ -135,7 +130,8 @@ def test_b_resembles_the_measured_file(folder: Path, example_b: Path) -> None:
         )
     for name in (*TARGETS_B, "AccelY_R_SHANK", "AccelZ_R_FOOT", "GyroX_R_FOOT", "RAnkle_x_90"):
         i = names.index(name)
-        assert 1 / 3 < synthetic[:, i].std() / real[:, i].std() < 3, name
+        limit = 2 if name in TARGETS_B else 3
+        assert 1 / limit < synthetic[:, i].std() / real[:, i].std() < limit, name
     for name in (*TARGETS_B[:2], "plate_2_force_z", "AccelY_WAIST", "AccelY_CHEST", "RAC_Z"):
         i = names.index(name)
         difference = synthetic[:, i].mean() - real[:, i].mean()
@@ -161,23 +157,6 @@ def test_b_columns_agree_with_each_other(folder: Path) -> None:
     np.testing.assert_allclose(moment[contact], stated[contact], atol=0.25)
     quaternions = pick(*(f"Quat{i}_WAIST" for i in range(1, 5)))[contact]
     np.testing.assert_allclose(np.linalg.norm(quaternions, axis=1), 1.0, atol=1e-5)
-
-
-def test_more_sensors_help(folder: Path) -> None:
-    """Else tables by sensor set are flat on synthetic data, which hides confused sensor sets."""
-    with h5py.File(folder / "b.h5") as file:
-        names = columns(file)
-        steps = [step[20:80] for key in file for step in file[key][:]]
-    target = np.concatenate([step[:, names.index("EXT_KM_Y")] for step in steps])
-    train = np.arange(len(target)) % 600 < 400  # blocks of whole steps
-    rmse = []
-    for sensors in (("R_FOOT",), ("R_FOOT", "R_SHANK", "WAIST", "CHEST")):
-        signals = [f"{k}{a}_{s}" for s in sensors for k in ("Accel", "Gyro") for a in "XYZ"]
-        used = [names.index(signal) for signal in signals]
-        inputs = np.concatenate([np.c_[step[:, used], np.ones(len(step))] for step in steps])
-        fit = np.linalg.lstsq(inputs[train], target[train], rcond=None)[0]
-        rmse.append(np.sqrt(np.mean((inputs[~train] @ fit - target[~train]) ** 2)))
-    assert rmse[1] < 0.9 * rmse[0]
 
 
 @pytest.mark.parametrize("dataset", ["a", "b"])
@@ -263,12 +242,12 @@ def test_the_command_refuses_bad_flags_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_refuses_an_unwritable_path(tmp_path: Path) -> None:
+def test_the_command_refuses_an_unwritable_path(tmp_path: Path, capsys: Capture) -> None:
     """Else the user learns about a wrong folder from a traceback."""
     (tmp_path / "file").write_text("")
     target = tmp_path / "file" / "x.h5"
     flags = ("--dataset", "b", "--subjects", "1", "--minutes", "0.1", "--out", str(target))
-    result = run_python("-m", "synthetic_gait", *flags)
-    assert result.returncode == 2
-    assert result.stderr.startswith(f"error: {target}: cannot write the file")
-    assert len(result.stderr.splitlines()) == 1
+    assert main(list(flags)) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {target}: cannot write the file")
+    assert len(message.splitlines()) == 1
