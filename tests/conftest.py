@@ -11,6 +11,7 @@ import torch
 
 from synthetic_gait import write_file
 from tests.networks import narrow_networks
+from tests.running import no_figures
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start
@@ -45,4 +46,11 @@ def example_b() -> Path:
 def narrow() -> Iterator[None]:
     """Make the networks of all scripts small."""
     with narrow_networks():
+        yield
+
+
+@pytest.fixture
+def without_figures() -> Iterator[None]:
+    """Draw no figures at the end of a run."""
+    with no_figures():
         yield

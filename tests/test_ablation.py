@@ -1,4 +1,4 @@
-"""The ablation: one network with switches, its rows and its figure."""
+"""The ablation: one network with switches, and its figure."""
 
 from __future__ import annotations
 

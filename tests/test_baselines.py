@@ -1,4 +1,4 @@
-"""FFN (HF), FFN, Bi-LSTM and 2D convolution, and the rows of both baseline scripts."""
+"""FFN (HF), FFN, Bi-LSTM and 2D convolution, against plain computations."""
 
 from __future__ import annotations
 

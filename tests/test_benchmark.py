@@ -87,10 +87,7 @@ def test_published_loop_loads_seven_tensors_and_moves_a_few(
 def test_rows_without_training_are_not_timed() -> None:
     """A regression of two trained networks has no epochs; their parameters count together."""
     with narrow_networks():
-        case, parts = (
-            case_of("dlr-foot"),
-            [case_of("dlr_rmse-foot"), case_of("dlr_correlation-foot")],
-        )
+        case, *parts = map(case_of, ("dlr-foot", "dlr_rmse-foot", "dlr_correlation-foot"))
         sizes = {"batches": 1, "batch_size": 2, "repeats": 1, "device": CPU}
         assert not list(training.measure_training(case, **sizes))
         counts = [inference.count_parameters(c, inference.build_untrained(c)) for c in parts]

@@ -1,4 +1,4 @@
-"""LMFN and TFN, their fusions, and the rows of both fusion scripts."""
+"""LMFN, TFN and their fusions, against plain computations."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import Dataset_A_lmfn_tfn_fusion_models as script_a
-from common.runs import find_row
-from common.windows import Batch
-from tests.networks import random_batch
 from tests.reference import Parameters, linear, lstm, normalized, parameters_of, part_of, relu
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -57,18 +54,6 @@ def test_low_rank_factors_are_initialized_as_in_the_paper() -> None:
     weights = [script_a.LowRankFusion(1, 1, 1).rank_weights.detach().ravel() for _ in range(200)]
     assert float(torch.cat(weights).std()) == pytest.approx((2 / 11) ** 0.5, rel=0.06)
     assert not fusion.bias.any()
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_low_rank_factors_are_trained(device: str) -> None:
-    """In the published code the factors are no parameters on a GPU, so they are never trained."""
-    network = find_row(script_a, "lmfn-foot").network().to(device)
-    names = {"fusion.factors.0", "fusion.factors.1", "fusion.rank_weights", "fusion.bias"}
-    assert names <= set(network.state_dict())
-    inputs, targets, _ = random_batch(script_a, "lmfn-foot", 2)
-    batch = Batch(tuple(x.to(device) for x in inputs), targets.to(device), ())
-    script_a.supervised_loss(network, batch).backward()
-    assert names <= {n for n, p in network.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("channels", [(3, 2), (3, 2, 4)])
@@ -134,9 +119,7 @@ def test_tensor_fusion_equals_building_the_product_at_once(
     for forward in (fusion, lambda *x: at_once(fusion, x)):
         torch.manual_seed(1)
         output = forward(*inputs)
-        torch.rand(
-            9, device=device
-        )  # random numbers drawn before the backward pass must not matter
+        torch.rand(9, device=device)  # numbers drawn before the backward pass must not matter
         leaves = [*inputs, *fusion.parameters()]
         results.append([output, *torch.autograd.grad((output * weights).sum(), leaves)])
     for ours, expected in zip(*results, strict=True):

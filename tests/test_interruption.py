@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +38,7 @@ from tests.running import (
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 STEPS = 4  # of each row: two epochs of two batches
-
-
-@pytest.fixture(autouse=True)
-def without_figures() -> Iterator[None]:
-    """Draw no figures."""
-    with no_figures():
-        yield
+pytestmark = pytest.mark.usefixtures("without_figures")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The Kinetics-FM networks, their losses, the regression, and the rows of both scripts."""
+"""The Kinetics-FM networks, their losses, their epochs and the regression."""
 
 from __future__ import annotations
 

@@ -25,7 +25,6 @@ from tests.running import (
     NAME,
     ROWS,
     left_overs,
-    no_figures,
     outcome,
     script,
     usual_flags,
@@ -51,10 +50,9 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def usual(synthetic_files: Files, tmp_path: Path) -> Iterator[list[str]]:
+def usual(synthetic_files: Files, tmp_path: Path, without_figures: None) -> list[str]:
     """Return the flags of a small run into the folder of the test; draw no figures."""
-    with no_figures():
-        yield usual_flags(synthetic_files["b"], tmp_path)
+    return usual_flags(synthetic_files["b"], tmp_path)
 
 
 def test_a_cluster_changes_nothing(

@@ -14,7 +14,6 @@ import Dataset_A_ffn_hf_ffn_bilstm_convnet as baselines_a
 import Dataset_A_lmfn_tfn_fusion_models as fusion_a
 import Dataset_B_lmfn_tfn_fusion_models as fusion_b
 from common.data import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
-from common.runs import Script
 from tests.conftest import Capture, Files, Folders
 from tests.predicting import predict, random_network
 from tools.predict.sensors import training_statistics
@@ -155,30 +154,23 @@ def test_a_faulty_sensor_is_noticed(
     assert len(printed.splitlines()) <= 4
 
 
-@pytest.mark.parametrize(
-    ("script", "row"), [(fusion_a, "lmfn-all_imus_emg"), (fusion_b, "lmfn-all_imus_video")]
-)
+@pytest.mark.parametrize("dataset", ["a", "b", "measured b"])
 def test_no_warning_on_a_new_subject(
-    script: Script, row: str, synthetic_files: Files, tmp_path: Path, capsys: Capture
+    dataset: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: Capture
 ) -> None:
-    """Warnings about intact sensors would be ignored where it matters."""
-    data = synthetic_files[script.DATASET]
+    """Warnings about intact sensors, simulated or real, would be ignored where it matters."""
+    is_measured = dataset.startswith("measured")
+    data = request.getfixturevalue("example_b" if is_measured else "synthetic_files")
+    data = data if is_measured else data[dataset]
+    script, third = (fusion_a, "emg") if dataset == "a" else (fusion_b, "video")
     recording = script.read(data)
     for subject in recording.subjects:
+        flags = ["--subject", subject, "--out", str(tmp_path / "out")]
+        row = f"lmfn-all_imus_{third}"
         checkpoint = random_network(script, row, tmp_path, recording, subject)
-        predict(checkpoint, data, "--subject", subject, "--out", str(tmp_path / "out"))
-        for activity in DATASET_A_ACTIVITIES if script is fusion_a else ():
-            flags = ["--subject", subject, "--activity", activity, "--hop", "100"]
-            predict(checkpoint, data, *flags, "--out", str(tmp_path / "out"))
-    assert not warnings(capsys.readouterr().out)
-
-
-def test_no_warning_on_measured_subjects(example_b: Path, tmp_path: Path, capsys: Capture) -> None:
-    """Real sensors would cause warnings that synthetic ones do not."""
-    recording = fusion_b.read(example_b)
-    for subject in recording.subjects:
-        checkpoint = random_network(fusion_b, "lmfn-all_imus_video", tmp_path, recording, subject)
-        predict(checkpoint, example_b, "--subject", subject, "--out", str(tmp_path / "out"))
+        predict(checkpoint, data, *flags)
+        for activity in DATASET_A_ACTIVITIES if dataset == "a" else ():
+            predict(checkpoint, data, *flags, "--activity", activity, "--hop", "100")
     assert not warnings(capsys.readouterr().out)
 
 

@@ -102,16 +102,8 @@ def test_a_run_can_be_extended_by_rows(main: Main, finished: tuple, tmp_path: Pa
     assert outcome(tmp_path / NAME / "grown") == finished[1]
 
 
-@pytest.mark.parametrize(
-    ("kind", "is_missing"),
-    [
-        ("checkpoints/*", False),
-        ("checkpoints/*", True),
-        ("predictions/*.npz", False),
-        ("predictions/*.npz", True),
-        ("results/*.json", False),
-    ],
-)
+@pytest.mark.parametrize("is_missing", [False, True])
+@pytest.mark.parametrize("kind", ["checkpoints/*", "predictions/*.npz", "results/*.json"])
 def test_a_damaged_result_is_trained_again(
     main: Main, folder: Path, finished: tuple, kind: str, is_missing: bool
 ) -> None:

@@ -25,7 +25,6 @@ from common.files import load_checkpoint
 from common.runs import find_row
 from tests.conftest import ROOT, Capture, Files, Folders, Patch
 from tests.networks import SCRIPTS, narrow_networks
-from tests.running import no_figures
 
 OF_B = [script for script in SCRIPTS if script.DATASET == "b"]
 QUICK = ["--epochs", "1", "--device", "cpu", "--jobs", "1"]
@@ -51,13 +50,6 @@ def chosen_rows(script: ModuleType) -> list[str]:
 def narrow() -> Iterator[None]:
     """Use small networks."""
     with narrow_networks():
-        yield
-
-
-@pytest.fixture
-def _no_figures() -> Iterator[None]:
-    """Draw no figures."""
-    with no_figures():
         yield
 
 
@@ -115,9 +107,8 @@ def finished(
     return Finished(request.param, data, tmp_path_factory.mktemp("outputs"))
 
 
-only_b = pytest.mark.parametrize(
-    "finished", OF_B, indirect=True, ids=lambda script: script.__name__
-)  # the steps of a training are the same in A and B, see test_copies.py
+# The steps of a training are the same in A and B, see test_copies.py.
+only_b = pytest.mark.parametrize("finished", OF_B, indirect=True, ids=lambda s: s.__name__)
 
 # A finished run ----------------------------------------------------------------------------------
 
@@ -211,7 +202,7 @@ def test_a_checkpoint_gives_the_prediction(finished: Finished) -> None:
 
 
 @only_b
-@pytest.mark.usefixtures("_no_figures")
+@pytest.mark.usefixtures("without_figures")
 def test_order_and_choice_of_rows_change_nothing(finished: Finished, capsys: Capture) -> None:
     """A row that is run alone gets the same numbers; rows that it needs are added and named."""
     row = finished.rows[2]
@@ -227,7 +218,7 @@ def test_order_and_choice_of_rows_change_nothing(finished: Finished, capsys: Cap
 
 
 @only_b
-@pytest.mark.usefixtures("_no_figures")
+@pytest.mark.usefixtures("without_figures")
 def test_the_strict_protocol_runs(finished: Finished) -> None:
     """It validates on another subject: other losses, and a result."""
     strict = finished.run("strict", "--rows", finished.rows[0], "--protocol", "strict")
@@ -255,7 +246,7 @@ def test_few_calls_lie_between_main_and_the_training(finished: Finished) -> None
 # Data that stand in, and measured data -----------------------------------------------------------
 
 
-@pytest.mark.usefixtures("_no_figures")
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("script", [fusion_b, ablation_b], ids=lambda script: script.__name__)
 def test_synthetic_data_stand_in_and_the_run_says_so(
     script: ModuleType, tmp_path: Path, monkeypatch: Patch, capsys: Capture
@@ -281,7 +272,7 @@ def test_synthetic_data_stand_in_and_the_run_says_so(
     assert len(result) == len(script.TARGETS)
 
 
-@pytest.mark.usefixtures("_no_figures")
+@pytest.mark.usefixtures("without_figures")
 def test_both_folds_of_the_measured_example(example_b: Path, tmp_path: Path) -> None:
     """The published example of Dataset B runs through, each subject held out once."""
     rows = chosen_rows(distillation_b)[-1:]
