@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import Dataset_B_sensor_distillation as distillation
 from common import parallel
+from common.files import InputError
 from common.folder import Task
 from common.runs import FailedTasksError, Row, Run
 from common.windows import Batch
@@ -95,6 +96,13 @@ def test_workers_that_do_not_share_the_folder_are_named(
     monkeypatch.setattr(script, "train_and_test", lambda row, test_subject, run: None)
     with pytest.raises(FailedTasksError, match="its result is missing; all workers must reach"):
         script.main([*usual, "--scheduler", address])
+
+
+def test_a_scheduler_that_does_not_exist_is_refused(usual: list[str]) -> None:
+    """A mistyped address ends with one line."""
+    wrong = "http://127.0.0.1:1"
+    with pytest.raises(InputError, match=f"--scheduler {wrong}: no Dask scheduler responds"):
+        script.main([*usual, "--scheduler", wrong])
 
 
 # Rows that need others ---------------------------------------------------------------------------
