@@ -1,18 +1,25 @@
-"""Fixtures: one thread for PyTorch, small synthetic files, and the measured data if present."""
+"""Fixtures: one thread for PyTorch, small data and networks, and measured data if present."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from synthetic_gait import write_file
+from tests.networks import narrow_networks
+from tests.running import no_figures
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start
 
+Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
+Folders = pytest.TempPathFactory
+Files = dict[str, Path]  # small synthetic files by letter of the dataset
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = Path(os.environ.get("MEASURED_DATA", ROOT.parent / "shared" / "data"))
 
@@ -33,3 +40,17 @@ def example_b() -> Path:
     if not path.exists():
         pytest.skip(f"the example file of Dataset B is not at {path}")
     return path
+
+
+@pytest.fixture
+def narrow() -> Iterator[None]:
+    """Make the networks of all scripts small."""
+    with narrow_networks():
+        yield
+
+
+@pytest.fixture
+def without_figures() -> Iterator[None]:
+    """Draw no figures at the end of a run."""
+    with no_figures():
+        yield

@@ -1,9 +1,10 @@
-"""The rows' networks, random inputs for them, and short trainings."""
+"""The ten scripts, their networks in full and in small, random inputs, and short trainings."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -13,10 +14,40 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common import plots
-from common.runs import Row, find_row
+from common.runs import Row, find_row, load_script
 from common.training import Criterion, Epoch, Loss, Progress, count_used_parameters
 from common.windows import Batch, Windows
+from tests.running import no_figures
+
+SCRIPTS = [
+    load_script(path) for path in sorted(Path(__file__).resolve().parents[1].glob("Dataset_*.py"))
+]
+# Layers small enough for tests: the real networks have up to 254 million parameters.
+NARROW = {
+    "FFN": {"hidden_sizes": (16, 12, 8)},
+    "HandcraftedFFN": {"hidden_sizes": (16, 12, 8)},
+    "BiLSTM": {"hidden_sizes": (6, 4)},
+    "LMFN": {"hidden_size": 4, "fused_size": 8, "rank": 2},
+    "TFN": {"hidden_size": 4, "size": 3, "fused_size": 8},
+    "KineticsMFFMNet": {"hidden_sizes": (6, 4)},
+    "AblationNet": {"hidden_sizes": (6, 4)},
+    "KineticsFMNet": {"hidden_sizes": (6, 4)},
+    "Conv1DEncoder": {"maps": (4, 5, 6, 7)},
+    "Conv2DEncoder": {"maps": (4, 5, 6, 7)},
+}
+
+
+@contextmanager
+def narrow_networks() -> Iterator[None]:
+    """Reduce the default layer sizes of all scripts' networks; everything else stays."""
+    with pytest.MonkeyPatch.context() as patch:
+        for script in SCRIPTS:
+            for name, sizes in NARROW.items():
+                if hasattr(script, name):
+                    defaults = getattr(script, name).__init__.__kwdefaults__
+                    for argument, size in sizes.items():
+                        patch.setitem(defaults, argument, size)
+        yield
 
 
 def random_samples(script: ModuleType, windows: int, seed: int = 0) -> dict[str, Tensor]:
@@ -97,22 +128,12 @@ def check_dependence(
                 assert ((found > 0).numpy() == expected).all(), (row.name, modality)
 
 
-def check_dropout(network: nn.Module, inputs: Sequence[Tensor]) -> None:
-    """Check that a network is random in training mode and repeatable in eval mode."""
-    network.train()
-    assert not torch.equal(network(*inputs), network(*inputs))
-    network.eval()
-    assert torch.equal(network(*inputs), network(*inputs))
-
-
 def run_script(
     script: ModuleType, data: Path, output_dir: Path, run_name: str, *flags: str
 ) -> Path:
     """Run a script in this process on one job, without figures; return the folder of the run."""
     where = ["--data", str(data), "--output-dir", str(output_dir), "--run-name", run_name]
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("distillation_figures", "comparison_figures", "ablation_figures"):
-            patch.setattr(plots, name, lambda *_: None)
+    with no_figures():
         script.main([*where, "--device", "cpu", "--jobs", "1", *flags])
     return output_dir / Path(script.__file__).stem / run_name
 

@@ -9,12 +9,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pandas as pd
+import pytest
 import torch
+from matplotlib.figure import Figure
 
 from common.data import Recording
 from common.files import save_checkpoint
 from common.runs import Script, describe_network, find_row
 from common.windows import cut_windows
+from tools.predict import output
 from tools.predict.__main__ import main
 
 
@@ -48,13 +51,16 @@ def random_network(
     return path
 
 
-def predict(checkpoint: Path, data: Path, *more: str) -> pd.DataFrame:
-    """Run the command in this process and return its CSV."""
+def predict(checkpoint: Path, data: Path, *more: str, draw: bool = False) -> pd.DataFrame:
+    """Run the command in this process and return its CSV; drawing takes a second."""
     out = (
         Path(more[more.index("--out") + 1]) if "--out" in more else data.parent / f"{data.stem}-out"
     )
     where = ["--checkpoint", str(checkpoint), "--data", str(data), "--out", str(out)]
-    assert main([*where, *more]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        if not draw:
+            patch.setattr(output, "draw", lambda *_: Figure(figsize=(1, 1)))
+        assert main([*where, *more]) == 0
     return pd.read_csv(out / "prediction.csv", dtype={"subject": str})
 
 

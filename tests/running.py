@@ -1,8 +1,9 @@
-"""A small script to run in tests, and the numbers that a run leaves behind."""
+"""A small script to run in tests, what a run leaves behind, and waiting for a process."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,3 +51,11 @@ def no_figures() -> Iterator[None]:
         for name in ("comparison_figures", "distillation_figures", "ablation_figures"):
             patch.setattr(plots, name, lambda run, rows, test_subjects: None)
         yield
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
+    """Wait for a condition; fail if it does not come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)

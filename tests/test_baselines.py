@@ -1,12 +1,8 @@
-"""FFN (HF), FFN, Bi-LSTM and 2D convolution, and the rows of both baseline scripts."""
+"""FFN (HF), FFN, Bi-LSTM and 2D convolution, against plain computations."""
 
 from __future__ import annotations
 
-import argparse
-import math
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,21 +12,9 @@ from torch import Tensor, nn
 import Dataset_A_ffn_hf_ffn_bilstm_convnet as script_a
 import Dataset_B_ffn_hf_ffn_bilstm_convnet as script_b
 from common import windows as windows_module
-from common.files import load_checkpoint
-from common.runs import find_row
-from common.training import Progress, predict
-from common.windows import Windows, make_fold, precompute
-from tests.narrow import narrow_networks
-from tests.networks import (
-    check_dependence,
-    check_dropout,
-    meta_network,
-    parameters_of_rows,
-    random_batch,
-    record_trainings,
-    run_script,
-    unused_parameters,
-)
+from common.windows import make_fold, precompute
+from tests.conftest import Capture, Files, Patch
+from tests.networks import run_script
 from tests.reference import (
     BOTH,
     FORWARD,
@@ -43,70 +27,6 @@ from tests.reference import (
     part_of,
     relu,
 )
-
-SCRIPTS = [pytest.param(script_a, id="A"), pytest.param(script_b, id="B")]
-USED = {  # the paper's networks: IMU sets, then the full set
-    script_a: {
-        "ffn_hf": [301_116, 347_196, 393_276, 439_356, 523_836],
-        "ffn": [9_128_508, 9_131_580, 9_134_652, 9_137_724, 9_143_356],
-        "bilstm": [40_596_156, 40_620_732, 40_645_308, 40_669_884, 40_714_940],
-        "lstm": [19_774_140, 19_786_428, 19_798_716, 19_811_004, 19_833_532],
-        "conv2d": [7_059_740, 7_063_580, 7_067_420, 7_071_260],
-    },
-    script_b: {
-        "ffn_hf": [289_146, 335_226, 427_386, 519_546, 565_626, 903_546],
-        "ffn": [1_771_130, 1_774_202, 1_780_346, 1_786_490, 1_789_562, 1_812_090],
-        "bilstm": [11_180_282, 11_204_858, 11_254_010, 11_303_162, 11_327_738, 11_507_962],
-        "lstm": [5_065_978, 5_078_266, 5_102_842, 5_127_418, 5_139_706, 5_229_818],
-        "conv2d": [6_952_730, 6_956_570, 6_964_250, 6_971_930, 6_975_770],
-    },
-}
-
-
-@pytest.fixture
-def narrow() -> Iterator[None]:
-    """Make the networks small."""
-    with narrow_networks(script_a, script_b):
-        yield
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_rows_and_parameter_counts(script: ModuleType) -> None:
-    """Every row of the table must be there, with a network of the paper's size."""
-    sets = (*script.IMU_SETS, script.FULL_SET)
-    expected = {
-        f"{model}-{sensor_set}": count
-        for model, counts in USED[script].items()
-        for sensor_set, count in zip(sets, counts, strict=model != "conv2d")
-    }
-    assert parameters_of_rows(script) == expected
-
-
-@pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_parameter_is_used(script: ModuleType) -> None:
-    """A layer that the prediction does not depend on inflates the size in the table."""
-    assert unused_parameters(script, script.ROWS) == {}
-
-
-@pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_row_sees_its_own_sensors_only(script: ModuleType) -> None:
-    """A result for few sensors that used others is wrong, as in the published 2D convolution."""
-    check_dependence(script, script.ROWS)
-
-
-def test_a_plane_is_one_imu() -> None:
-    """A plane holds acc xyz above gyr xyz of one IMU; another order mixes the sensors."""
-    sensors, window = 3, 16
-    acc, gyr = torch.randn(2, window, 3 * sensors), torch.randn(2, window, 3 * sensors)
-    model = script_a.Conv2DEncoder(sensors)
-    expected = torch.zeros(2, sensors, 6, window)
-    for sensor in range(sensors):
-        for axis in range(3):
-            expected[:, sensor, axis] = acc[:, :, 3 * sensor + axis]
-            expected[:, sensor, 3 + axis] = gyr[:, :, 3 * sensor + axis]
-    assert torch.equal(model.planes(torch.cat([acc, gyr], dim=-1)), expected)
 
 
 def looped_features(windows: np.ndarray) -> np.ndarray:
@@ -138,40 +58,28 @@ def looped_features(windows: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("length", [2, 3, 4, 49, 50, 100])
-def test_features_equal_a_plain_loop_on_random_windows(length: int) -> None:
-    """The features are all that the network sees: medians of even and odd lengths, IQR, order."""
+@pytest.mark.parametrize("is_rounded", [False, True])
+def test_features_equal_a_plain_loop_on_random_windows(length: int, is_rounded: bool) -> None:
+    """The features are all that the network sees: medians of even and odd lengths, IQR, order.
+
+    Sensors that saturate or quantize repeat values: ties must not move a median.
+    """
     offset_and_scale = torch.tensor([[9.8, 0.0, -40.0], [0.1, 1.0, 5.0]])
     windows = torch.randn(20, length, 3) * offset_and_scale[1] + offset_and_scale[0]
+    windows = windows.round() if is_rounded else windows
     features = script_a.HandcraftedFFN.features(windows).numpy()
     assert np.allclose(features, looped_features(windows.numpy()), rtol=1e-5, atol=1e-5)
-
-
-def test_features_of_repeated_values_equal_a_plain_loop() -> None:
-    """Sensors that saturate or quantize repeat values: ties must not move a median."""
-    windows = torch.randint(-2, 3, (50, 100, 4)).float()
-    features = script_a.HandcraftedFFN.features(windows).numpy()
-    assert np.allclose(features, looped_features(windows.numpy()), rtol=1e-5, atol=1e-5)
-
-
-def check_recorded_features(script: ModuleType, path: Path) -> None:
-    """Compare the features of all channels of the last subject with the plain loop."""
-    recording = script.read(path)
-    signals = script.inputs(recording.samples, script.FULL_SET)
-    fold = make_fold(recording, signals, recording.subjects[-1], script.WINDOW, "paper", seed=42)
-    (features,) = precompute(script.HandcraftedFFN.features, fold.test)
-    expected = looped_features(signals[0][fold.test.samples].numpy())
-    assert np.isfinite(features.numpy()).all()
-    assert np.allclose(features.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_features_equal_a_plain_loop_on_measured_windows(example_b: Path) -> None:
     """Measured signals: gyroscopes in deg/s, and video with channels that are exactly zero."""
-    check_recorded_features(script_b, example_b)
-
-
-def test_features_equal_a_plain_loop_on_synthetic_windows(synthetic_files: dict[str, Path]) -> None:
-    """The channels of Dataset A, EMG among them."""
-    check_recorded_features(script_a, synthetic_files["a"])
+    recording = script_b.read(example_b)
+    signals = script_b.inputs(recording.samples, script_b.FULL_SET)
+    fold = make_fold(recording, signals, recording.subjects[-1], script_b.WINDOW, "paper", seed=42)
+    (features,) = precompute(script_b.HandcraftedFFN.features, fold.test)
+    expected = looped_features(signals[0][fold.test.samples].numpy())
+    assert np.isfinite(features.numpy()).all()
+    assert np.allclose(features.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_constant_channel_gives_finite_features_and_trains() -> None:
@@ -199,89 +107,26 @@ def test_a_training_batch_of_one_window_is_normalized_by_the_running_statistics(
     assert torch.equal(output, model.eval()(window))
 
 
-@pytest.mark.parametrize(("count", "batch_size"), [(9, 4), (9, 8), (1, 64), (3, 1)])
-def test_batches_of_one_window_train(count: int, batch_size: int, tmp_path: Path) -> None:
-    """A last batch of one, a training set of one, `--batch-size 1`: none may crash BatchNorm."""
-    torch.manual_seed(0)
-    signals, targets = [torch.randn(120, 3)], torch.randn(120, 2)
-    samples = np.arange(120).reshape(12, 10)
-    windows = Windows(signals, targets, samples[:count])
-    validation = Windows(signals, targets, samples[count:])
-    network = script_a.HandcraftedFFN(3, targets=2, window=10)
-    args = argparse.Namespace(
-        seed=0, learning_rate=1e-3, batch_size=batch_size, patience=10, faster=[]
-    )
-    progress = Progress("test", tmp_path / "state.pt", save_every=1e9, show_bar=False)
-    loss, criterion = script_a.supervised_loss, script_a.rmse
-    history = script_a.train(network, windows, validation, loss, criterion, 3, args, progress)
-    assert [epoch.epoch for epoch in history] == [1, 2, 3]
-    assert all(math.isfinite(epoch.training_loss) for epoch in history)
-
-
-def run_features(
-    data: Path, output_dir: Path, patch: pytest.MonkeyPatch, *flags: str
-) -> tuple[Path, list[int]]:
-    """Train FFN (HF) on the foot; return the run and the windows in each call of `features`."""
+@pytest.mark.usefixtures("narrow")
+def test_features_are_computed_once_per_window_and_in_chunks(
+    synthetic_files: Files, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """40 epochs must not compute them 40 times, nor copy all windows of a dataset at once."""
     counts, features = [], script_a.HandcraftedFFN.features
 
     def counted(x: Tensor) -> Tensor:
         counts.append(len(x))
         return features(x)
 
-    patch.setattr(script_a.HandcraftedFFN, "features", staticmethod(counted))
-    row = ("--rows", "ffn_hf-foot")
-    return run_script(script_a, data, output_dir, "features", *row, *flags), counts
-
-
-@pytest.mark.usefixtures("narrow")
-def test_features_are_computed_once_per_window_and_in_chunks(
-    synthetic_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """40 epochs must not compute them 40 times, nor copy all windows of a dataset at once."""
+    monkeypatch.setattr(script_a.HandcraftedFFN, "features", staticmethod(counted))
     monkeypatch.setattr(windows_module, "CHUNK", 16)
     data = synthetic_files["a"]
-    _, counts = run_features(data, tmp_path, monkeypatch, "--epochs", "3")
+    run_script(script_a, data, tmp_path, "run", "--rows", "ffn_hf-foot", "--epochs", "3")
     recording = script_a.read(data)
     signals = script_a.inputs(recording.samples, "foot")
     fold = make_fold(recording, signals, recording.subjects[-1], script_a.WINDOW, "paper", seed=42)
     assert sum(counts) == sum(map(len, (fold.train, fold.validation, fold.test)))
     assert max(counts) == 16
-
-
-@pytest.mark.usefixtures("narrow")
-def test_predictions_from_precomputed_features_equal_those_from_windows(
-    synthetic_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A user predicts from windows what the run predicted from precomputed features."""
-    data = synthetic_files["a"]
-    folder, _ = run_features(data, tmp_path, monkeypatch, "--epochs", "1")
-    recording = script_a.read(data)
-    subject = recording.subjects[-1]
-    network = find_row(script_a, "ffn_hf-foot").network()
-    checkpoint = folder / "checkpoints" / f"ffn_hf-foot-subject_{subject}.safetensors"
-    network.load_state_dict(load_checkpoint(checkpoint).tensors)
-    signals = script_a.inputs(recording.samples, "foot")
-    fold = make_fold(recording, signals, subject, script_a.WINDOW, "paper", seed=42)
-    prediction = predict(network, fold.test, batch_size=64)[fold.test.is_scored]
-    saved = np.load(folder / "predictions" / f"ffn_hf-foot-subject_{subject}.npz")["prediction"]
-    assert np.array_equal(prediction.numpy(), saved)
-
-
-@pytest.mark.usefixtures("narrow")
-def test_a_shuffled_batch_has_the_features_of_its_own_windows(
-    synthetic_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Features of other windows would be trained against the wrong targets without an error."""
-    trainings = record_trainings(script_a, monkeypatch)
-    run_features(synthetic_files["a"], tmp_path, monkeypatch)
-    (training,) = trainings
-    assert training.epochs == script_a.EPOCHS
-    for windows in (training.windows, training.validation):
-        indices = torch.tensor([4, 0, 5])
-        batch = windows[indices]
-        signals = windows.signals[0][windows.samples[indices]]
-        assert torch.equal(batch.inputs[0], script_a.HandcraftedFFN.features(signals))
-        assert torch.equal(batch.targets, windows.targets[indices])
 
 
 def flat_head(x: np.ndarray, p: dict[str, np.ndarray], window: int) -> np.ndarray:
@@ -343,32 +188,7 @@ def test_conv2d_equals_a_plain_computation() -> None:
     assert model(x).detach().numpy() == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize(("script", "width"), [(script_a, 192), (script_b, 96)], ids="AB")
-def test_conv2d_flattens_to_the_papers_width(script: ModuleType, width: int) -> None:
-    """Six time steps of 32 features in A, three in B."""
-    assert meta_network(script, f"conv2d-{script.IMU_SETS[0]}").head.in_features == width
-
-
-@pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize("model", ["ffn_hf", "ffn", "bilstm", "lstm", "conv2d"])
-def test_dropout_is_on_in_training_and_off_in_eval(model: str) -> None:
-    """A prediction that changes from call to call is no result; a training needs dropout."""
-    row = f"{model}-feet"
-    check_dropout(find_row(script_b, row).network(), random_batch(script_b, row, 2).inputs)
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_dropout_is_the_papers(script: ModuleType) -> None:
-    """Rows that differ in dropout from the paper are other networks of the same size."""
-    expected = {"bilstm": 0.4, "lstm": 0.4}
-    for row in script.ROWS:
-        dropouts = {m.p for m in meta_network(script, row.name).modules() if type(m) is nn.Dropout}
-        assert dropouts == {expected.get(row.name.split("-")[0], 0.05)}, row.name
-
-
-def test_learning_rate_is_that_of_the_published_baselines(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_learning_rate_is_that_of_the_published_baselines(capsys: Capture) -> None:
     """3e-4 here and 1e-3 elsewhere, as published; --help must show it."""
     assert script_a.LEARNING_RATE == script_b.LEARNING_RATE == 3e-4
     with pytest.raises(SystemExit):

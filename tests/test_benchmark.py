@@ -20,7 +20,8 @@ import Dataset_A_lmfn_tfn_fusion_models as fusion
 from common.data import DATASET_A_ACTIVITIES, SensorSet
 from common.files import InputError
 from common.runs import FailedTasksError
-from tests.narrow import narrow_networks
+from tests.conftest import Capture, Files, Patch
+from tests.networks import narrow_networks
 from tools.benchmark import inference, reading, training
 from tools.benchmark.__main__ import PARTS, main
 from tools.benchmark.memory import added_bytes
@@ -38,7 +39,7 @@ def case_of(row: str, dataset: str = "a") -> Case:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: Patch) -> None:
     """Measure each latency twice, and no memory."""
     monkeypatch.setattr(inference, "LEAST_S", 0.0)
     monkeypatch.setattr(inference, "LEAST_RUNS", 2)
@@ -67,7 +68,7 @@ def test_both_loops_learn_the_same(row: str) -> None:
     ("row", "moved"), [("student-foot", 3), ("distilled-foot", 4), ("ffn_hf-foot", 2)]
 )
 def test_published_loop_loads_seven_tensors_and_moves_a_few(
-    row: str, moved: int, monkeypatch: pytest.MonkeyPatch
+    row: str, moved: int, monkeypatch: Patch
 ) -> None:
     """With fewer tensors the published loop would look faster than it is."""
     rehearsal = Rehearsal(case_of(row), batches=1, batch_size=2, device=CPU)
@@ -86,10 +87,7 @@ def test_published_loop_loads_seven_tensors_and_moves_a_few(
 def test_rows_without_training_are_not_timed() -> None:
     """A regression of two trained networks has no epochs; their parameters count together."""
     with narrow_networks():
-        case, parts = (
-            case_of("dlr-foot"),
-            [case_of("dlr_rmse-foot"), case_of("dlr_correlation-foot")],
-        )
+        case, *parts = map(case_of, ("dlr-foot", "dlr_rmse-foot", "dlr_correlation-foot"))
         sizes = {"batches": 1, "batch_size": 2, "repeats": 1, "device": CPU}
         assert not list(training.measure_training(case, **sizes))
         counts = [inference.count_parameters(c, inference.build_untrained(c)) for c in parts]
@@ -98,7 +96,7 @@ def test_rows_without_training_are_not_timed() -> None:
         assert inference.count_parameters(case, network) == (parameters, False)
 
 
-def test_failing_way_of_faster_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_way_of_faster_does_not_stop_the_others(monkeypatch: Patch) -> None:
     """Without a compiler `compile` fails; that must not cost the results of the other ways."""
 
     def run_script(script: object, flags: dict[str, object]) -> tuple[float, float, float]:
@@ -118,9 +116,7 @@ def test_failing_way_of_faster_does_not_stop_the_others(monkeypatch: pytest.Monk
     assert by_way["tf32"]["seconds_per_epoch"] is None
 
 
-def test_options_run_the_script(
-    synthetic_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_options_run_the_script(synthetic_files: Files, monkeypatch: Patch) -> None:
     """A way would be reported as slow or harmful although the script was called wrongly."""
     monkeypatch.setattr(training, "FASTER", {})
     monkeypatch.setattr(
@@ -180,9 +176,7 @@ def test_multiply_adds_of_a_row() -> None:
 
 
 @pytest.mark.parametrize("dataset", ["a", "b"])
-def test_appending_reads_what_the_scripts_read(
-    dataset: str, synthetic_files: dict[str, Path]
-) -> None:
+def test_appending_reads_what_the_scripts_read(dataset: str, synthetic_files: Files) -> None:
     """Readers of different data cannot be compared."""
     script, path = reading.SCRIPTS[dataset], synthetic_files[dataset]
     recording = script.read(path)
@@ -207,9 +201,7 @@ def test_large_files_have_the_requested_size(dataset: str, size: int) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_results_are_written_and_printed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_results_are_written_and_printed(tmp_path: Path, capsys: Capture) -> None:
     """A table that is incomplete, or silent about the GPU, would pass for a complete one."""
     parts = ["--parts", "training", "inference"]
     assert main([*TINY, *parts, "--out", str(tmp_path)]) == 0
@@ -229,9 +221,7 @@ def test_results_are_written_and_printed(
     assert (tmp_path / "latency.png").stat().st_size > 1000
 
 
-def test_interruption_loses_no_results(
-    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interruption_loses_no_results(tmp_path: Path, quick: None, monkeypatch: Patch) -> None:
     """Minutes of measuring must survive Ctrl-C and the calls that follow."""
     out = ["--out", str(tmp_path)]
     two_rows = [*TINY, "--rows", "ffn_hf-foot", "ffn-foot", "--parts", "training"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,8 @@ import torch
 from common.cli import run_main
 from common.files import InputError, save_checkpoint
 from common.runs import Script, describe_network, find_row, load_script
-from tests.conftest import MEASURED, ROOT
+from tests.conftest import MEASURED, ROOT, Capture, Files, Patch
 from tests.files import write_random_a
-from tests.narrow import narrow_networks
 from tools.export_onnx import graph, runtime
 from tools.export_onnx.__main__ import main
 from tools.trained import Trained, channel_names
@@ -38,19 +36,7 @@ QUICK = [  # seconds each; the student is in the test of the command, the others
     ("Dataset_B_ffn_hf_ffn_bilstm_convnet", "lstm-feet_pelvis"),
     ("Dataset_B_kinetics_fm_models", "dl-feet_pelvis"),
 ]
-LIMIT_BYTES = 2**31  # of a protobuf message, which an ONNX file is
-
-
-@pytest.fixture(autouse=True)
-def narrow() -> Iterator[None]:
-    """Build networks with few units."""
-    with narrow_networks(), pytest.MonkeyPatch.context() as patch:
-        for script in SCRIPTS.values():
-            for network in ("BiLSTM", "KineticsMFFMNet", "AblationNet"):
-                if hasattr(script, network):
-                    defaults = getattr(script, network).__init__.__kwdefaults__
-                    patch.setitem(defaults, "hidden_sizes", (8, 6))
-        yield
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 @pytest.fixture
@@ -61,7 +47,7 @@ def packages() -> None:
 
 
 @pytest.fixture
-def data(synthetic_files: dict[str, Path]) -> dict[str, Path]:
+def data(synthetic_files: Files) -> dict[str, Path]:
     """Files of both datasets, a measured one if there is one."""
     measured = MEASURED / "dataset_b" / "example_data.h5"
     return {**synthetic_files, "b": measured} if measured.exists() else synthetic_files
@@ -89,7 +75,7 @@ def student(tmp_path: Path) -> tuple[Trained, Path]:
     return trained, path
 
 
-def check_row(script: str, row: str, data: dict[str, Path], folder: Path) -> None:
+def check_row(script: str, row: str, data: Files, folder: Path) -> None:
     """Export a row; compare it with PyTorch on batches of random and of recorded windows."""
     trained = untrained(SCRIPTS[script], row)
     path = folder / "network.onnx"
@@ -102,9 +88,7 @@ def check_row(script: str, row: str, data: dict[str, Path], folder: Path) -> Non
 
 @pytest.mark.usefixtures("packages")
 @pytest.mark.parametrize(("script", "row"), QUICK)
-def test_onnx_agrees_with_pytorch(
-    script: str, row: str, data: dict[str, Path], tmp_path: Path
-) -> None:
+def test_onnx_agrees_with_pytorch(script: str, row: str, data: Files, tmp_path: Path) -> None:
     """A swapped gate or a missing statistic would mean wrong forces in somebody's application."""
     check_row(script, row, data, tmp_path)
 
@@ -113,7 +97,7 @@ def test_onnx_agrees_with_pytorch(
 @pytest.mark.usefixtures("packages")
 @pytest.mark.parametrize(("script", "row"), ONE_OF_EACH_KIND)
 def test_onnx_agrees_with_pytorch_for_every_kind_of_row(
-    script: str, row: str, data: dict[str, Path], tmp_path: Path
+    script: str, row: str, data: Files, tmp_path: Path
 ) -> None:
     """Some rows of the tables could not be used without PyTorch, or would give wrong forces."""
     check_row(script, row, data, tmp_path)
@@ -123,9 +107,9 @@ def test_onnx_agrees_with_pytorch_for_every_kind_of_row(
 def test_file_describes_its_inputs_and_outputs(
     student: tuple[Trained, Path],
     tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
+    capfd: Capture,
     recwarn: pytest.WarningsRecorder,
-    synthetic_files: dict[str, Path],
+    synthetic_files: Files,
 ) -> None:
     """Users who get only the file could not tell which channels, in which units, to feed it."""
     import onnx
@@ -180,7 +164,7 @@ def test_channels_are_named_as_in_the_data() -> None:
 
 
 @pytest.fixture
-def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_export(monkeypatch: Patch) -> None:
     """Replace the writing of the graph, which takes seconds."""
     monkeypatch.setattr(runtime, "check_installed", lambda: None)
     monkeypatch.setattr(graph, "write", lambda trained, path: path.write_text(trained.row.name))
@@ -191,10 +175,7 @@ def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("quick_export")
 @pytest.mark.parametrize("difference", [1.1e-4, float("nan")])
 def test_network_that_differs_is_not_written(
-    difference: float,
-    student: tuple[Trained, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    difference: float, student: tuple[Trained, Path], tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """Somebody would use a wrong network, or lose the right one that was there before."""
     out = tmp_path / "network.onnx"
@@ -221,10 +202,7 @@ def test_unusable_files_are_named(student: tuple[Trained, Path], tmp_path: Path)
 
 
 def test_missing_packages_are_one_line(
-    student: tuple[Trained, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    student: tuple[Trained, Path], tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     """The packages are not in requirements.txt, so this is the first thing most users see."""
     monkeypatch.setattr(runtime, "find_spec", lambda name: None)
@@ -244,12 +222,3 @@ def test_other_suffixes_are_refused(student: tuple[Trained, Path]) -> None:
     """With the flags swapped, the checkpoint itself would be overwritten."""
     with pytest.raises(InputError, match=r"student\.safetensors: not the name of an ONNX file"):
         main(["--checkpoint", str(student[1]), "--out", str(student[1])])
-
-
-def test_largest_network_fits_into_a_file() -> None:
-    """Above 2 GB the weights would have to be stored in files of their own."""
-    script = SCRIPTS["Dataset_A_kinetics_fm_models"]
-    with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
-        patch.setitem(script.KineticsFMNet.__init__.__kwdefaults__, "hidden_sizes", (512, 256))
-        largest = find_row(script, "dl-all_imus").network()
-    assert sum(p.nbytes for p in largest.parameters()) < LIMIT_BYTES

@@ -15,14 +15,13 @@ from common.cli import run_main
 from common.files import InputError
 from common.training import Loss
 from common.windows import Batch
+from tests.conftest import Capture, Files, Patch
 from tests.running import NAME, ROWS, no_figures, script, usual_flags
 
 COMPILE = torch.compile
 
 
-def test_a_run_records_how_it_was_made_faster(
-    synthetic_files: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_run_records_how_it_was_made_faster(synthetic_files: Files, tmp_path: Path) -> None:
     """Numbers of rounded products must not pass as the usual ones, nor be mixed with them."""
     skip_without_bfloat16()
     flags = [*usual_flags(synthetic_files["b"], tmp_path), "--run-name", "low", "--rows", ROWS[0]]
@@ -79,10 +78,7 @@ def test_tf32_is_off_unless_asked_for() -> None:
 
 
 def test_a_way_that_this_machine_lacks_is_found_before_the_run(
-    synthetic_files: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    synthetic_files: Files, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     """Some CPUs have no LSTM in bfloat16: one line must say so, before the data are read."""
     forward = nn.LSTM.forward
@@ -104,7 +100,7 @@ def test_a_way_that_this_machine_lacks_is_found_before_the_run(
 
 
 def test_a_compiled_loss_trains_to_the_same_numbers(
-    synthetic_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic_files: Files, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """A compiled loss that computes something else would be a faster way to a wrong table."""
     compiled = []

@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +17,20 @@ from torch import Tensor, nn
 
 import Dataset_B_sensor_distillation as distillation
 from common import parallel
-from common.cli import run_main
+from common.files import InputError
 from common.folder import Task
 from common.runs import FailedTasksError, Row, Run
 from common.windows import Batch
-from tests.conftest import ROOT
-from tests.running import NAME, ROWS, left_overs, no_figures, outcome, script, usual_flags
+from tests.conftest import ROOT, Capture, Files, Patch
+from tests.running import (
+    NAME,
+    ROWS,
+    left_overs,
+    outcome,
+    script,
+    usual_flags,
+    wait_until,
+)
 
 # On a scheduler ----------------------------------------------------------------------------------
 
@@ -44,14 +51,13 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def usual(synthetic_files: dict[str, Path], tmp_path: Path) -> Iterator[list[str]]:
+def usual(synthetic_files: Files, tmp_path: Path, without_figures: None) -> list[str]:
     """Return the flags of a small run into the folder of the test; draw no figures."""
-    with no_figures():
-        yield usual_flags(synthetic_files["b"], tmp_path)
+    return usual_flags(synthetic_files["b"], tmp_path)
 
 
 def test_a_cluster_changes_nothing(
-    usual: list[str], address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    usual: list[str], address: str, tmp_path: Path, capsys: Capture
 ) -> None:
     """The same bits from one process and from threads of a worker, in any order, on all folds."""
     usual += ["--test-subjects", "all"]
@@ -64,13 +70,9 @@ def test_a_cluster_changes_nothing(
 
 
 def test_a_row_that_fails_on_a_cluster_is_named(
-    usual: list[str],
-    address: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    usual: list[str], address: str, tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    """It does not stop the others, its best epoch is saved, and `--resume` trains it again."""
+    """It does not stop the others, and its best epoch is saved."""
     loss, steps = script.supervised_loss, []
 
     def diverging(network: nn.Module, batch: Batch) -> Tensor:
@@ -78,23 +80,17 @@ def test_a_row_that_fails_on_a_cluster_is_named(
         steps.append(is_first_row)
         return loss(network, batch) * (float("nan") if is_first_row and sum(steps) > 2 else 1)
 
-    usual += ["--scheduler", address, "--run-name", "mine"]
-    with monkeypatch.context() as patch:
-        patch.setattr(script, "supervised_loss", diverging)
-        message = f"{ROWS[0]}, subject 03: epoch 2: the validation loss is not finite"
-        with pytest.raises(FailedTasksError, match=message):
-            script.main(usual)
+    monkeypatch.setattr(script, "supervised_loss", diverging)
+    message = f"{ROWS[0]}, subject 03: epoch 2: the validation loss is not finite"
+    with pytest.raises(FailedTasksError, match=message):
+        script.main([*usual, "--scheduler", address, "--run-name", "mine"])
     folder = tmp_path / NAME / "mine"
     assert [path.stem for path in folder.glob("results/*")] == [f"{ROWS[1]}-subject_03"]
     assert (folder / "checkpoints" / f"{ROWS[0]}-subject_03.diverged.safetensors").exists()
-    capsys.readouterr()
-    script.main(["--output-dir", str(tmp_path), "--resume", "--scheduler", address])
-    assert capsys.readouterr().out.count("already done") == 1
-    assert len(list(folder.glob("results/*"))) == 2
 
 
 def test_workers_that_do_not_share_the_folder_are_named(
-    usual: list[str], address: str, monkeypatch: pytest.MonkeyPatch
+    usual: list[str], address: str, monkeypatch: Patch
 ) -> None:
     """Results that a worker writes to its own disk must not end as a traceback."""
     monkeypatch.setattr(script, "train_and_test", lambda row, test_subject, run: None)
@@ -102,15 +98,11 @@ def test_workers_that_do_not_share_the_folder_are_named(
         script.main([*usual, "--scheduler", address])
 
 
-def test_a_scheduler_that_does_not_exist_is_refused(
-    usual: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_scheduler_that_does_not_exist_is_refused(usual: list[str]) -> None:
     """A mistyped address ends with one line."""
-    with pytest.raises(SystemExit, match="2"):
-        run_main(lambda: script.main([*usual, "--scheduler", "http://127.0.0.1:1"]))
-    complaint = capsys.readouterr().err
-    assert complaint.startswith("error: --scheduler http://127.0.0.1:1: no Dask scheduler responds")
-    assert complaint.count("\n") == 1
+    wrong = "http://127.0.0.1:1"
+    with pytest.raises(InputError, match=f"--scheduler {wrong}: no Dask scheduler responds"):
+        script.main([*usual, "--scheduler", wrong])
 
 
 # Rows that need others ---------------------------------------------------------------------------
@@ -144,7 +136,7 @@ def test_on_a_cluster_a_row_that_needs_a_failed_row_is_not_begun(
 
 
 def test_a_row_that_needs_a_failed_row_says_so(
-    synthetic_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic_files: Files, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """The reason in the list of failures must be the teacher, not a missing file."""
     begun = []
@@ -246,14 +238,6 @@ def test_a_training_that_kills_its_workers_fails_alone(usual: list[str], tmp_pat
 
 
 # With workers that come and go -------------------------------------------------------------------
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
-    """Wait for a condition; fail if it does not come true."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
 
 
 @pytest.fixture

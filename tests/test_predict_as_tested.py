@@ -9,26 +9,16 @@ from types import ModuleType
 import h5py
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 import Dataset_A_ffn_hf_ffn_bilstm_convnet as baselines_a
 import Dataset_A_lmfn_tfn_fusion_models as fusion_a
 import Dataset_B_lmfn_tfn_fusion_models as fusion_b
 from common.files import InputError, load_checkpoint, save_checkpoint
+from tests.conftest import Capture, Files
 from tests.predicting import predict, random_network, target_values
-from tools.predict import output
-
-
-@pytest.fixture(autouse=True)
-def no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw nothing, which takes a second."""
-    monkeypatch.setattr(output, "draw", lambda *_: Figure(figsize=(1, 1)))
-
 
 RUNS = [
     (fusion_a, "lmfn-foot", "paper"),
-    (fusion_a, "lmfn-foot", "strict"),
-    (fusion_b, "lmfn-feet", "paper"),
     (fusion_b, "lmfn-feet", "strict"),
     (baselines_a, "ffn_hf-foot", "strict"),
 ]
@@ -39,9 +29,9 @@ def test_the_predictions_of_the_run_are_repeated(
     script: ModuleType,
     row: str,
     protocol: str,
-    synthetic_files: dict[str, Path],
+    synthetic_files: Files,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Capture,
 ) -> None:
     """Nobody could tell whether a checkpoint belongs to a table of results."""
     data = Path(shutil.copy(synthetic_files[script.DATASET], tmp_path))
@@ -76,7 +66,7 @@ def in_one_window(stretch: np.ndarray, window: int) -> np.ndarray:
 
 
 def test_another_data_file_is_noticed(
-    synthetic_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    synthetic_files: Files, tmp_path: Path, capsys: Capture
 ) -> None:
     """Numbers that differ would be blamed on the checkpoint."""
     data = Path(shutil.copy(synthetic_files["b"], tmp_path))
@@ -107,7 +97,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_settings_that_do_not_describe_a_test_are_refused(
-    settings: object, synthetic_files: dict[str, Path], tmp_path: Path
+    settings: object, synthetic_files: Files, tmp_path: Path
 ) -> None:
     """Users would get a KeyError, or a file from elsewhere would start a million threads."""
     tensors, description = load_checkpoint(random_network(fusion_a, "lmfn-foot", tmp_path))

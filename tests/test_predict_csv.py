@@ -13,40 +13,31 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 from scipy.interpolate import CubicSpline
 
 import Dataset_A_lmfn_tfn_fusion_models as script
 from common.data import DATASET_A_COLUMNS
 from common.files import InputError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Capture, Files, Folders
 from tests.predicting import predict, random_network, target_values
-from tools.predict import output
 from tools.predict.csv_file import split_at_gaps
 from tools.signals import filter_zero_phase
 
 FOOT = list(DATASET_A_COLUMNS[:6])
-Capture = pytest.CaptureFixture[str]
 SMOOTH_HZ = 20.0  # cut-off of the movement; all rates below can represent it
 # Largest difference of a target, relative to the range of its prediction; a delay of one sample
 # makes a difference ten times as large.
 CLOSE = 0.004
 
 
-@pytest.fixture(autouse=True)
-def no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw nothing, which takes a second."""
-    monkeypatch.setattr(output, "draw", lambda *_: Figure(figsize=(1, 1)))
-
-
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def network(tmp_path_factory: Folders) -> Path:
     """A small network with random weights."""
     return random_network(script, "lmfn-foot", tmp_path_factory.mktemp("network"))
 
 
 @pytest.fixture(scope="module")
-def movement(synthetic_files: dict[str, Path]) -> CubicSpline:
+def movement(synthetic_files: Files) -> CubicSpline:
     """The IMU of the foot in the synthetic data, smoothed, as a function of time over 1.495 s."""
     with h5py.File(synthetic_files["a"]) as file:
         foot = file["All_subjects/Subject_7/Treadmill"][:300, :6]
@@ -106,9 +97,8 @@ def test_frequencies_above_the_networks_rate_are_filtered_out(
     time_s = times_at(1000, 0.0)
     hum = 5 * np.sin(2 * np.pi * 170 * time_s)[:, None]
     lines = predict(network, write(tmp_path / "walk.csv", time_s, movement(time_s) + hum))
-    assert (
-        difference(target_values(lines)[10:-10], expected[10:-10]) < 2 * CLOSE
-    )  # the ends ring a little
+    inner = slice(10, -10)  # the ends ring a little
+    assert difference(target_values(lines)[inner], expected[inner]) < 2 * CLOSE
     thinned = write(tmp_path / "thin.csv", time_s[::5], (movement(time_s) + hum)[::5])
     assert difference(target_values(predict(network, thinned)), expected) > 20 * CLOSE
 
@@ -128,11 +118,7 @@ def test_times_in_other_units_and_with_another_origin(
 
 
 def test_short_gaps_are_filled_and_long_ones_split(
-    movement: CubicSpline,
-    network: Path,
-    expected: np.ndarray,
-    tmp_path: Path,
-    capsys: Capture,
+    movement: CubicSpline, network: Path, expected: np.ndarray, tmp_path: Path, capsys: Capture
 ) -> None:
     """A lost packet would cost a window, or a lost second would be invented."""
     time_s = np.arange(300) / 200
@@ -380,15 +366,6 @@ def test_the_recording_is_not_overwritten(walk: Path, network: Path) -> None:
         predict(network, walk, "--columns", str(path))
     assert path.read_bytes() == before
     assert len(list(folder.iterdir())) == 1
-
-
-def test_a_name_that_python_escapes_is_written_as_it_is(walk: Path, network: Path) -> None:
-    """In a locale without UTF-8, a name with an umlaut would end the command."""
-    data = walk.rename(walk.with_name("Gänge.csv"))
-    escaped = data.with_name(data.name.encode().decode("ascii", errors="surrogateescape"))
-    predict(network, escaped, "--out", str(walk.parent / "out"))
-    text = (walk.parent / "out" / "prediction.json").read_text(encoding="utf-8")
-    assert "lmfn-foot on Gänge.csv" in text
 
 
 @pytest.mark.slow

@@ -9,34 +9,24 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 import Dataset_A_ffn_hf_ffn_bilstm_convnet as baselines_a
 import Dataset_A_lmfn_tfn_fusion_models as fusion_a
 import Dataset_B_lmfn_tfn_fusion_models as fusion_b
 from common.data import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
-from common.runs import Script
-from tests.conftest import MEASURED
+from tests.conftest import MEASURED, Capture, Files, Folders
 from tests.predicting import predict, random_network, target_values
-from tools.predict import output
 from tools.predict.sensors import training_statistics
 from tools.trained import load_trained
 
-FIELD = MEASURED.parent / "field"  # small recordings as devices write them
 SENSORS = ("foot", "trunk")
 NAMES = [f"{s}_{kind}_{axis}" for s in SENSORS for kind in ("Accel", "Gyro") for axis in "XYZ"]
-Capture = pytest.CaptureFixture[str]
 Spoil = Callable[[pd.DataFrame], object]
-
-
-@pytest.fixture(autouse=True)
-def no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw nothing, which takes a second."""
-    monkeypatch.setattr(output, "draw", lambda *_: Figure(figsize=(1, 1)))
+FIELD = MEASURED.parent / "field"  # small recordings as devices write them
 
 
 @pytest.fixture(scope="module")
-def network(synthetic_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def network(synthetic_files: Files, tmp_path_factory: Folders) -> Path:
     """A network for foot and trunk whose norm has seen the synthetic subjects 8 and 9."""
     recording = fusion_a.read(synthetic_files["a"])
     folder = tmp_path_factory.mktemp("network")
@@ -44,7 +34,7 @@ def network(synthetic_files: dict[str, Path], tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="module")
-def walk(synthetic_files: dict[str, Path]) -> pd.DataFrame:
+def walk(synthetic_files: Files) -> pd.DataFrame:
     """1.6 s on a treadmill of the subject that the network has not seen."""
     with h5py.File(synthetic_files["a"]) as file:
         values = file["All_subjects/Subject_7/Treadmill"][:320]
@@ -150,12 +140,7 @@ FAULTS: dict[str, tuple[Spoil, str]] = {
 
 @pytest.mark.parametrize(("spoil", "expected"), FAULTS.values(), ids=FAULTS)
 def test_a_faulty_sensor_is_noticed(
-    spoil: Spoil,
-    expected: str,
-    walk: pd.DataFrame,
-    network: Path,
-    tmp_path: Path,
-    capsys: Capture,
+    spoil: Spoil, expected: str, walk: pd.DataFrame, network: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     """A plausible curve would be computed from a dead, clipped or exchanged sensor."""
     frame = walk.copy()
@@ -170,30 +155,23 @@ def test_a_faulty_sensor_is_noticed(
     assert len(printed.splitlines()) <= 4
 
 
-@pytest.mark.parametrize(
-    ("script", "row"), [(fusion_a, "lmfn-all_imus_emg"), (fusion_b, "lmfn-all_imus_video")]
-)
+@pytest.mark.parametrize("dataset", ["a", "b", "measured b"])
 def test_no_warning_on_a_new_subject(
-    script: Script, row: str, synthetic_files: dict[str, Path], tmp_path: Path, capsys: Capture
+    dataset: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: Capture
 ) -> None:
-    """Warnings about intact sensors would be ignored where it matters."""
-    data = synthetic_files[script.DATASET]
+    """Warnings about intact sensors, simulated or real, would be ignored where it matters."""
+    is_measured = dataset.startswith("measured")
+    data = request.getfixturevalue("example_b" if is_measured else "synthetic_files")
+    data = data if is_measured else data[dataset]
+    script, third = (fusion_a, "emg") if dataset == "a" else (fusion_b, "video")
     recording = script.read(data)
     for subject in recording.subjects:
+        flags = ["--subject", subject, "--out", str(tmp_path / "out")]
+        row = f"lmfn-all_imus_{third}"
         checkpoint = random_network(script, row, tmp_path, recording, subject)
-        predict(checkpoint, data, "--subject", subject, "--out", str(tmp_path / "out"))
-        for activity in DATASET_A_ACTIVITIES if script is fusion_a else ():
-            flags = ["--subject", subject, "--activity", activity, "--hop", "100"]
-            predict(checkpoint, data, *flags, "--out", str(tmp_path / "out"))
-    assert not warnings(capsys.readouterr().out)
-
-
-def test_no_warning_on_measured_subjects(example_b: Path, tmp_path: Path, capsys: Capture) -> None:
-    """Real sensors would cause warnings that synthetic ones do not."""
-    recording = fusion_b.read(example_b)
-    for subject in recording.subjects:
-        checkpoint = random_network(fusion_b, "lmfn-all_imus_video", tmp_path, recording, subject)
-        predict(checkpoint, example_b, "--subject", subject, "--out", str(tmp_path / "out"))
+        predict(checkpoint, data, *flags)
+        for activity in DATASET_A_ACTIVITIES if dataset == "a" else ():
+            predict(checkpoint, data, *flags, "--activity", activity, "--hop", "100")
     assert not warnings(capsys.readouterr().out)
 
 
@@ -211,9 +189,7 @@ def test_a_network_without_statistics_of_channels_checks_the_faults(
     ]
 
 
-def test_statistics_are_those_of_the_training_data(
-    synthetic_files: dict[str, Path], network: Path
-) -> None:
+def test_statistics_are_those_of_the_training_data(synthetic_files: Files, network: Path) -> None:
     """A network that was trained for a few steps would find every recording unlike its data."""
     recording = fusion_a.read(synthetic_files["a"])
     inputs = np.hstack([x.numpy() for x in fusion_a.inputs(recording.samples, "foot_trunk")])

@@ -12,7 +12,7 @@ import pytest
 
 from common.cli import run_main
 from common.files import InputError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Capture
 from tests.made_runs import PAIR, TWENTY_SUBJECTS, make_run, settings, synthetic_data
 from tools.report import paper
 from tools.report.__main__ import README_END, README_START, main
@@ -148,9 +148,7 @@ def test_the_papers_values_stand_only_beside_comparable_results(
         assert list(pd.read_csv(table)["paper's NRMSE %"].dropna()) == [4.98]
 
 
-def test_report_files_hold_what_is_printed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_report_files_hold_what_is_printed(tmp_path: Path, capsys: Capture) -> None:
     """Markdown, CSV and LaTeX must agree; results on synthetic data are marked in every title."""
     real = make_run(tmp_path / "1", subjects=TWENTY_SUBJECTS)
     data = synthetic_data()
@@ -201,7 +199,7 @@ def test_latex_compiles_with_special_characters(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_end_with_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    tmp_path: Path, capsys: Capture, arguments: list[str], message: str
 ) -> None:
     """A user must see the remedy, not a traceback; scripts rely on exit status 2."""
     run = make_run(tmp_path / "run")

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from common.files import InputError
+from tests.conftest import Capture, Patch
 from tests.made_runs import PAIR, TWENTY_SUBJECTS, make_run, synthetic_data, write_predictions
 from tools.report import figures
 from tools.report.__main__ import main
@@ -16,9 +17,7 @@ from tools.report.runs import load_results
 
 
 @pytest.mark.filterwarnings("error")
-def test_figures_are_drawn_for_two_subjects(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_figures_are_drawn_for_two_subjects(tmp_path: Path, capsys: Capture) -> None:
     """Two subjects have no quartiles, yet their figures must be drawn, without warnings."""
     rows = [("teacher", "all_imus_emg", 3324424), *PAIR, ("dlr_correlation-foot", "foot", 1)]
     run = make_run(tmp_path / "1", rows=rows, tested=["7", "8"])
@@ -56,9 +55,7 @@ def test_pareto_front() -> None:
     assert list(figures.pareto_front(points).index) == ["b", "d", "a"]
 
 
-def test_agreement_uses_all_samples_and_draws_some(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_agreement_uses_all_samples_and_draws_some(tmp_path: Path, monkeypatch: Patch) -> None:
     """Dataset A has millions of samples: limits need all of them, a plot cannot hold them."""
     monkeypatch.setattr(figures, "DRAWN_SAMPLES", 30)
     run = make_run(tmp_path / "1")

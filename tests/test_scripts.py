@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
+import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-import Dataset_A_ffn_hf_ffn_bilstm_convnet as baselines_a
-import Dataset_A_kinetics_fm_models as kinetics_fm_a
-import Dataset_A_lmfn_tfn_fusion_models as fusion_a
-import Dataset_A_model_ablation as ablation_a
 import Dataset_A_Sensor_Distillation as distillation_a
-import Dataset_B_ffn_hf_ffn_bilstm_convnet as baselines_b
-import Dataset_B_kinetics_fm_models as kinetics_fm_b
 import Dataset_B_lmfn_tfn_fusion_models as fusion_b
 import Dataset_B_model_ablation as ablation_b
 import Dataset_B_sensor_distillation as distillation_b
@@ -25,44 +23,51 @@ from common import metrics, plots
 from common.cli import run_main
 from common.files import load_checkpoint
 from common.runs import find_row
-from tests.narrow import narrow_networks
-from tests.running import no_figures
+from tests.conftest import ROOT, Capture, Files, Folders, Patch
+from tests.networks import SCRIPTS, narrow_networks
 
-DISTILLATION = (distillation_a, distillation_b)
-KINETICS_FM = (kinetics_fm_a, kinetics_fm_b)
-ABLATION = (ablation_a, ablation_b)
-BASELINES = (baselines_a, baselines_b)
-SCRIPTS = (*DISTILLATION, *BASELINES, fusion_a, fusion_b, *KINETICS_FM, *ABLATION)
+OF_B = [script for script in SCRIPTS if script.DATASET == "b"]
 QUICK = ["--epochs", "1", "--device", "cpu", "--jobs", "1"]
 ACTIVITIES = {"a": {"all", "Treadmill", "Levelground", "Ramp", "Stair"}, "b": {"all"}}
 
 
 def chosen_rows(script: ModuleType) -> list[str]:
     """Return a few rows of a script, of every kind, in the order of its table."""
-    if script in DISTILLATION:  # the teacher, and both students with the fewest IMUs
+    family = script.__name__[10:].lower()
+    if family == "sensor_distillation":  # the teacher, and both students with the fewest IMUs
         return [row.name for row in script.ROWS[:3]]
-    if script in ABLATION:
+    if family == "model_ablation":
         return ["early_lstm", "mffm_gated", "maf_mwff_gate_lstm"]
     few, full = script.IMU_SETS[0], getattr(script, "FULL_SET", "")
-    if script in KINETICS_FM:
+    if family == "kinetics_fm_models":
         return [f"{kind}-{few}" for kind in ("dlr_rmse", "dlr_correlation", "dlr", "dl")]
-    if script in BASELINES:
-        return [f"ffn_hf-{few}", f"ffn-{full}", f"lstm-{few}", f"conv2d-{few}"]
-    return [f"lmfn-{few}", f"lmfn-{full}", f"tfn-{full}"]
+    if family == "lmfn_tfn_fusion_models":
+        return [f"lmfn-{few}", f"lmfn-{full}", f"tfn-{full}"]
+    return [f"ffn_hf-{few}", f"ffn-{full}", f"lstm-{few}", f"conv2d-{few}"]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def narrow() -> Iterator[None]:
     """Use small networks."""
-    with narrow_networks(*SCRIPTS):
+    with narrow_networks():
         yield
 
 
-@pytest.fixture
-def _no_figures() -> Iterator[None]:
-    """Draw no figures."""
-    with no_figures():
-        yield
+@contextmanager
+def first_optimizer_step() -> Iterator[list[CodeType]]:
+    """Record the calls, the outermost first, that lead to the first step of Adam."""
+    calls: list[CodeType] = []
+
+    def record(*_: object) -> None:
+        if not calls:
+            calls.extend(frame.f_code for frame, _ in traceback.walk_stack(sys._getframe(1)))
+            calls.reverse()
+
+    hook = register_optimizer_step_pre_hook(record)
+    try:
+        yield calls
+    finally:
+        hook.remove()
 
 
 class Finished:
@@ -77,7 +82,8 @@ class Finished:
     def __init__(self, script: ModuleType, data: Path, output_dir: Path) -> None:
         self.script, self.data, self.output_dir = script, data, output_dir
         self.rows = chosen_rows(script)
-        self.metrics = self.run("whole", "--rows", *self.rows)
+        with first_optimizer_step() as self.calls:
+            self.metrics = self.run("whole", "--rows", *self.rows)
         self.subject = self.metrics["test_subject"].iloc[0]
         self.folder = output_dir / script.__name__ / "whole"
 
@@ -94,14 +100,15 @@ class Finished:
 
 @pytest.fixture(scope="module", params=SCRIPTS, ids=lambda script: script.__name__)
 def finished(
-    request: pytest.FixtureRequest,
-    synthetic_files: dict[str, Path],
-    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest, synthetic_files: Files, tmp_path_factory: Folders
 ) -> Finished:
     """Run a script once."""
     data = synthetic_files[request.param.DATASET]
     return Finished(request.param, data, tmp_path_factory.mktemp("outputs"))
 
+
+# The steps of a training are the same in A and B, see test_copies.py.
+only_b = pytest.mark.parametrize("finished", OF_B, indirect=True, ids=lambda s: s.__name__)
 
 # A finished run ----------------------------------------------------------------------------------
 
@@ -114,7 +121,7 @@ def test_the_folder_holds_everything(finished: Finished) -> None:
         name = f"{row}-subject_{finished.subject}"
         expected |= {f"predictions/{name}.npz", f"results/{name}.json"}
         expected |= {f"checkpoints/{name}.safetensors"}
-    chart = "nrmse_of_rows" if finished.script in ABLATION else "nrmse_against_imus"
+    chart = "nrmse_of_rows" if "mffm_gated" in finished.rows else "nrmse_against_imus"
     figures = ("nrmse_per_target", chart, f"traces-subject_{finished.subject}")
     assert files == expected | {f"figures/{name}.png" for name in figures}
 
@@ -127,7 +134,7 @@ def test_the_run_can_be_repeated_from_its_config(finished: Finished) -> None:
     assert settings["data"]["bytes"] == finished.data.stat().st_size
     assert len(settings["data"]["subjects"]) == 3
     assert settings["learning_rate"] == finished.script.LEARNING_RATE
-    assert settings.get("alpha") == (0.5 if finished.script in DISTILLATION else None)
+    assert settings.get("alpha") == (0.5 if "distilled" in str(finished.rows) else None)
     assert call["flags"]["epochs"] == 1
     assert {"torch", "numpy", "python"} <= set(call["versions"])
     assert call["device_name"].startswith("CPU")
@@ -194,16 +201,15 @@ def test_a_checkpoint_gives_the_prediction(finished: Finished) -> None:
     assert prediction == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.usefixtures("_no_figures")
-def test_order_and_choice_of_rows_change_nothing(
-    finished: Finished, capsys: pytest.CaptureFixture[str]
-) -> None:
+@only_b
+@pytest.mark.usefixtures("without_figures")
+def test_order_and_choice_of_rows_change_nothing(finished: Finished, capsys: Capture) -> None:
     """A row that is run alone gets the same numbers; rows that it needs are added and named."""
     row = finished.rows[2]
     finished.run("alone", "--rows", row)
     printed = capsys.readouterr().out
     needs = find_row(finished.script, row).needs
-    assert bool(needs) == (finished.script in (*DISTILLATION, *KINETICS_FM))
+    assert bool(needs) == (row.split("-")[0] in ("distilled", "dlr"))
     note = f"Rows added because others need them: {', '.join(needs)}\n"
     assert (note in printed) == bool(needs)
     for name in (row, *needs):
@@ -211,7 +217,8 @@ def test_order_and_choice_of_rows_change_nothing(
         assert np.array_equal(prediction, finished.saved(name, "alone")["prediction"])
 
 
-@pytest.mark.usefixtures("_no_figures")
+@only_b
+@pytest.mark.usefixtures("without_figures")
 def test_the_strict_protocol_runs(finished: Finished) -> None:
     """It validates on another subject: other losses, and a result."""
     strict = finished.run("strict", "--rows", finished.rows[0], "--protocol", "strict")
@@ -223,16 +230,26 @@ def test_the_strict_protocol_runs(finished: Finished) -> None:
     assert losses[0] != losses[1]
 
 
+def test_few_calls_lie_between_main_and_the_training(finished: Finished) -> None:
+    """Readers must find the training in the script, not at the end of eight calls in `common`.
+
+    `main` calls `Run.each`, which calls `train_and_test`, which calls `train`.
+    """
+    script, calls = finished.script, finished.calls
+    calls = calls[calls.index(script.main.__code__) :]
+    ours = [code for code in calls if Path(code.co_filename).is_relative_to(ROOT)]
+    names = [code.co_name for code in ours]
+    assert [names[0], *names[2:]] == ["main", "train_and_test", "train"], names
+    assert {code.co_filename for code in (ours[0], *ours[2:])} == {script.__file__}
+
+
 # Data that stand in, and measured data -----------------------------------------------------------
 
 
-@pytest.mark.usefixtures("_no_figures")
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("script", [fusion_b, ablation_b], ids=lambda script: script.__name__)
 def test_synthetic_data_stand_in_and_the_run_says_so(
-    script: ModuleType,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    script: ModuleType, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     """Without a data file a script runs on synthetic data, and nobody can mistake the results.
 
@@ -255,19 +272,12 @@ def test_synthetic_data_stand_in_and_the_run_says_so(
     assert len(result) == len(script.TARGETS)
 
 
-@pytest.mark.usefixtures("_no_figures")
-@pytest.mark.parametrize(
-    "script",
-    [distillation_b, baselines_b, fusion_b, kinetics_fm_b, ablation_b],
-    ids=lambda script: script.__name__,
-)
-def test_both_folds_of_the_measured_example(
-    script: ModuleType, example_b: Path, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("without_figures")
+def test_both_folds_of_the_measured_example(example_b: Path, tmp_path: Path) -> None:
     """The published example of Dataset B runs through, each subject held out once."""
-    rows = chosen_rows(script)[-1:]
+    rows = chosen_rows(distillation_b)[-1:]
     flags = ["--data", str(example_b), "--test-subjects", "all", "--output-dir", str(tmp_path)]
-    result = script.main([*flags, *QUICK, "--rows", *rows])
+    result = distillation_b.main([*flags, *QUICK, "--rows", *rows])
     counts = result.groupby(["row", "test_subject"])["n"].max().unstack()
     assert rows[0] in counts.index
     assert (counts[["01", "02"]] == [964, 991]).all(axis=None)
@@ -283,9 +293,14 @@ def test_both_folds_of_the_measured_example(
         (["--test-subjects", "7", "99"], "no subject 99; for --test-subjects, choose from"),
         (["--rows", "student"], "--rows: no such row: student; choose from teacher student-"),
         (["--device", "gpu"], "--device gpu: no such device"),
+        (["--device", "meta"], "--device meta: no such device"),
+        (["--device", "cuda:99"], "--device cuda:99: "),
         (["--run-name", "a/b"], "--run-name 'a/b': must be a folder name, not a path"),
         (["--run-name", ""], "--run-name '': must be a folder name, not a path"),
         (["--epochs", "2.5"], "--epochs: must be a whole number from 1"),
+        (["--learning-rate", "inf"], "--learning-rate: must be a finite number"),
+        (["--batch-size", "0"], "--batch-size: must be a whole number from 1"),
+        (["--patience", "-1"], "--patience: must be a whole number from 1"),
         (["--seed", "99999999999"], "--seed: must be a whole number from 0"),
         (["--beta", "x"], "--beta: must be a finite number, 0 or greater"),
         (["--rows"], "--rows: expected at least one argument"),
@@ -297,11 +312,7 @@ def test_both_folds_of_the_measured_example(
     ],
 )
 def test_flags_that_cannot_be_used_end_with_status_2(
-    flags: list[str],
-    message: str,
-    synthetic_files: dict[str, Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    flags: list[str], message: str, synthetic_files: Files, tmp_path: Path, capsys: Capture
 ) -> None:
     """One line that says what to do, and no result written."""
     where = ["--data", str(synthetic_files["a"]), "--output-dir", str(tmp_path / "out")]
@@ -312,19 +323,6 @@ def test_flags_that_cannot_be_used_end_with_status_2(
     assert message in complaint
     assert complaint.count("\n") == 1
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
-def test_an_unknown_row_is_answered_with_the_rows(
-    script: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A slip of the pen must end with one line and status 2, before any work."""
-    with pytest.raises(SystemExit, match="2"):
-        run_main(lambda: script.main(["--rows", "ffn_hv-foot"]))
-    rows = " ".join(row.name for row in script.ROWS)
-    assert (
-        capsys.readouterr().err == f"error: --rows: no such row: ffn_hv-foot; choose from {rows}\n"
-    )
 
 
 # Figures -----------------------------------------------------------------------------------------

@@ -1,11 +1,9 @@
-"""Kinetics-MFFM-Net, its losses and the rows of both sensor-distillation scripts."""
+"""Kinetics-MFFM-Net, its losses, and how a student learns from its teacher."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -17,105 +15,9 @@ import Dataset_A_Sensor_Distillation as script_a
 import Dataset_B_sensor_distillation as script_b
 from common.files import load_checkpoint
 from common.runs import find_row
-from common.windows import Batch
-from tests.narrow import narrow_networks
-from tests.networks import (
-    Training,
-    check_dependence,
-    check_dropout,
-    parameters_of_rows,
-    random_batch,
-    record_trainings,
-    run_script,
-    unused_parameters,
-)
-from tests.reference import (
-    gated_dual_encoder,
-    linear,
-    mffm,
-    normalized,
-    parameters_of,
-    part_of,
-)
-
-SCRIPTS = [pytest.param(script_a, id="A"), pytest.param(script_b, id="B")]
-PROJECTION = 32_896  # of a student
-TEACHER_PROJECTION = 49_280
-USED = {  # the paper's networks: teacher, then students
-    script_a: [3_275_144, 1_863_304, 1_874_056, 1_884_808, 1_895_560],
-    script_b: [3_375_494, 1_872_774, 1_883_526, 1_905_030, 1_926_534, 1_937_286],
-}
-
-
-@pytest.fixture
-def narrow() -> Iterator[None]:
-    """Make the networks small."""
-    with narrow_networks(script_a, script_b):
-        yield
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_rows_and_parameter_counts(script: ModuleType) -> None:
-    """Every row of the table must be there, with a network of the paper's size."""
-    teacher, *students = USED[script]
-    expected = {"teacher": teacher + TEACHER_PROJECTION}
-    for name, count in zip(script.STUDENT_SETS, students, strict=True):
-        expected |= {f"student-{name}": count, f"distilled-{name}": count + PROJECTION}
-    assert parameters_of_rows(script) == expected
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_only_the_projections_are_unused(script: ModuleType) -> None:
-    """The size in the table is that of the prediction: the projection serves training only."""
-    rows = [row for row in script.ROWS if row.sensor_set in ("foot", "feet") or not row.needs][:3]
-    assert [row.name.split("-")[0] for row in rows] == ["teacher", "student", "distilled"]
-    expected = {"teacher": TEACHER_PROJECTION, rows[2].name: PROJECTION}
-    assert unused_parameters(script, rows) == expected
-
-
-@pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_row_sees_its_own_sensors_only(script: ModuleType) -> None:
-    """A result for few sensors that used others is wrong."""
-    check_dependence(script, script.ROWS)
-
-
-@pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize("windows", [1, 3])
-def test_rows_have_their_shape_and_finite_gradients(script: ModuleType, windows: int) -> None:
-    """A last batch of one window, or a layer without a gradient, must not spoil a training."""
-    teacher = find_row(script, "teacher").network().eval().requires_grad_(False)
-    outputs = teacher.features(*random_batch(script, "teacher", windows).inputs)
-    for row in script.ROWS[:3]:
-        network, batch = row.network(), random_batch(script, row.name, windows)
-        shape = (windows, script.WINDOW, len(script.TARGETS))
-        assert network(*batch.inputs).shape == shape
-        loss = script.supervised_loss
-        if row.needs:
-            loss, batch = script.distillation_loss(0.5, 1.0), batch._replace(cached=outputs)
-        loss(network, batch).backward()
-        for name, parameter in network.named_parameters():
-            if row.name == "teacher" and name.startswith("projection"):
-                assert parameter.grad is None
-            else:
-                assert parameter.grad.isfinite().all(), name
-                assert windows == 1 or parameter.grad.any(), name
-
-
-@pytest.mark.usefixtures("narrow")
-def test_dropout_is_on_in_training_and_off_in_eval() -> None:
-    """A prediction that changes from call to call is no result; a training needs dropout."""
-    row = "student-foot"
-    check_dropout(find_row(script_a, row).network(), random_batch(script_a, row, 2).inputs)
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_dropout_is_the_papers(script: ModuleType) -> None:
-    """0.25 after every recurrent layer of every row."""
-    for row in script.ROWS[:3]:
-        dropouts = {m.p for m in row.network().modules() if isinstance(m, nn.Dropout)}
-        assert dropouts == {0.25}
+from tests.conftest import Files, Folders
+from tests.networks import Training, narrow_networks, record_trainings, run_script
+from tests.reference import gated_dual_encoder, linear, mffm, normalized, parameters_of, part_of
 
 
 @pytest.mark.parametrize("modalities", [2, 3])
@@ -135,17 +37,6 @@ def test_gated_dual_encoder_equals_a_plain_computation() -> None:
     x = torch.randn(1, 7, 3)
     expected = gated_dual_encoder(x[0].double().numpy(), parameters_of(module))
     assert module(x)[0].detach().numpy() == pytest.approx(expected, abs=1e-5)
-
-
-def test_the_gate_chooses_between_lstm_and_gru() -> None:
-    """Open, the encoder is the BiLSTM; closed, the BiGRU; a swapped gate would be another model."""
-    module = script_a.GatedDualEncoder(3, hidden_sizes=(5, 4)).eval()
-    x = torch.randn(2, 7, 3)
-    nn.init.zeros_(module.gate.weight)
-    for bias, layers in ((50.0, module.lstm), (-50.0, module.gru)):
-        nn.init.constant_(module.gate.bias, bias)
-        expected = layers[1](layers[0](x)[0])[0]
-        assert torch.allclose(module(x), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [(3, 2), (3, 2, 4)])
@@ -171,18 +62,6 @@ def test_kinetics_mffm_net_equals_a_plain_computation(channels: tuple[int, ...])
     assert torch.equal(model(*x), outputs.output)
 
 
-def test_input_is_normalized_per_channel_over_batch_and_time() -> None:
-    """Signals in deg/s and m/s² must reach the encoders on one scale, without a learned factor."""
-    model = script_a.KineticsMFFMNet(channels=(3, 3), targets=2)
-    seen = []
-    model.encoders[0].register_forward_pre_hook(lambda _, x: seen.append(x[0]))
-    acc, gyr = torch.randn(2, 4, 20, 3) * torch.tensor([1.0, 50.0, 0.1]) + 9.8
-    model.train()(acc, gyr)
-    expected = (acc - acc.mean(dim=(0, 1))) / torch.sqrt(acc.var(dim=(0, 1), correction=0) + 1e-5)
-    assert torch.allclose(seen[0], expected, atol=1e-4)
-    assert not list(model.norms.parameters())
-
-
 def test_rmse_is_the_root_of_the_mean_square_and_safe_at_zero() -> None:
     """A perfect batch must not turn the weights into NaN."""
     prediction = torch.tensor([[[1.0, 2.0], [3.0, 5.0]]], requires_grad=True)
@@ -205,24 +84,6 @@ def root_mean_square(x: Tensor) -> float:
     return float(np.sqrt(np.mean(x.detach().double().numpy() ** 2)))
 
 
-@pytest.mark.usefixtures("narrow")
-def test_distillation_loss_is_its_formula() -> None:
-    """The weights must be those of the flags, each on its own term."""
-    torch.manual_seed(0)
-    student = find_row(script_a, "distilled-foot").network().eval()
-    batch = random_batch(script_a, "distilled-foot", 3)
-    output, feature = torch.randn_like(batch.targets), torch.randn(3, script_a.WINDOW, 8)
-    batch = Batch(batch.inputs, batch.targets, (output, feature))
-    own = student.features(*batch.inputs)
-    expected = (
-        root_mean_square(own.output - batch.targets)
-        + 0.3 * root_mean_square(own.output - output)
-        + 2.0 * root_mean_square(own.feature - feature)
-    )
-    value = script_a.distillation_loss(alpha=0.3, beta=2.0)(student, batch)
-    assert float(value.detach()) == pytest.approx(expected, rel=1e-5)
-
-
 class TeacherCall(NamedTuple):
     """One call of the teacher's `features` during the training of a student."""
 
@@ -234,7 +95,6 @@ class TeacherCall(NamedTuple):
 class Finished(NamedTuple):
     """A run of teacher, student and distilled student, two epochs on each of two folds."""
 
-    script: ModuleType
     data: Path
     folder: Path
     rows: list[str]
@@ -247,11 +107,11 @@ class Finished(NamedTuple):
         return load_checkpoint(path).tensors
 
 
-def run_rows(script: ModuleType, data: Path, output_dir: Path, folds: int, *flags: str) -> Finished:
+def run_rows(data: Path, output_dir: Path, folds: int, *flags: str) -> Finished:
     """Run the teacher and the first student, and record the calls of the teacher's `features`."""
-    rows = [row.name for row in script.ROWS[:3]]
-    subjects, calls = script.read(data).subjects[:folds], []
-    features = script.KineticsMFFMNet.features
+    rows = [row.name for row in script_b.ROWS[:3]]
+    subjects, calls = script_b.read(data).subjects[:folds], []
+    features = script_b.KineticsMFFMNet.features
 
     def recorded(network: nn.Module, *modalities: Tensor) -> NamedTuple:
         outputs = features(network, *modalities)
@@ -263,22 +123,17 @@ def run_rows(script: ModuleType, data: Path, output_dir: Path, folds: int, *flag
             calls.append(TeacherCall(weights, len(modalities[0]), not any(modes)))
         return outputs
 
-    with narrow_networks(script), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(script.KineticsMFFMNet, "features", recorded)
+    with narrow_networks(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script_b.KineticsMFFMNet, "features", recorded)
         flags = ("--rows", *rows, "--test-subjects", *subjects, "--epochs", "2", *flags)
-        folder = run_script(script, data, output_dir, "run", *flags)
-    return Finished(script, data, folder, rows, subjects, calls)
+        folder = run_script(script_b, data, output_dir, "run", *flags)
+    return Finished(data, folder, rows, subjects, calls)
 
 
-@pytest.fixture(scope="module", params=SCRIPTS)
-def finished(
-    request: pytest.FixtureRequest,
-    synthetic_files: dict[str, Path],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Finished:
-    """A finished run of a script."""
-    script = request.param
-    return run_rows(script, synthetic_files[script.DATASET], tmp_path_factory.mktemp("run"), 2)
+@pytest.fixture(scope="module")
+def finished(synthetic_files: Files, tmp_path_factory: Folders) -> Finished:
+    """A finished run on Dataset B."""
+    return run_rows(synthetic_files["b"], tmp_path_factory.mktemp("run"), 2)
 
 
 def test_a_student_learns_from_the_trained_teacher_of_its_fold(finished: Finished) -> None:
@@ -289,46 +144,37 @@ def test_a_student_learns_from_the_trained_teacher_of_its_fold(finished: Finishe
         assert all(torch.equal(teacher[name], call.weights[name]) for name in teacher)
     first, second = (call.weights["head.weight"] for call in finished.calls)
     assert not torch.equal(first, second)
-
-
-def test_the_teacher_is_frozen_and_in_eval_mode(finished: Finished) -> None:
-    """A teacher with dropout is a noisy target, and one that learns is no teacher."""
-    assert all(call.is_frozen for call in finished.calls)
+    assert all(call.is_frozen for call in finished.calls)  # and in eval mode, without dropout
 
 
 def test_the_teachers_outputs_are_computed_once_per_fold(finished: Finished) -> None:
     """Every epoch of every student would otherwise run the largest network of the table."""
-    recording = finished.script.read(finished.data)
+    recording = script_b.read(finished.data)
     for subject, call in zip(finished.subjects, finished.calls, strict=True):  # of two epochs
         training = recording.subject != recording.subjects.index(subject)
-        windows = math.ceil(training.sum() / finished.script.WINDOW)
+        windows = math.ceil(training.sum() / script_b.WINDOW)
         assert call.windows == windows - math.ceil(0.2 * windows)  # the rest is for validation
 
 
-def test_the_teachers_projection_stays_as_initialized(finished: Finished) -> None:
-    """Its own loss does not reach it: a fixed random projection, saved with the teacher."""
-    torch.manual_seed(42)
-    with narrow_networks(finished.script):
-        initial = find_row(finished.script, "teacher").network().state_dict()
-    saved = finished.tensors("teacher", finished.subjects[0])
+def test_the_projection_is_trained_in_a_student_only(finished: Finished) -> None:
+    """Its feature is compared with the teacher's, which is a fixed random projection."""
+    teacher, _, distilled = finished.rows
+    is_trained = {}
+    for row in (teacher, distilled):
+        torch.manual_seed(42)
+        with narrow_networks():
+            initial = find_row(script_b, row).network().state_dict()
+        saved = finished.tensors(row, finished.subjects[0])
+        is_trained |= {(row, n): not torch.equal(saved[n], initial[n]) for n in initial}
+    assert is_trained[teacher, "head.weight"]
     for name in ("projection.weight", "projection.bias"):
-        assert torch.equal(initial[name], saved[name])
-    assert not torch.equal(initial["head.weight"], saved["head.weight"])
-
-
-def test_the_projection_of_a_student_is_trained(finished: Finished) -> None:
-    """Its feature is what is compared with the teacher's."""
-    row = finished.rows[2]
-    torch.manual_seed(42)
-    with narrow_networks(finished.script):
-        initial = find_row(finished.script, row).network().state_dict()
-    saved = finished.tensors(row, finished.subjects[0])
-    assert not torch.equal(initial["projection.weight"], saved["projection.weight"])
+        assert not is_trained[teacher, name]
+        assert is_trained[distilled, name]
 
 
 def test_without_weights_distillation_is_plain_training(finished: Finished, tmp_path: Path) -> None:
     """alpha = beta = 0 must give the plain student bit for bit: nothing else may differ."""
-    zero = run_rows(finished.script, finished.data, tmp_path, 1, "--alpha", "0", "--beta", "0")
+    zero = run_rows(finished.data, tmp_path, 1, "--alpha", "0", "--beta", "0")
     _, student, distilled = finished.rows
     (subject,) = zero.subjects
     plain = finished.tensors(student, subject)
@@ -338,12 +184,10 @@ def test_without_weights_distillation_is_plain_training(finished: Finished, tmp_
 
 
 @pytest.fixture(scope="module")
-def trainings(
-    synthetic_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> list[Training]:
+def trainings(synthetic_files: Files, tmp_path_factory: Folders) -> list[Training]:
     """The trainings of teacher, student and distilled student with other weights."""
     rows = ("--rows", "student-foot", "distilled-foot", "--alpha", "0.3", "--beta", "2")
-    with narrow_networks(script_a), pytest.MonkeyPatch.context() as patch:
+    with narrow_networks(), pytest.MonkeyPatch.context() as patch:
         trainings = record_trainings(script_a, patch)
         run_script(script_a, synthetic_files["a"], tmp_path_factory.mktemp("run"), "run", *rows)
     return trainings
@@ -371,15 +215,3 @@ def test_a_student_is_trained_with_its_own_loss_and_stops_by_rmse(
     check_loss(teacher, alpha=0, beta=0)
     check_loss(student, alpha=0, beta=0)
     check_loss(distilled, alpha=0.3, beta=2)
-
-
-def test_a_batch_has_the_teachers_outputs_for_its_own_windows(trainings: list[Training]) -> None:
-    """A student that learns from outputs for other windows learns noise, without an error."""
-    teacher, _, distilled = trainings
-    indices = torch.tensor([4, 0, 2])
-    full = teacher.windows[indices]
-    assert torch.equal(full.targets, distilled.windows[indices].targets)
-    with torch.no_grad():
-        expected = teacher.network.eval().features(*full.inputs)
-    for values, cached in zip(expected, distilled.windows[indices].cached, strict=True):
-        assert torch.allclose(values, cached, atol=1e-6)

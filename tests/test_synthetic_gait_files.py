@@ -14,13 +14,13 @@ import pytest
 from common.data import DATASET_A_COLUMNS
 from synthetic_gait import dataset_a, write_file
 from synthetic_gait.__main__ import main
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Capture, Folders, Patch
 
 TARGETS_B = ("EXT_KM_X", "EXT_KM_Y", "plate_2_force_x", "plate_2_force_y", "plate_2_force_z")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: Folders) -> Path:
     """Return a folder with a small file of each dataset, a.h5 and b.h5."""
     folder = tmp_path_factory.mktemp("synthetic")
     write_file(folder / "a.h5", "a", subjects=2, minutes=0.4, seed=5)
@@ -33,12 +33,6 @@ def columns(file: h5py.File) -> list[str]:
     return json.loads(file.attrs["columns"])
 
 
-def run_python(*arguments: str) -> subprocess.CompletedProcess:
-    """Run Python in the root of the repository."""
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-
-
 def test_the_columns_of_a_are_those_that_are_read() -> None:
     """Else a synthetic file of Dataset A is read by wrong names."""
     assert tuple(DATASET_A_COLUMNS) == dataset_a.DATASET_A_COLUMNS
@@ -47,7 +41,8 @@ def test_the_columns_of_a_are_those_that_are_read() -> None:
 def test_the_package_stands_alone() -> None:
     """Else the simulator cannot be copied and used without the rest of the collection."""
     code = "import sys, synthetic_gait; print({'common', 'tools', 'torch'} & set(sys.modules))"
-    result = run_python("-c", code)
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.stdout.strip() == "set()", result.stderr
 
 
@@ -80,37 +75,16 @@ def test_a_has_the_layout_of_the_real_file(folder: Path) -> None:
                 assert np.all(np.diff([*starts, len(data)]) >= 100)  # a window of half a second
 
 
-def test_a_has_no_dead_column_among_those_in_use(folder: Path) -> None:
-    """Else a model trains on NaN or on a channel that never changes."""
-    used = [*range(24), 53, 54, 62, 64, 70, 71, 72, *range(95, 106)]
-    with h5py.File(folder / "a.h5") as file:
-        for subject in file["All_subjects"].values():
-            for data in subject.values():
-                table = data[:]
-                assert np.isfinite(table).all()
-                assert (table[:, used].std(axis=0) > 1e-4).all()
-
-
-def test_a_is_in_the_stated_units(folder: Path) -> None:
-    """Else results come out in units other than those of the tables."""
+def test_columns_of_a_that_no_script_reads_are_in_the_stated_units(folder: Path) -> None:
+    """Else a user's own model is in other units; `tools.check_data` checks what scripts read."""
     with h5py.File(folder / "a.h5") as file:
         names = columns(file)
         for subject in file["All_subjects"].values():
             table = subject["Treadmill"][:]
-            for start in range(0, 24, 6):
-                median = np.median(np.linalg.norm(table[:, start : start + 3], axis=1))
-                assert 8.0 < median < 16.0  # m/s², not g
-                assert 0.2 < np.abs(table[:, start + 3 : start + 6]).max() < 15.0  # rad/s
-            assert np.abs(table[:, 3:6]).max() > 4.0  # the foot: 300-500 degrees/s in swing
             assert np.ptp(table[:, names.index("pelvis_tx")]) < 0.5  # m, relative to the room
-            assert 0.9 < table[:, 71].max() < 1.5  # body weights
             peak = -table[:, names.index("ankle_angle_r_moment")].min()
             assert 1.0 < peak * 9.80665 * subject.attrs["height_m"] < 2.1  # Nm/kg
             assert -80 < table[:, names.index("knee_angle_r")].min() < -35  # degrees
-        subject = file["All_subjects/Subject_7"]
-        emg = np.concatenate([data[:, 95:106] for data in subject.values()])
-        np.testing.assert_allclose(emg.max(axis=0), 1.0)
-        assert emg.min() > 0
 
 
 def test_a_climbs_and_descends(folder: Path) -> None:
@@ -156,7 +130,8 @@ def test_b_resembles_the_measured_file(folder: Path, example_b: Path) -> None:
         )
     for name in (*TARGETS_B, "AccelY_R_SHANK", "AccelZ_R_FOOT", "GyroX_R_FOOT", "RAnkle_x_90"):
         i = names.index(name)
-        assert 1 / 3 < synthetic[:, i].std() / real[:, i].std() < 3, name
+        limit = 2 if name in TARGETS_B else 3
+        assert 1 / limit < synthetic[:, i].std() / real[:, i].std() < limit, name
     for name in (*TARGETS_B[:2], "plate_2_force_z", "AccelY_WAIST", "AccelY_CHEST", "RAC_Z"):
         i = names.index(name)
         difference = synthetic[:, i].mean() - real[:, i].mean()
@@ -182,23 +157,6 @@ def test_b_columns_agree_with_each_other(folder: Path) -> None:
     np.testing.assert_allclose(moment[contact], stated[contact], atol=0.25)
     quaternions = pick(*(f"Quat{i}_WAIST" for i in range(1, 5)))[contact]
     np.testing.assert_allclose(np.linalg.norm(quaternions, axis=1), 1.0, atol=1e-5)
-
-
-def test_more_sensors_help(folder: Path) -> None:
-    """Else tables by sensor set are flat on synthetic data, which hides confused sensor sets."""
-    with h5py.File(folder / "b.h5") as file:
-        names = columns(file)
-        steps = [step[20:80] for key in file for step in file[key][:]]
-    target = np.concatenate([step[:, names.index("EXT_KM_Y")] for step in steps])
-    train = np.arange(len(target)) % 600 < 400  # blocks of whole steps
-    rmse = []
-    for sensors in (("R_FOOT",), ("R_FOOT", "R_SHANK", "WAIST", "CHEST")):
-        signals = [f"{k}{a}_{s}" for s in sensors for k in ("Accel", "Gyro") for a in "XYZ"]
-        used = [names.index(signal) for signal in signals]
-        inputs = np.concatenate([np.c_[step[:, used], np.ones(len(step))] for step in steps])
-        fit = np.linalg.lstsq(inputs[train], target[train], rcond=None)[0]
-        rmse.append(np.sqrt(np.mean((inputs[~train] @ fit - target[~train]) ** 2)))
-    assert rmse[1] < 0.9 * rmse[0]
 
 
 @pytest.mark.parametrize("dataset", ["a", "b"])
@@ -233,9 +191,7 @@ def test_the_shortest_file_has_data(tmp_path: Path, dataset: str, seconds: float
                 assert len(file["subject_01"]) >= 1
 
 
-def test_a_failed_write_leaves_the_older_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_older_file(tmp_path: Path, monkeypatch: Patch) -> None:
     """Else an unfinished file is mistaken for a complete one, or an older good one is lost."""
     target = tmp_path / "b.h5"
     target.write_bytes(b"older")
@@ -271,7 +227,7 @@ def test_bad_arguments_are_refused(tmp_path: Path, arguments: tuple, message: st
 
 @pytest.mark.parametrize("flags", [("--subjects", "21"), ("--minutes", "x"), ("--seed", "-1")])
 def test_the_command_refuses_bad_flags_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, str]
+    tmp_path: Path, capsys: Capture, flags: tuple[str, str]
 ) -> None:
     """Else a typing error ends in a traceback instead of one clear line."""
     try:
@@ -286,23 +242,12 @@ def test_the_command_refuses_bad_flags_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_refuses_an_unwritable_path(tmp_path: Path) -> None:
+def test_the_command_refuses_an_unwritable_path(tmp_path: Path, capsys: Capture) -> None:
     """Else the user learns about a wrong folder from a traceback."""
     (tmp_path / "file").write_text("")
     target = tmp_path / "file" / "x.h5"
     flags = ("--dataset", "b", "--subjects", "1", "--minutes", "0.1", "--out", str(target))
-    result = run_python("-m", "synthetic_gait", *flags)
-    assert result.returncode == 2
-    assert result.stderr.startswith(f"error: {target}: cannot write the file")
-    assert len(result.stderr.splitlines()) == 1
-
-
-def test_the_command_prints_what_it_wrote(tmp_path: Path) -> None:
-    """Else the user has to open the file to know whether the command succeeded."""
-    target = tmp_path / "new" / "x.h5"
-    flags = ("--dataset", "b", "--subjects", "1", "--minutes", "0.1", "--out", str(target))
-    result = run_python("-m", "synthetic_gait", *flags)
-    assert result.returncode == 0, result.stderr
-    assert str(target) in result.stdout
-    assert h5py.is_hdf5(target)
-    assert result.stderr == ""
+    assert main(list(flags)) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {target}: cannot write the file")
+    assert len(message.splitlines()) == 1

@@ -17,10 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import Dataset_A_lmfn_tfn_fusion_models as script
-from common.cli import run_main
 from common.files import InputError, save_checkpoint
 from common.runs import describe_network, find_row
-from tools.predict.__main__ import main
+from tests.conftest import Files
 from tools.trained import load_trained
 
 ROW = "lmfn-foot"
@@ -186,9 +185,7 @@ def test_no_wrong_byte_in_the_header_goes_unnoticed(
 
 
 def test_other_files_are_refused_and_not_executed(
-    honest: tuple[dict[str, Tensor], Description],
-    synthetic_files: dict[str, Path],
-    tmp_path: Path,
+    honest: tuple[dict[str, Tensor], Description], synthetic_files: Files, tmp_path: Path
 ) -> None:
     """A pickle could do anything to the user who opens it."""
     path, trace = tmp_path / "x.safetensors", tmp_path / "exploded"
@@ -204,20 +201,3 @@ def test_other_files_are_refused_and_not_executed(
     refusal(path)
     assert "is a folder" in refusal(tmp_path)
     assert "no such file" in refusal(tmp_path / "none.safetensors")
-
-
-def test_the_command_ends_with_2_and_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Users would see a traceback."""
-    path = tmp_path / "x.safetensors"
-    torch.save({"weights": Exploding(tmp_path / "exploded")}, path)
-    (tmp_path / "walk.csv").write_text("time,x\n0,1\n")
-    arguments = ["--checkpoint", path, "--data", tmp_path / "walk.csv", "--out", tmp_path / "out"]
-    with pytest.raises(SystemExit, match="2"):
-        run_main(lambda: main([*map(str, arguments)]))
-    printed = capsys.readouterr().err
-    assert printed.startswith(f"error: {path}: ")
-    assert printed.count("\n") == 1
-    assert not (tmp_path / "exploded").exists()
-    assert not (tmp_path / "out").exists()

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 import Dataset_B_lmfn_tfn_fusion_models as script
 from common import training
-from common.files import InputError
 from common.training import DivergedError, Epoch, Loss, Progress
 from common.windows import Batch, Windows
 
@@ -112,18 +111,6 @@ def test_the_training_loss_is_the_mean_over_windows(tmp_path: Path) -> None:
     assert history[0].training_loss == pytest.approx((8 * 8 + 8 * 8 + 5 * 5) / 21)
 
 
-def test_a_training_depends_on_nothing_before_it(tmp_path: Path) -> None:
-    """Leaving out a row, or adding one, must not change the others; the seed must."""
-    first, second, other = small_network(), small_network(), small_network()
-    train(first, tmp_path, epochs=2)
-    torch.rand(17)
-    train(second, tmp_path, epochs=2)
-    train(other, tmp_path, epochs=2, seed=4)
-    for name, values in first.state_dict().items():
-        assert torch.equal(values, second.state_dict()[name])
-    assert not torch.equal(first[0].weight, other[0].weight)
-
-
 def test_an_epoch_is_adam_on_shuffled_batches(tmp_path: Path) -> None:
     """One epoch by hand: seeded shuffling, every window once, Adam with its usual constants."""
     torch.manual_seed(0)
@@ -186,53 +173,9 @@ def test_a_diverged_training_is_named_and_its_best_epoch_returned(tmp_path: Path
         assert torch.equal(values, after_epoch_1[name])
 
 
-@pytest.mark.parametrize("step", [1, 3, 4, 11, 12])
-def test_an_interrupted_training_ends_at_the_same_weights(tmp_path: Path, step: int) -> None:
-    """Interrupted at any step, it repeats at most one epoch and changes no bit."""
-    whole, resumed = small_network(), small_network()
-    history = train(whole, tmp_path / "whole", epochs=5)
-    steps = []
-
-    def interrupted(network: nn.Module, batch: Batch) -> Tensor:
-        steps.append(1)
-        if len(steps) == step:
-            raise KeyboardInterrupt
-        return rmse_loss(network, batch)
-
-    with pytest.raises(KeyboardInterrupt):
-        train(small_network(), tmp_path, epochs=5, save_every=1e-6, loss=interrupted)
-    torch.rand(5)
-    again = train(resumed, tmp_path, epochs=5, save_every=1e-6, loss=interrupted)
-    assert len(steps) == step + 15 - 3 * ((step - 1) // 3)  # three batches an epoch
-    assert [epoch[:3] for epoch in again] == [epoch[:3] for epoch in history]
-    for name, values in whole.state_dict().items():
-        assert torch.equal(values, resumed.state_dict()[name])
-
-
 def test_a_state_is_saved_when_it_is_due(tmp_path: Path) -> None:
     """States of large networks are gigabytes: writing one after every epoch would take longer."""
     train(small_network(), tmp_path, epochs=3, save_every=1e3)
     assert not list(tmp_path.iterdir())
     train(small_network(), tmp_path, epochs=3, save_every=1e-6)
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
-
-
-def test_used_parameters_are_those_that_the_prediction_needs() -> None:
-    """The size in the table is that of the network on the sensors, not of its training aids."""
-    network = small_network()
-    network.aid = nn.Linear(16, 100)
-    network.forward = lambda x: nn.Sequential(*list(network.children())[:4])(x)
-    state = torch.get_rng_state()
-    windows, _ = problem()
-    inputs = windows[torch.tensor([0])].inputs
-    assert training.count_used_parameters(network, inputs) == 3 * 16 + 16 + 16 * 2 + 2
-    assert torch.equal(state, torch.get_rng_state())
-
-
-def test_devices_that_do_not_exist_are_refused() -> None:
-    """A mistyped device must end with the names that can be used."""
-    assert training.choose_device("cpu").type == "cpu"
-    assert training.choose_device("auto").type in ("cpu", "cuda")
-    for wanted in ("gpu", "meta", "cuda:99"):
-        with pytest.raises(InputError, match=f"--device {wanted}: .*cpu"):
-            training.choose_device(wanted)
