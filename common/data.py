@@ -456,7 +456,7 @@ def _member(path: Path, group: h5py.Group, name: str) -> h5py.Group | h5py.Datas
         found = group.get(name)  # None also for a broken link
         if found is not None:
             return found
-    raise InputError(f"{path}: {group.name}: {name} is missing; see the README for the file layout")
+    raise InputError(f"{path}: {group.name}: {name} is missing; see docs/data.md for the layout")
 
 
 def _table(

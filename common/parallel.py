@@ -92,7 +92,7 @@ def _connect(stack: ExitStack, jobs: int, scheduler: str | None) -> Client:
         return Client(scheduler, timeout=30)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"--scheduler {scheduler}: no Dask scheduler responds ({error}); see the README"
+            f"--scheduler {scheduler}: no Dask scheduler responds ({error}); see docs/cluster.md"
         ) from error
 
 

@@ -237,9 +237,12 @@ def nrmse_against_imus(lines: pd.DataFrame) -> Figure:
     if len(teacher):
         label = LABELS["teacher"]
         axes.axhline(teacher.mean(), color=COLORS["teacher"], linestyle="--", label=label)
-    axes.set_xticks(sorted(means["imus"].unique()))
+    students = means[means["kind"] != "teacher"]
+    ticks = sorted((means if students.empty else students)["imus"].unique())
+    axes.set_xticks(ticks)
+    axes.set_xlim(ticks[0] - 0.5, ticks[-1] + 0.5)
     _label_against_imus(axes, lines)
-    axes.legend()
+    figure.legend(loc="outside lower center")
     return figure
 
 

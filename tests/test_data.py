@@ -197,7 +197,7 @@ UNSORTED = np.array([0, 60, 30], np.uint32)  # whose differences are not negativ
 BAD_FILES = {
     "missing group": (
         lambda path: with_table(path, {"All_subjects": None}),
-        "/: All_subjects is missing; see the README",
+        "/: All_subjects is missing; see docs/data.md",
     ),
     "no subject": (
         lambda path: with_table(path, {f"All_subjects/Subject_{s}": None for s in (7, 8, 9)}),

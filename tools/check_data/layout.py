@@ -141,7 +141,7 @@ class DataFile:
         else:
             raise InputError(
                 f"{path}: neither All_subjects (Dataset A) nor subject_01 ... (Dataset B) in it; "
-                "see the README for the layout of the file"
+                "see docs/data.md for the layout of the file"
             )
         self.layout = LAYOUTS[self.dataset]
         self.ignored = ignored_members(file)
