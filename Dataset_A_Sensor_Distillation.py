@@ -70,7 +70,7 @@ LEARNING_RATE = 1e-3
 ALPHA, BETA = 0.5, 1.0
 # Beyond the paper, for the streaming students
 LOOKAHEAD_MS = 50  # delay of the output
-SEQUENCE = 4 * WINDOW  # 2 s
+SEQUENCE = 2 * WINDOW  # samples of a training sequence: 1 s
 
 SENSORS = ("foot", "shank", "thigh", "trunk")  # right leg and trunk, in the order of the columns
 MUSCLES = (  # processed EMG
@@ -775,6 +775,7 @@ def train_and_test_streaming(row: Row, test_subject: str, run: Run) -> None:
     network = row.network().to(run.device)
     windows, validation = fold.train.standardized(mean, sd), fold.validation.standardized(mean, sd)
     windows.cached = (fold.train.is_scored,)
+    length = int(fold.train.is_scored.sum()) / len(windows)  # samples per sequence, on average
     loss = streaming_loss
     if row.needs:
         teacher = run.load_network("teacher", test_subject)
@@ -789,7 +790,8 @@ def train_and_test_streaming(row: Row, test_subject: str, run: Run) -> None:
 
     progress = run.progress(row, test_subject)
     epochs = args.epochs or EPOCHS
-    batch_size = max(1, args.batch_size * WINDOW // SEQUENCE)  # as many samples as in windows
+    # As many samples per batch as with windows; some sequences are shorter.
+    batch_size = max(1, round(args.batch_size * WINDOW / length))
     args = argparse.Namespace(**{**vars(args), "batch_size": batch_size})
     with restoring_units(network, mean, sd):
         history = train(network, windows, validation, loss, criterion, epochs, args, progress)
