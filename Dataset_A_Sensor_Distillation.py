@@ -9,10 +9,15 @@ Rows of the table (Kinetics-MFFM-Net in the paper's Tables II and III):
     distilled-<set>    the same network, trained with the help of the teacher
 <set> is a sensor set, from the foot alone (`foot`) to all four IMUs (`all_imus`).
 
-Models: KineticsMFFMNet, built from GatedDualEncoder and MFFM.
+Rows beyond the paper (`--rows beyond`): students for real time, which read one sample after another
+and are late by --lookahead instead of a window:
+    streaming-<set>, distilled_streaming-<set>
+
+Models: KineticsMFFMNet, built from GatedDualEncoder and MFFM; StreamingMFFMNet, built from
+StreamingEncoder and MFFM, for the streaming rows.
 Training: `train_and_test` minimizes the RMSE against the measured targets (`supervised_loss`).
 For distilled students, `distillation_loss` adds the RMSE against the output and the feature of the
-trained teacher.
+trained teacher. `train_and_test_streaming` does the same on sequences of samples.
 Output: outputs/Dataset_A_Sensor_Distillation/<run>/ with config.json, history.csv,
 metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see
 docs/speed.md.

@@ -59,13 +59,13 @@ PLANS = {
         "Dataset_A_Sensor_Distillation",
         ("foot_trunk", "foot"),
         (0, 25, 100),
-        ("--epochs", "8", "--batch-size", "8"),
+        ("--epochs", "6", "--batch-size", "8"),
     ),
     "b": Plan(
         "Dataset_B_sensor_distillation",
         ("feet_pelvis", "feet"),
         (0, 20, 100),  # a sample lasts 10 ms
-        ("--epochs", "10", "--batch-size", "16"),
+        ("--epochs", "8", "--batch-size", "16"),
     ),
 }
 
