@@ -125,7 +125,7 @@ def _save_learning_curves(run: Run) -> None:
         _save_chart(run, "learning_curves", learning_curves(run.folder.history))
 
 
-def learning_curves(history: pd.DataFrame) -> Figure:
+def learning_curves(history: pd.DataFrame, title: str = "Learning curves") -> Figure:
     """Draw training and validation loss over epochs: a panel per row, a line per fold.
 
     All panels have the same axes. The loss has a logarithmic axis, because the training loss of
@@ -133,6 +133,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
 
     Args:
         history: columns as in `history.csv`.
+        title: title of the figure.
     """
     rows = dict(list(history.groupby("row", sort=False)))
     across = math.ceil(math.sqrt(len(rows)))
@@ -154,8 +155,8 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     grid[0].yaxis.set_minor_formatter("")
     figure.supylabel("loss", fontsize=8)
     folds = history["fold"].nunique()
-    note = f", a line for each of {folds} folds" if folds > 1 else ""
-    figure.suptitle(f"Learning curves{note}")
+    note = f"\nA line for each of {folds} folds" if folds > 1 else ""
+    figure.suptitle(f"{title}{note}", fontsize=10)
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
     return figure

@@ -85,6 +85,8 @@ class Script(Protocol):
     WINDOW: int
     EPOCHS: int
     LEARNING_RATE: float
+    SENSORS: Sequence[str]
+    UNITS: Mapping[str, str]
     SENSOR_SETS: Mapping[str, SensorSet]
     TARGETS: Sequence[Target]
     ROWS: Sequence[Row]
