@@ -116,7 +116,7 @@ only_b = pytest.mark.parametrize("finished", OF_B, indirect=True, ids=lambda s: 
 def test_the_folder_holds_everything(finished: Finished) -> None:
     """What the README promises to find after a run, and nothing half written."""
     files = {str(path.relative_to(finished.folder)) for path in finished.folder.rglob("*.*")}
-    expected = {".lock", "config.json", "history.csv", "metrics.csv"}
+    expected = {".lock", "config.json", "history.csv", "metrics.csv", "MODEL_CARD.md"}
     for row in finished.rows:
         name = f"{row}-subject_{finished.subject}"
         expected |= {f"predictions/{name}.npz", f"results/{name}.json"}
