@@ -152,7 +152,7 @@ def learning_curves(history: pd.DataFrame, title: str = "Learning curves") -> Fi
     grid[0].set_yscale("log")
     grid[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     grid[0].yaxis.set_major_formatter("{x:g}")
-    grid[0].yaxis.set_minor_formatter("")
+    grid[0].minorticks_off()
     figure.supylabel("loss", fontsize=8)
     folds = history["fold"].nunique()
     note = f"\nA line for each of {folds} folds" if folds > 1 else ""
