@@ -38,8 +38,8 @@ class RunFolder:
     """The folder of a run: `<output-dir>/<script>/<run>`.
 
     It holds `config.json`, `history.csv`, `metrics.csv`, `MODEL_CARD.md` and the folders `results`,
-    `predictions`, `checkpoints`, `unfinished` and `figures`. A task is finished once its file in `results` exists;
-    this file is written last, and the CSV files are assembled from all of them.
+    `predictions`, `checkpoints`, `unfinished` and `figures`. A task is finished once its file in
+    `results` exists; this file is written last, and the CSV files are assembled from all of them.
 
     Args:
         path: the folder, which need not exist.
