@@ -270,6 +270,7 @@ def test_workers_end_with_the_process_that_started_them(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize(("jobs", "kills"), [("1", "20"), ("2", "8")])
 def test_killed_at_random_moments_it_ends_at_the_same_numbers(
     jobs: str, kills: str, usual: list[str], tmp_path: Path
@@ -278,8 +279,8 @@ def test_killed_at_random_moments_it_ends_at_the_same_numbers(
 
     Two jobs are killed less often, because their worker processes take seconds to start.
     """
-    flags = [*usual, *LONG, "--jobs", jobs]
-    done = run_python("-m", "tests.killing", NAME, kills, *flags, folder=ROOT, seconds=500)
+    flags = [*usual, *LONG, "--epochs", "60", "--jobs", jobs]
+    done = run_python("-m", "tests.killing", NAME, kills, *flags, folder=ROOT, seconds=900)
     output = done.stdout + done.stderr
     assert done.stdout.endswith(f"killed {kills} times, then status 0\n"), output
     folder = tmp_path / NAME
