@@ -291,6 +291,10 @@ def predict_as_tested(
     numbers, is_scored = cut(recording, [subject], length, settings["protocol"], cover_tails=True)
     if not len(numbers):
         raise InputError(f"{path}: subject {subject}: no full window; choose another --subject")
+    # PyTorch rounds differently if weights are frozen, or not aligned in memory as in the run.
+    weights = {name: weight.clone() for name, weight in trained.network.state_dict().items()}
+    trained.network.load_state_dict(weights, assign=True)
+    trained.network.requires_grad_()
     values = recording.to(device).samples
     windows = Windows(trained.inputs(values), values["targets"], numbers, is_scored)
     if is_stream:

@@ -56,9 +56,10 @@ def main(
         out: where the estimates are written; None for standard output.
     """
     args = _parser().parse_args(argv)
+    out = out or sys.stdout
     if lines is None:
-        sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace")
-    lines, out = lines or sys.stdin, out or sys.stdout
+        lines = sys.stdin
+        lines.reconfigure(encoding="utf-8-sig", errors="replace")
     training.set_up(args.threads, ())
     stream = Stream.load(args.checkpoint)
     script = stream.trained.script

@@ -98,7 +98,7 @@ class Stream:
             )
         if not np.isfinite(values).all():
             raise ValueError("a sample with NaN or infinity; leave it out, and reset after a gap")
-        modalities = torch.from_numpy(values)[None, None].split([*self.sizes.values()], dim=-1)
+        modalities = torch.tensor(values)[None, None].split([*self.sizes.values()], dim=-1)
         output, self._state = self.trained.network.stream(*modalities, state=self._state)
         self._pushed += 1
         self._since_reset += 1
