@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import Dataset_A_Sensor_Distillation as script_a
 import Dataset_B_sensor_distillation as script_b
-from common import runs
+from common import plots, runs
 from common.files import InputError, load_checkpoint
 from common.training import DivergedError, predict_stream
 from common.windows import Windows, cut_sequences, make_fold
@@ -442,3 +442,17 @@ def test_a_distilled_student_gets_the_teachers_outputs_of_its_samples(
             + 2 * late_error(own.feature, feature)
         )
         assert float(training.loss(network, batch)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_curves_of_windowed_and_streaming_students_are_of_the_same_samples() -> None:
+    """A streaming student has fewer estimates; its curve would be shifted against the truth."""
+    sample = np.arange(100, 160)
+    windowed = {"sample": sample, "prediction": np.column_stack([sample, -sample]).astype(float)}
+    is_estimated = (sample % 20) < 17  # three are missing at the end of every stretch
+    streaming = {name: values[is_estimated] for name, values in windowed.items()}
+    part = slice(30, 55)
+    for arrays, expected in ((windowed, True), (streaming, is_estimated[part])):
+        found = plots._prediction_at(arrays, windowed, part)
+        np.testing.assert_array_equal(
+            found, np.where(np.c_[expected], windowed["prediction"][part], np.nan)
+        )
