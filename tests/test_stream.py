@@ -367,6 +367,10 @@ def test_flags_and_networks_that_do_not_fit_are_refused(
     windowed = random_network(script, "student-foot", tmp_path)
     with pytest.raises(InputError, match="student-foot reads whole windows, .*streaming-foot"):
         stream_table(windowed, walk)
+    with pytest.raises(
+        InputError, match=r"no column Acc_X \(for foot_Accel_X\), which the network"
+    ):
+        stream_table(network, walk, "--columns", "foot_Accel_X=-Acc_X")
     with pytest.raises(InputError, match="no column Clock; correct --time-column"):
         stream_table(network, walk, "--time-column", "Clock")
     walk.to_csv(tmp_path / "walk.csv", index=False)

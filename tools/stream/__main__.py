@@ -186,7 +186,7 @@ def _parser() -> ArgumentParser:
         type=positive_int,
         default=1,
         metavar="N",
-        help="CPU threads; more than one are slower for most networks (default: 1)",
+        help="CPU threads (default: 1)",
     )
     return parser
 

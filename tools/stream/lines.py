@@ -58,7 +58,11 @@ class LineReader:
     ) -> None:
         self.delimiter = max(DELIMITERS, key=header.count)
         self.names = [cell.strip() for cell in self._split(header)]
-        missing = [ours for ours, source in sources.items() if source.name not in self.names]
+        missing = [
+            ours if source.name == ours else f"{source.name} (for {ours})"
+            for ours, source in sources.items()
+            if source.name not in self.names
+        ]
         if missing:
             raise InputError(
                 f"standard input, line 1: no column {shorten(', '.join(missing), 500)}, which the "

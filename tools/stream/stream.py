@@ -29,8 +29,6 @@ class Estimate(NamedTuple):
 class Stream:
     """Estimates the targets sample by sample; keeps the state of the network from call to call.
 
-    PyTorch should use one thread, `torch.set_num_threads(1)`: more are slower here.
-
     Args:
         trained: a streaming network.
 
