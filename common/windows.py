@@ -214,7 +214,23 @@ def cut_sequences(
     """
     chosen = [recording.subjects.index(subject) for subject in subjects]
     samples = np.flatnonzero(np.isin(recording.subject, chosen))
-    bounds = np.flatnonzero(np.diff(recording.stretch[samples], prepend=-1, append=-1))
+    return cut_filled(samples, recording.stretch[samples], length)
+
+
+def cut_filled(
+    samples: np.ndarray, stretch: np.ndarray, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut each stretch into sequences, of which the last is filled up with its last sample.
+
+    Args:
+        samples: `(n,)` sample indices.
+        stretch: `(n,)` stretch of each sample; the samples of a stretch are adjacent.
+        length: samples per sequence.
+
+    Returns:
+        The same as `cut_windows`.
+    """
+    bounds = np.flatnonzero(np.diff(stretch, prepend=-1, append=-1))
     starts = [np.arange(start, stop, length) for start, stop in pairwise(bounds)]
     last = np.repeat(bounds[1:] - 1, [len(cuts) for cuts in starts])[:, None]
     wanted = np.concatenate(starts)[:, None] + np.arange(length)
