@@ -101,11 +101,12 @@ def count_multiply_adds(network: nn.Module, inputs: Sequence[Tensor]) -> int:
     """
     recurrent = 0
 
-    def forward(layer: nn.RNNBase, x: Tensor, *_: object) -> tuple[Tensor, None]:
+    def forward(layer: nn.RNNBase, x: Tensor, *_: object) -> tuple[Tensor, object]:
         nonlocal recurrent
         weights = [p.numel() for name, p in layer.named_parameters() if "weight" in name]
         recurrent += x.shape[:2].numel() * sum(weights)
-        return x.new_empty(*x.shape[:2], layer.hidden_size * (1 + layer.bidirectional)), None
+        output = x.new_empty(*x.shape[:2], layer.hidden_size * (1 + layer.bidirectional))
+        return output, (None, None) if layer.mode == "LSTM" else None  # no use is made of a state
 
     with (
         patch.object(nn.LSTM, "forward", forward),

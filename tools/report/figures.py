@@ -46,7 +46,8 @@ def write_figures(
     metrics = results.metrics
     metrics = metrics[~metrics["row"].map(paper.kind).isin(paper.PARTS)]
     if metrics.empty:
-        print(f"{results.name}: no figures, because all rows are parts of other rows.")
+        reason = "all rows are parts of other rows, or not in the paper"
+        print(f"{results.name}: no figures, because {reason}.")
         return
     results = replace(results, metrics=metrics)
     with plots.figure_style():

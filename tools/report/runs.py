@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from common.files import InputError
 from common.metrics import COLUMNS, METRICS
+from tools.report import paper
 
-SHARED_SETTINGS = ("data", "protocol", "epochs", "patience", "batch_size", "seed")
+SHARED_SETTINGS = ("data", "protocol", "epochs", "patience", "batch_size", "seed", "loss")
+DEFAULTS = {"loss": "pooled"}  # of settings that a run notes only if they differ from the paper's
 KEYS = ["row", "test_subject", "activity", "target"]
 
 
@@ -41,6 +44,8 @@ class Results:
         settings: the settings that the runs share.
         metrics: metrics of all runs in long form, with the columns `script` and `folder` added.
         notices: remarks for the reader of the report.
+        streaming: the same for rows beyond the paper, which are not in `metrics`; the column
+            `lookahead_ms` is added, None for the default of the script.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Results:
     settings: dict[str, Any]
     metrics: pd.DataFrame
     notices: list[str] = field(default_factory=list)
+    streaming: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def subjects(self) -> list[str]:
@@ -57,10 +63,13 @@ class Results:
     @property
     def training(self) -> str:
         """A description of the training."""
-        return (
+        description = (
             "at most {epochs} epochs with patience {patience}, batch size {batch_size} and seed "
             "{seed}"
-        ).format_map(self.settings)
+        )
+        if self.settings["loss"] != DEFAULTS["loss"]:
+            description += ", loss `{loss}`"
+        return description.format_map(self.settings)
 
     def select(self, rows: Sequence[str]) -> pd.DataFrame:
         """Return the metrics of some rows."""
@@ -90,7 +99,8 @@ def load_results(folders: Sequence[Path]) -> list[Results]:
         shared = [_dataset(run.settings), *(run.settings[name] for name in SHARED_SETTINGS)]
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(run)
     merged = [_merge(group) for group in groups.values()]
-    results = sorted((r for r in merged if len(r.metrics)), key=lambda r: r.name)
+    finished = (r for r in merged if len(r.metrics) or len(r.streaming))
+    results = sorted(finished, key=lambda r: r.name)
     if not results:
         raise InputError(
             f"{', '.join(map(str, folders))}: no row has finished yet; run the report again later"
@@ -109,7 +119,7 @@ def load_run(folder: Path) -> Run:
     if not path.is_file():
         raise InputError(f"{folder}: not a run (no config.json); give outputs/<script>/<run>")
     try:
-        settings = dict(json.loads(path.read_text())["settings"])
+        settings = DEFAULTS | dict(json.loads(path.read_text())["settings"])
         missing = {"script", *SHARED_SETTINGS} - set(settings)
         if missing:
             raise ValueError(f"the settings lack {', '.join(sorted(missing))}")
@@ -181,6 +191,10 @@ def _merge(runs: Sequence[Run]) -> Results:
             f"Runs on {' and '.join(devices)} are combined; rounding differs between devices."
         )
     parts = [run.metrics.assign(script=run.settings["script"], folder=run.folder) for run in runs]
+    for run, part in zip(runs, parts, strict=True):
+        part["lookahead_ms"] = late_ms = run.settings.get("lookahead_ms")
+        if late_ms is not None:
+            part["row"] += np.where(_is_streaming(part), f" ({late_ms:g} ms)", "")
     metrics = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
     notices += _check_duplicates(metrics)
     metrics = metrics.drop_duplicates(KEYS, ignore_index=True)
@@ -192,17 +206,32 @@ def _merge(runs: Sequence[Run]) -> Results:
             f"{row}, {target}: NRMSE or PCC is undefined for subject {subjects}, and so are the "
             "means that include it."
         )
-    return Results(f"{dataset}-{settings['protocol']}", dataset, settings, metrics, notices)
+    is_streaming = _is_streaming(metrics)
+    return Results(
+        f"{dataset}-{settings['protocol']}",
+        dataset,
+        settings,
+        metrics[~is_streaming].drop(columns="lookahead_ms"),
+        notices,
+        metrics[is_streaming],
+    )
+
+
+def _is_streaming(metrics: pd.DataFrame) -> pd.Series:
+    return metrics["row"].map(paper.kind).isin(paper.BEYOND)
 
 
 def _check_flags(runs: Sequence[Run]) -> None:
-    """Refuse runs of one script that differ in any setting but the device."""
+    """Refuse runs of one script that differ in a setting other than the device.
+
+    The delay concerns the streaming students only, whose names tell it.
+    """
     first: dict[str, Run] = {}
     for run in runs:
         other = first.setdefault(run.settings["script"], run)
         for name in {**other.settings, **run.settings}:
             theirs, ours = other.settings.get(name), run.settings.get(name)
-            if name != "device" and theirs != ours:
+            if name not in ("device", "lookahead_ms") and theirs != ours:
                 raise InputError(
                     f"{run.folder}: {name} is {ours}, but {theirs} in {other.folder}; "
                     "report these runs separately"
