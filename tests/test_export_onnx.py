@@ -160,17 +160,17 @@ def test_streaming_network_carries_its_state(tmp_path: Path) -> None:
     assert {value.name: value.shape for value in values} == {
         "acc": ["batch", "samples", 3],
         "gyr": ["batch", "samples", 3],
-        "state": ["batch", 60],  # per modality an LSTM (two states) and a GRU of 6 and of 4 units
+        "state": ["batch", 84],  # per modality an LSTM (two states) and a GRU of 6 and of 8 units
         "targets": ["batch", "samples", 7],
-        "new_state": ["batch", 60],
+        "new_state": ["batch", 84],
     }
     metadata = session.get_modelmeta().custom_metadata_map
-    assert json.loads(metadata["inputs"])["state"] == {"units": 60, "start": 0}
+    assert json.loads(metadata["inputs"])["state"] == {"units": 84, "start": 0}
     assert metadata["lookahead"] == "10"  # samples: 50 ms at 200 Hz
     assert json.loads(metadata["about"])["arguments"]["lookahead"] == 10
     acc, gyr = torch.randn(2, 3, 40, 3, generator=torch.Generator().manual_seed(1))
     expected = trained.network(acc, gyr)
-    state, outputs = np.zeros((3, 60), np.float32), []
+    state, outputs = np.zeros((3, 84), np.float32), []
     for part in (slice(0, 1), slice(1, 2), slice(2, 9), slice(9, 40)):
         inputs = {"acc": acc[:, part].numpy(), "gyr": gyr[:, part].numpy(), "state": state}
         output, state = session.run(None, inputs)
