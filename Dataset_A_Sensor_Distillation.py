@@ -9,10 +9,15 @@ Rows of the table (Kinetics-MFFM-Net in the paper's Tables II and III):
     distilled-<set>    the same network, trained with the help of the teacher
 <set> is a sensor set, from the foot alone (`foot`) to all four IMUs (`all_imus`).
 
-Models: KineticsMFFMNet, built from GatedDualEncoder and MFFM.
+Rows beyond the paper (`--rows beyond`): students for real time, which read one sample after another
+and are late by --lookahead instead of a window:
+    streaming-<set>, distilled_streaming-<set>
+
+Models: KineticsMFFMNet, built from GatedDualEncoder and MFFM; StreamingMFFMNet, built from
+StreamingEncoder and MFFM, for the streaming rows.
 Training: `train_and_test` minimizes the RMSE against the measured targets (`supervised_loss`).
 For distilled students, `distillation_loss` adds the RMSE against the output and the feature of the
-trained teacher.
+trained teacher. `train_and_test_streaming` does the same on sequences of samples.
 Output: outputs/Dataset_A_Sensor_Distillation/<run>/ with config.json, history.csv,
 metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see
 docs/speed.md.
@@ -70,7 +75,7 @@ LEARNING_RATE = 1e-3
 ALPHA, BETA = 0.5, 1.0
 # Beyond the paper, for the streaming students
 LOOKAHEAD_MS = 50  # delay of the output
-SEQUENCE = 4 * WINDOW  # 2 s
+SEQUENCE = 2 * WINDOW  # samples of a training sequence: 1 s
 
 SENSORS = ("foot", "shank", "thigh", "trunk")  # right leg and trunk, in the order of the columns
 MUSCLES = (  # processed EMG
@@ -775,6 +780,7 @@ def train_and_test_streaming(row: Row, test_subject: str, run: Run) -> None:
     network = row.network().to(run.device)
     windows, validation = fold.train.standardized(mean, sd), fold.validation.standardized(mean, sd)
     windows.cached = (fold.train.is_scored,)
+    length = int(fold.train.is_scored.sum()) / len(windows)  # samples per sequence, on average
     loss = streaming_loss
     if row.needs:
         teacher = run.load_network("teacher", test_subject)
@@ -789,7 +795,8 @@ def train_and_test_streaming(row: Row, test_subject: str, run: Run) -> None:
 
     progress = run.progress(row, test_subject)
     epochs = args.epochs or EPOCHS
-    batch_size = max(1, args.batch_size * WINDOW // SEQUENCE)  # as many samples as in windows
+    # As many samples per batch as with windows; some sequences are shorter.
+    batch_size = max(1, round(args.batch_size * WINDOW / length))
     args = argparse.Namespace(**{**vars(args), "batch_size": batch_size})
     with restoring_units(network, mean, sd):
         history = train(network, windows, validation, loss, criterion, epochs, args, progress)

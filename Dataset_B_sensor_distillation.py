@@ -9,10 +9,15 @@ Rows of the table (Kinetics-MFFM-Net in the paper's Tables II and IV):
     distilled-<set>    the same network, trained with the help of the teacher
 <set> is a sensor set, from both feet (`feet`) to all eight IMUs (`all_imus`).
 
-Models: KineticsMFFMNet, built from GatedDualEncoder and MFFM.
+Rows beyond the paper (`--rows beyond`): students for real time, which read one sample after another
+and are late by --lookahead instead of a window:
+    streaming-<set>, distilled_streaming-<set>
+
+Models: KineticsMFFMNet, built from GatedDualEncoder and MFFM; StreamingMFFMNet, built from
+StreamingEncoder and MFFM, for the streaming rows.
 Training: `train_and_test` minimizes the RMSE against the measured targets (`supervised_loss`).
 For distilled students, `distillation_loss` adds the RMSE against the output and the feature of the
-trained teacher.
+trained teacher. `train_and_test_streaming` does the same on sequences of samples.
 Output: outputs/Dataset_B_sensor_distillation/<run>/ with config.json, history.csv,
 metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see
 docs/speed.md.
@@ -70,7 +75,7 @@ LEARNING_RATE = 1e-3
 ALPHA, BETA = 0.5, 1.0
 # Beyond the paper, for the streaming students
 LOOKAHEAD_MS = 50  # delay of the output
-SEQUENCE = 3 * WINDOW  # 1.5 s: most steps are shorter
+SEQUENCE = 3 * WINDOW  # samples of a training sequence: 1.5 s, longer than most steps
 GRAVITY_M_S2 = 9.8  # converts body mass to weight; the dataset's own moments use 9.81
 
 SENSORS = ("CHEST", "WAIST", "R_FOOT", "R_SHANK", "R_THIGH", "L_FOOT", "L_SHANK", "L_THIGH")
@@ -783,6 +788,7 @@ def train_and_test_streaming(row: Row, test_subject: str, run: Run) -> None:
     network = row.network().to(run.device)
     windows, validation = fold.train.standardized(mean, sd), fold.validation.standardized(mean, sd)
     windows.cached = (fold.train.is_scored,)
+    length = int(fold.train.is_scored.sum()) / len(windows)  # samples per sequence, on average
     loss = streaming_loss
     if row.needs:
         teacher = run.load_network("teacher", test_subject)
@@ -797,7 +803,8 @@ def train_and_test_streaming(row: Row, test_subject: str, run: Run) -> None:
 
     progress = run.progress(row, test_subject)
     epochs = args.epochs or EPOCHS
-    batch_size = max(1, args.batch_size * WINDOW // SEQUENCE)  # as many samples as in windows
+    # As many samples per batch as with windows; some sequences are shorter.
+    batch_size = max(1, round(args.batch_size * WINDOW / length))
     args = argparse.Namespace(**{**vars(args), "batch_size": batch_size})
     with restoring_units(network, mean, sd):
         history = train(network, windows, validation, loss, criterion, epochs, args, progress)
