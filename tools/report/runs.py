@@ -18,6 +18,7 @@ from tools.report import paper
 SHARED_SETTINGS = ("data", "protocol", "epochs", "patience", "batch_size", "seed", "loss")
 DEFAULTS = {"loss": "pooled"}  # of settings that a run notes only if they differ from the paper's
 KEYS = ["row", "test_subject", "activity", "target"]
+HISTORY = {"row": str, "fold": str, "epoch": int, "training_loss": float, "validation_loss": float}
 
 
 class Run(NamedTuple):
@@ -26,11 +27,13 @@ class Run(NamedTuple):
     Attributes:
         folder: the run's folder.
         settings: the settings in its `config.json`.
+        calls: flags and environment of each call of the script, as in its `config.json`.
         metrics: the content of its `metrics.csv`, empty while no row has finished.
     """
 
     folder: Path
     settings: dict[str, Any]
+    calls: list[dict[str, Any]]
     metrics: pd.DataFrame
 
 
@@ -43,6 +46,7 @@ class Results:
         dataset: `A` or `B`.
         settings: the settings that the runs share.
         metrics: metrics of all runs in long form, with the columns `script` and `folder` added.
+        runs: the runs.
         notices: remarks for the reader of the report.
         streaming: the same for rows beyond the paper, which are not in `metrics`; the column
             `lookahead_ms` is added, None for the default of the script.
@@ -52,6 +56,7 @@ class Results:
     dataset: str
     settings: dict[str, Any]
     metrics: pd.DataFrame
+    runs: list[Run]
     notices: list[str] = field(default_factory=list)
     streaming: pd.DataFrame = field(default_factory=pd.DataFrame)
 
@@ -119,7 +124,9 @@ def load_run(folder: Path) -> Run:
     if not path.is_file():
         raise InputError(f"{folder}: not a run (no config.json); give outputs/<script>/<run>")
     try:
-        settings = DEFAULTS | dict(json.loads(path.read_text())["settings"])
+        config = json.loads(path.read_text())
+        settings = DEFAULTS | dict(config["settings"])
+        calls = [dict(c) for c in config.get("calls", [])]
         missing = {"script", *SHARED_SETTINGS} - set(settings)
         if missing:
             raise ValueError(f"the settings lack {', '.join(sorted(missing))}")
@@ -130,7 +137,7 @@ def load_run(folder: Path) -> Run:
             raise ValueError("the data need the name of a file and a list of subjects")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error
-    return Run(folder, settings, _load_metrics(folder / "metrics.csv"))
+    return Run(folder, settings, calls, _load_metrics(folder / "metrics.csv"))
 
 
 def _load_metrics(path: Path) -> pd.DataFrame:
@@ -151,6 +158,27 @@ def _load_metrics(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from error
     return metrics
+
+
+def load_histories(results: Results) -> dict[str, pd.DataFrame]:
+    """Return the losses of all epochs of each script, as far as its runs have a `history.csv`.
+
+    Raises:
+        InputError: a file is damaged.
+    """
+    parts: dict[str, list[pd.DataFrame]] = {}
+    for run in results.runs:
+        path = run.folder / "history.csv"
+        try:
+            if path.exists() and len(run.metrics):
+                history = pd.read_csv(path, usecols=list(HISTORY), dtype=HISTORY)
+                parts.setdefault(run.settings["script"], []).append(_with_delay(history, run))
+        except (OSError, ValueError, KeyError) as error:
+            raise _damaged(path, error) from error
+    return {
+        script: pd.concat(histories).drop_duplicates(["row", "fold", "epoch"])
+        for script, histories in parts.items()
+    }
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
@@ -190,11 +218,14 @@ def _merge(runs: Sequence[Run]) -> Results:
         notices.append(
             f"Runs on {' and '.join(devices)} are combined; rounding differs between devices."
         )
-    parts = [run.metrics.assign(script=run.settings["script"], folder=run.folder) for run in runs]
-    for run, part in zip(runs, parts, strict=True):
-        part["lookahead_ms"] = late_ms = run.settings.get("lookahead_ms")
-        if late_ms is not None:
-            part["row"] += np.where(_is_streaming(part), f" ({late_ms:g} ms)", "")
+    parts = [
+        _with_delay(run.metrics, run).assign(
+            script=run.settings["script"],
+            folder=run.folder,
+            lookahead_ms=run.settings.get("lookahead_ms"),
+        )
+        for run in runs
+    ]
     metrics = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
     notices += _check_duplicates(metrics)
     metrics = metrics.drop_duplicates(KEYS, ignore_index=True)
@@ -212,13 +243,23 @@ def _merge(runs: Sequence[Run]) -> Results:
         dataset,
         settings,
         metrics[~is_streaming].drop(columns="lookahead_ms"),
+        list(runs),
         notices,
         metrics[is_streaming],
     )
 
 
-def _is_streaming(metrics: pd.DataFrame) -> pd.Series:
-    return metrics["row"].map(paper.kind).isin(paper.BEYOND)
+def _is_streaming(table: pd.DataFrame) -> pd.Series:
+    return table["row"].map(paper.kind).isin(paper.BEYOND)
+
+
+def _with_delay(table: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """Add a delay that is not the default to the names of the streaming students of a run."""
+    late_ms = run.settings.get("lookahead_ms")
+    if late_ms is None or table.empty:
+        return table
+    labels = table["row"] + np.where(_is_streaming(table), f" ({late_ms:g} ms)", "")
+    return table.assign(row=labels)
 
 
 def _check_flags(runs: Sequence[Run]) -> None:
