@@ -1,7 +1,7 @@
 """Figures of a run: losses over epochs, targets over time, and charts of NRMSE.
 
-The *kind* of a row is its name up to the first hyphen: teacher, student and distilled in the
-sensor-distillation scripts, the model in the others. A kind has the same color in all figures of a
+The *kind* of a row is its name up to the first hyphen: one of `COLORS` in the sensor-distillation
+scripts, the model in the others. A kind has the same color in all figures of a
 script. Functions that draw charts take `lines`: the metrics over all activities, with the
 additional columns `kind`, `imus` (number of IMUs) and `third` (third modality, empty for none).
 """
@@ -215,7 +215,7 @@ def traces(run: Run, rows: Iterable[str], subject: str, colors: dict[str, str]) 
     curves = [(first["truth"][part], {"color": "black", "linewidth": 2.2, "label": truth})]
     for row, arrays in saved.items():
         style = {"color": colors[_kind(row)], "linewidth": 1.3, "label": row}
-        curves.append((_prediction_at(arrays, first, part), style))
+        curves.append((_at_samples_of(first, arrays)[part], style))
     figure = draw_over_time(targets, first["stretch"][part], rate_hz, curves)
     figure.axes[-1].set_xlabel("time (s)")
     activity = first["activity"][part.start]
@@ -228,19 +228,19 @@ def traces(run: Run, rows: Iterable[str], subject: str, colors: dict[str, str]) 
     return figure
 
 
-def _prediction_at(
-    arrays: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray], part: slice
-) -> np.ndarray:
-    """Return the prediction of a row at a part of the samples of the first row, NaN for none.
+def _at_samples_of(first: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the predictions of a row for the samples of the first row, NaN where it has none.
 
-    Streaming students have none for the last samples of a stretch.
+    A streaming student has none for the last samples of a stretch. Rows of earlier versions have no
+    array `sample`; all of them predict the same samples.
     """
-    if len(arrays["prediction"]) == len(first["prediction"]):
-        return arrays["prediction"][part]
-    _, here, there = np.intersect1d(first["sample"][part], arrays["sample"], return_indices=True)
-    prediction = np.full_like(first["prediction"][part], np.nan)
-    prediction[here] = arrays["prediction"][there]
-    return prediction
+    prediction = arrays["prediction"]
+    found = np.full_like(first["prediction"], np.nan)
+    if "sample" in first and "sample" in arrays:
+        _, here, there = np.intersect1d(first["sample"], arrays["sample"], return_indices=True)
+        found[here] = prediction[there]
+        return found
+    return prediction if len(prediction) == len(found) else found
 
 
 def draw_over_time(
@@ -285,7 +285,7 @@ def _trace_part(stretch: np.ndarray, activity: np.ndarray, rate_hz: int) -> slic
 
 
 def nrmse_per_target(lines: pd.DataFrame) -> Figure:
-    """Draw NRMSE per target for the teacher and all students, a panel per sensor set."""
+    """Draw NRMSE per target for the teacher and the students, a panel per sensor set."""
     teacher = lines[lines["kind"] == "teacher"]
     sets = list(dict.fromkeys(lines.loc[lines["kind"] != "teacher", "sensor_set"])) or [None]
     figure = Figure(figsize=(10, 2.3 * len(sets) + 1.2))
@@ -306,7 +306,7 @@ def nrmse_per_target(lines: pd.DataFrame) -> Figure:
     )
     handles, kinds = all_axes[0].get_legend_handles_labels()
     labels = [LABELS[kind] for kind in kinds]
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
     figure.suptitle(f"NRMSE per target{_subjects_note(lines)}")
     return figure
 
@@ -314,12 +314,12 @@ def nrmse_per_target(lines: pd.DataFrame) -> Figure:
 def nrmse_against_imus(lines: pd.DataFrame) -> Figure:
     """Draw the mean NRMSE over targets against the number of IMUs, a line per kind of student."""
     means = _means_over_targets(lines)
-    figure = Figure(figsize=(6, 4))
+    kinds = [kind for kind in COLORS if kind != "teacher" and (means["kind"] == kind).any()]
+    figure = Figure(figsize=(6, 3.5 + 0.25 * len(kinds)))  # with room for the legend
     axes = figure.subplots()
-    present = [kind for kind in COLORS if kind != "teacher" and (means["kind"] == kind).any()]
-    for i, kind in enumerate(present):
+    for i, kind in enumerate(kinds):
         chosen = means[means["kind"] == kind]
-        x = chosen["imus"] + 0.08 * (i - (len(present) - 1) / 2)  # error bars side by side
+        x = chosen["imus"] + 0.08 * (i - (len(kinds) - 1) / 2)  # error bars side by side
         _error_bars(axes, x, chosen, color=COLORS[kind], label=LABELS[kind])
     teacher = means.loc[means["kind"] == "teacher", "nrmse_percent"]
     if len(teacher):
