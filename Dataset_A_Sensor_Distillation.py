@@ -64,6 +64,7 @@ MUSCLES = (  # processed EMG
     *("rectusfemoris", "bicepsfemoris", "semitendinosus", "gracilis", "gluteusmedius"),
     "rightexternaloblique",
 )
+UNITS = {"acc": "m/s²", "gyr": "rad/s", "emg": "1"}  # of the modalities in the file
 SENSOR_SETS = {
     "foot": SensorSet(("foot",)),
     "foot_trunk": SensorSet(("foot", "trunk")),

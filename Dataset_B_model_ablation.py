@@ -65,6 +65,7 @@ VIEWS = ("x_90", "x_180", "y_90", "y_180")  # image axis and camera: 90 at the s
 FEET = ("R_FOOT", "L_FOOT")
 SHANKS = ("R_SHANK", "L_SHANK")
 THIGHS = ("R_THIGH", "L_THIGH")
+UNITS = {"acc": "m/s²", "gyr": "deg/s", "video": "pixels / m"}  # of the modalities
 SENSOR_SETS = {
     "feet": SensorSet(FEET),
     "feet_pelvis": SensorSet(("WAIST", *FEET)),

@@ -32,7 +32,7 @@ from common.folder import RunFolder, Task, new_run
 from common.metrics import final_table, fold_table, long_form
 from common.training import DivergedError, Epoch, Progress
 from common.windows import Fold, check_windows, choose_subjects
-from synthetic_gait import write_file
+from synthetic_gait import MAX_SUBJECTS, write_file
 
 BATCH_SIZE = 64  # windows, as in the paper
 STATE_BYTES = 16  # per parameter of a saved training: weights, Adam's moments, best epoch
@@ -85,6 +85,8 @@ class Script(Protocol):
     WINDOW: int
     EPOCHS: int
     LEARNING_RATE: float
+    SENSORS: Sequence[str]
+    UNITS: Mapping[str, str]
     SENSOR_SETS: Mapping[str, SensorSet]
     TARGETS: Sequence[Target]
     ROWS: Sequence[Row]
@@ -648,6 +650,11 @@ def _find_data(script: Script, args: argparse.Namespace) -> tuple[Path, bool]:
     default = default_data_file(script)
     if args.data or (default.is_file() and not args.sample):
         return args.data or default, False
+    if script.DATASET not in MAX_SUBJECTS:
+        raise InputError(
+            f"{default}: no such file; make it with python -m tools.make_dataset, or pass another "
+            "with --data (synthetic data exist for Datasets A and B only)"
+        )
     quick = script.QUICK_LOOK
     path = default.with_name(f"sample_{default.name}")
     print(f"Writing synthetic data to {path} ...", flush=True)
