@@ -99,6 +99,26 @@ def find_script(name: object) -> Script:
     return load_script(path)
 
 
+def open_script(path: Path) -> Script:
+    """Import a script that the user has named.
+
+    Raises:
+        InputError: It cannot be imported, or is not like the scripts of this collection.
+    """
+    if path.suffix != ".py" or not path.stem.isidentifier() or not path.is_file():
+        raise InputError(f"--script {path}: no such script; give a copy of one of the scripts")
+    try:
+        script = load_script(path.resolve())
+        missing = [name for name in Script.__annotations__ if not hasattr(script, name)]
+    except Exception as error:  # of the user's code: anything
+        raise InputError(f"--script {path}: {type(error).__name__}: {shorten(error)}") from error
+    if missing:
+        raise InputError(
+            f"--script {path}: no {', '.join(missing)}; give a copy of one of the scripts"
+        )
+    return script
+
+
 def dataset_name(script: Script) -> str:
     """Return the name of a script's dataset in titles and messages: A, B, or as the script says."""
     return {"a": "A", "b": "B"}.get(script.DATASET, script.DATASET)

@@ -12,10 +12,9 @@ import argparse
 import codecs
 import csv
 import io
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
@@ -380,16 +379,25 @@ def _read_mapping(path: Path) -> list[tuple[str, str]]:
     return list(zip(table["ours"], table["yours"], strict=True))
 
 
+class MissingColumnsError(InputError):
+    """A file lacks columns; `template` is a mapping to fill in."""
+
+    def __init__(self, message: str, template: str) -> None:
+        super().__init__(message)
+        self.template = template
+
+
 def _check_names(file: TrialFile, sources: Mapping[str, Source]) -> None:
-    """Check that the file has all columns; print a template of a mapping if not."""
+    """Check that the file has all columns.
+
+    Raises:
+        MissingColumnsError: It does not.
+    """
     missing = [ours for ours, source in sources.items() if source.name not in file.names]
     if not missing:
         return
-    print(
-        "Template for --columns FILE; fill in your names, with a minus sign where your axis points "
-        "the other way:"
-    )
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    template = io.StringIO()
+    writer = csv.writer(template, lineterminator="\n")
     writer.writerow(["yours", "ours"])
     for ours, (name, sign) in sources.items():
         writer.writerow(["" if ours in missing else f"{'-' if sign < 0 else ''}{name}", ours])
@@ -397,11 +405,26 @@ def _check_names(file: TrialFile, sources: Mapping[str, Source]) -> None:
         ours if sources[ours].name == ours else f"{sources[ours].name} (for {ours})"
         for ours in missing
     )
-    raise InputError(
+    raise MissingColumnsError(
         f"{file.path}: no column {shorten(names, 500)}, which the network reads; name yours by "
         f"--columns, among {shorten(', '.join(filter(None, file.names)), 500)}; or use a smaller "
-        "sensor set"
+        "sensor set",
+        template.getvalue(),
     )
+
+
+@contextmanager
+def print_template() -> Iterator[None]:
+    """If columns are missing, print a template of a mapping before the error."""
+    try:
+        yield
+    except MissingColumnsError as error:
+        print(
+            "Template for --columns FILE; fill in your names, with a minus sign where your axis "
+            f"points the other way:\n{error.template}",
+            end="",
+        )
+        raise
 
 
 # Units --------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from common.data import (
 from common.files import InputError
 from common.runs import Script
 from tools.trained import Trained, dataset_name, target_columns
-from tools.trial_file import Clock, Source, Units, read_trial
+from tools.trial_file import Clock, Source, Units, print_template, read_trial
 
 TIME = "time (s)"
 TIME_DIGITS = 6  # in s
@@ -169,7 +169,8 @@ def read_file(
     Raises:
         InputError: The file cannot be used; the message names the place and the remedy.
     """
-    trial = read_trial(path, trained.script, trained.sensor_set, clock, units, mapping)
+    with print_template():
+        trial = read_trial(path, trained.script, trained.sensor_set, clock, units, mapping)
     for note in (*trial.notes, *(f"NOTICE: {notice}" for notice in trial.notices)):
         print(note)
     count = len(trial.stretches)
