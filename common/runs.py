@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from common import parallel, training
 from common.data import Columns, Recording, SensorSet, Target, describe_ignored
-from common.files import InputError, load_checkpoint
+from common.files import InputError, load_checkpoint, plural
 from common.folder import RunFolder, Task, new_run
 from common.metrics import final_table, fold_table, long_form
 from common.training import DivergedError, Epoch, Progress
@@ -409,8 +409,8 @@ class Run:
         script, recording = self.script, self.recording
         count = len(recording.subject)
         lines = [
-            f"Data: {recording.path}, {len(recording.subjects)} subjects, {count:,} samples, "
-            f"{count / script.RATE_HZ / 60:.1f} minutes",
+            f"Data: {recording.path}, {plural(len(recording.subjects), 'subject')}, "
+            f"{plural(count, 'sample')}, {count / script.RATE_HZ / 60:.1f} minutes",
             f"Device: {self._device_name()}",
         ]
         if self.device.type == "cpu":

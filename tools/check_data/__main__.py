@@ -22,7 +22,7 @@ import pandas as pd
 
 from common.cli import ArgumentParser, run_main
 from common.data import describe_ignored, is_synthetic, number_stretches, open_hdf5
-from common.files import InputError, explain_write_errors
+from common.files import InputError, explain_write_errors, plural
 from common.metrics import aligned_table
 from common.windows import PROTOCOLS, cut_stream, cut_stretches
 from tools.check_data.checks import check_orientation, check_subject, gravity_directions
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     title = f"Dataset {dataset_name(layout.script)}"
     if is_synthetic(args.file):
         title += ", SYNTHETIC DATA"
-    print(f"{args.file}: {title}, {len(summary.amounts)} subjects\n")
+    print(f"{args.file}: {title}, {plural(len(summary.amounts), 'subject')}\n")
     print(summary.tables())
     if not data.has_trials:
         print("\nNo `trial_starts`: windows of --protocol strict stay within an activity.")

@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 
 from common.cli import ArgumentParser, run_main
-from common.files import InputError, explain_write_errors, shorten, write_atomically
+from common.files import InputError, explain_write_errors, plural, shorten, write_atomically
 from common.metrics import aligned_table
 from common.runs import Script
 from tools.make_dataset.trials import (
@@ -73,12 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             "line for each"
         )
     if others:
-        print(f"NOTICE: {_count(len(others), 'other file')} ignored: {shorten(', '.join(others))}")
+        print(f"NOTICE: {plural(len(others), 'other file')} ignored: {shorten(', '.join(others))}")
     absent = [subject for subject in people if subject not in subjects]
     if absent:
         print(f"NOTICE: no trials of subject {shorten(', '.join(absent))}")
-    dataset = Dataset(script, parse_clock(args), Units(args.acc_unit, args.gyr_unit))
-    dataset.mapping = parse_mapping(args.columns or (), script)
+    mapping = parse_mapping(args.columns or (), script)
+    units = Units(args.acc_unit, args.gyr_unit)
+    dataset = Dataset(script, parse_clock(args), units, mapping)
     with explain_write_errors(args.out, "--out"), write_atomically(args.out) as part:
         with h5py.File(part, "w") as file:
             for subject, its_places in groupby(places, key=lambda place: place.subject):
@@ -87,10 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 dataset.add(file, subject, list(its_places), divisors, person)
             dataset.finish(file)
         if dataset.skipped and args.strict:
-            raise InputError(f"--strict: {_count(dataset.skipped, 'trial')} left out, see above")
+            raise InputError(f"--strict: {plural(dataset.skipped, 'trial')} left out, see above")
     print(f"\n{dataset.table()}\n")
     if dataset.skipped:
-        print(f"NOTICE: {dataset.skipped} of {_count(len(places), 'trial')} left out, see above")
+        print(f"NOTICE: {dataset.skipped} of {plural(len(places), 'trial')} left out, see above")
     if len(dataset.amounts) < 2:
         print("NOTICE: one subject; the scripts need one to train on and one to test on")
     print(f"Dataset {dataset_name(script)}: {args.out}")
@@ -144,9 +145,10 @@ class Dataset:
         skipped: number of trials that were left out.
     """
 
-    def __init__(self, script: Script, clock: Clock, units: Units) -> None:
-        self.script, self.clock, self.units = script, clock, units
-        self.mapping: Mapping[str, Source] = {}
+    def __init__(
+        self, script: Script, clock: Clock, units: Units, mapping: Mapping[str, Source]
+    ) -> None:
+        self.script, self.clock, self.units, self.mapping = script, clock, units, mapping
         self.names: list[str] = []
         self.amounts: dict[str, Counter[str]] = {}
         self.skipped = 0
@@ -167,21 +169,19 @@ class Dataset:
             MissingColumnsError: The first trial lacks columns.
         """
         for activity, its_places in groupby(places, key=lambda place: place.activity):
-            stretches: list[np.ndarray] = []
-            names: list[str] = []
-            for place in its_places:
-                found = self._convert(place, divisors)
-                stretches += found
-                names += [place.path.name] * len(found)
-            if not stretches:
+            trials = [(place, self._convert(place, divisors)) for place in its_places]
+            trials = [(place, stretches) for place, stretches in trials if stretches]
+            if not trials:
                 continue
+            stretches = [stretch for _, its_stretches in trials for stretch in its_stretches]
+            names = [place.path.name for place, its_stretches in trials for _ in its_stretches]
             values = np.concatenate(stretches)
             table = file.create_dataset(f"All_subjects/Subject_{subject}/{activity}", data=values)
             lengths = [len(stretch) for stretch in stretches]
             table.attrs["trial_starts"] = np.cumsum([0, *lengths], dtype=np.int64)[:-1]
             table.attrs["trial_names"] = json.dumps(names)
             amount = self.amounts.setdefault(subject, Counter())
-            amount["trials"] += len(set(names))
+            amount["trials"] += len(trials)
             amount["samples"] += len(values)
             amount["with NaN"] += int(np.isnan(values).any(axis=1).sum())
         if person and subject in self.amounts:
@@ -220,7 +220,7 @@ class Dataset:
         file.attrs["rate_hz"] = self.script.RATE_HZ
         if self._slow:
             print(
-                f"NOTICE: {_count(len(self._slow), 'trial')} recorded at {min(self._slow):.4g} Hz "
+                f"NOTICE: {plural(len(self._slow), 'trial')} recorded at {min(self._slow):.4g} Hz "
                 f"or more, below the {self.script.RATE_HZ:g} Hz of the script: a lower RATE_HZ "
                 "would lose nothing"
             )
@@ -238,10 +238,6 @@ class Dataset:
             for subject, amount in {**self.amounts, "all": total}.items()
         ]
         return aligned_table(["subject", "trials", "minutes", "samples with NaN %"], body)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 if __name__ == "__main__":

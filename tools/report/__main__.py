@@ -25,7 +25,7 @@ from pathlib import Path
 import pandas as pd
 
 from common.cli import ArgumentParser, run_main
-from common.files import InputError, explain_write_errors, write_text
+from common.files import InputError, explain_write_errors, plural, write_text
 from tools.report import figures, tables
 from tools.report.runs import Results, load_results
 from tools.report.statistics import statistics_tables
@@ -120,7 +120,8 @@ def _introduction(results: Results) -> str:
             "nothing about people.**"
         )
     paragraphs.append(
-        f"Data: {data['file']}, {len(data['subjects'])} subjects. Training: {results.training}."
+        f"Data: {data['file']}, {plural(len(data['subjects']), 'subject')}. "
+        f"Training: {results.training}."
     )
     if results.notices:
         paragraphs.append("\n".join(f"- NOTICE: {notice}" for notice in results.notices))
