@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import io
 import json
 import re
@@ -26,12 +25,13 @@ from tests import own_data
 from tests.conftest import ROOT, Capture, Folders
 from tests.networks import NARROW
 from tests.own_data import PEOPLE, RECORDED_HZ, G, simulate
-from tests.test_docs import blocks, load_command
+from tests.running import no_figures
+from tests.test_docs import blocks, commands, load_command
 from tools import trained
 from tools.predict.__main__ import main as predict
 
 SCRIPT, TEACHER = "my_gait", "both"
-TINY = ["--epochs", "2", "--batch-size", "16", "--jobs", "1", "--device", "cpu"]
+TINY = ["--epochs", "1", "--jobs", "1", "--device", "cpu"]
 PYTHON = [block for language, block in blocks(own_data.PAGE) if language == "python"]
 
 
@@ -63,7 +63,7 @@ def place(tmp_path_factory: Folders) -> Iterator[Path]:
 
 
 def run(command: str, patch: pytest.MonkeyPatch) -> None:
-    """Run a command of the page, with narrow networks and for two epochs."""
+    """Run a command of the page, with narrow networks and for one epoch."""
     program, *arguments = shlex.split(command)
     if program == "cp":
         shutil.copy(ROOT / arguments[0], arguments[1])
@@ -71,8 +71,9 @@ def run(command: str, patch: pytest.MonkeyPatch) -> None:
         script = load_script(Path(arguments[0]).resolve())
         defaults = script.KineticsMFFMNet.__init__.__kwdefaults__
         patch.setitem(defaults, "hidden_sizes", NARROW["KineticsMFFMNet"]["hidden_sizes"])
-        assert len(script.main([*arguments[1:], *TINY]))
-    elif arguments[1] != "tools.export_onnx" or importlib.util.find_spec("onnxruntime"):
+        with no_figures():
+            assert len(script.main([*arguments[1:], *TINY]))
+    elif arguments[1] != "tools.export_onnx":  # has its own test
         assert load_command(arguments[1]).main(arguments[2:]) in (0, None), command
 
 
@@ -147,9 +148,13 @@ def test_a_new_recording_is_predicted(place: Path) -> None:
     assert lines.iloc[:, -2:].notna().all(axis=None)
 
 
+@pytest.mark.slow
 def test_an_exported_network_names_its_channels_and_units(place: Path) -> None:
     """Users of the exported file have no script to look them up."""
     onnx = pytest.importorskip("onnx", reason="requirements-export.txt is not installed")
+    pytest.importorskip("onnxruntime", reason="requirements-export.txt is not installed")
+    [command] = [line for line in commands(own_data.PAGE) if "export_onnx" in line]
+    assert load_command("tools.export_onnx").main(shlex.split(command)[3:]) == 0
     model = onnx.load(place / "my_gait.onnx")
     about = {entry.key: entry.value for entry in model.metadata_props}
     gyr = json.loads(about["inputs"])["gyr"]
@@ -180,10 +185,8 @@ def test_measured_targets_in_other_units_are_noticed(place: Path, capsys: Captur
     where = ["--checkpoint", str(checkpoint(place, "teacher", "Anna"))]
     where += ["--data", "trials/Anna/fast/01.csv", "--out", "raw"]
     assert predict([*where, *flags, "--gyr-unit", "deg/s"]) == 0
-    assert re.search(
-        r"WARNING: GRF vertical: measured values are \d+ times as large as the estimates; not in BW",
-        capsys.readouterr().out,
-    )
+    warning = r"WARNING: GRF vertical: measured values are \d+ times as large as the estimates"
+    assert re.search(warning, capsys.readouterr().out)
 
 
 def test_a_script_without_data_names_the_command(place: Path) -> None:
