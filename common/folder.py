@@ -38,9 +38,9 @@ class Task(NamedTuple):
 class RunFolder:
     """The folder of a run: `<output-dir>/<script>/<run>`.
 
-    It holds `config.json`, `history.csv`, `metrics.csv` and the folders `results`, `predictions`,
-    `checkpoints`, `unfinished` and `figures`. A task is finished once its file in `results` exists;
-    this file is written last, and the CSV files are assembled from all of them.
+    It holds `config.json`, `history.csv`, `metrics.csv`, `MODEL_CARD.md` and the folders `results`,
+    `predictions`, `checkpoints`, `unfinished` and `figures`. A task is finished once its file in
+    `results` exists; this file is written last, and the CSV files are assembled from all of them.
 
     Args:
         path: the folder, which need not exist.
@@ -166,7 +166,7 @@ class RunFolder:
 
     def write_tables(self) -> None:
         """Write `history.csv` and `metrics.csv`."""
-        for name, table in (("history", self._table("history")), ("metrics", self.metrics)):
+        for name, table in (("history", self.history), ("metrics", self.metrics)):
             with write_atomically(self.path / f"{name}.csv") as part:
                 table.to_csv(part, index=False, encoding="utf-8")
 
@@ -174,6 +174,11 @@ class RunFolder:
     def metrics(self) -> pd.DataFrame:
         """The metrics of all results, sorted by subject and then by row of the table."""
         return self._table("metrics")
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """The epochs of all results, in the same order; columns as in `history.csv`."""
+        return self._table("history")
 
     def _table(self, part: str) -> pd.DataFrame:
         order = {row: i for i, row in enumerate(self.rows)}

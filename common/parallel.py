@@ -13,6 +13,7 @@ import dask
 import psutil
 import torch
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed, get_worker
+from distributed.scheduler import NoWorkerError
 from tqdm import tqdm
 
 from common.files import InputError
@@ -21,6 +22,7 @@ from common.folder import Task
 DASK = {
     "distributed.scheduler.worker-saturation": 1.0,  # tasks wait on the scheduler, not on workers
     "distributed.deploy.lost-worker-timeout": "1d",  # do not give up workers that restart slowly
+    "distributed.scheduler.no-workers-timeout": "10 minutes",  # do not wait forever if none does
 }
 PROCESS_BYTES = 1.2e9  # memory of a process that trains a small network; measured
 RECORDING_COPIES = 5  # recording, inputs of a row, teacher outputs
@@ -28,7 +30,7 @@ PARAMETER_BYTES = 28  # weights, gradients, Adam's moments, best epoch, workspac
 
 
 class WorkerDiedError(RuntimeError):
-    """A worker process died repeatedly while running a task."""
+    """A worker process died repeatedly while running a task, or all of them died for good."""
 
 
 def in_workers(
@@ -72,6 +74,11 @@ def _raise_error(future: Future) -> None:
     if isinstance(error, KilledWorker):
         raise WorkerDiedError(
             "its worker process died several times, possibly out of memory; use fewer --jobs"
+        )
+    if isinstance(error, NoWorkerError):
+        raise WorkerDiedError(
+            "all worker processes died and none could be started again, possibly out of memory or "
+            "because the temporary folder is full; use fewer --jobs"
         )
     if error is not None:
         raise error

@@ -1,4 +1,4 @@
-"""Figures of a run: measured and predicted targets over time, and charts of NRMSE.
+"""Figures of a run: losses over epochs, targets over time, and charts of NRMSE.
 
 The *kind* of a row is its name up to the first hyphen: teacher, student and distilled in the
 sensor-distillation scripts, the model in the others. A kind has the same color in all figures of a
@@ -8,6 +8,7 @@ additional columns `kind`, `imus` (number of IMUs) and `third` (third modality, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 if TYPE_CHECKING:
     from common.data import Target
@@ -27,6 +29,7 @@ TRACE_SECONDS = 4.0
 FULL_NETWORK = "mffm_gated"  # ablation row with all blocks
 ABLATION_TRACES = ("early_lstm", "concat_lstm", FULL_NETWORK)
 
+LOSS_COLORS = {"training": "#d1682b", "validation": "#2a6fb0"}
 COLORS = {"teacher": "#7f7f7f", "student": "#d1682b", "distilled": "#2a6fb0"}
 LABELS = {
     "teacher": "teacher, all sensors",
@@ -47,6 +50,7 @@ def distillation_figures(run: Run, rows: Sequence[str], test_subjects: Sequence[
     """Write the figures of a sensor-distillation run."""
     lines = _lines(run, rows, test_subjects)
     with figure_style():
+        _save_learning_curves(run)
         _save_traces(run, rows, test_subjects, COLORS)
         _save_chart(run, "nrmse_per_target", nrmse_per_target(lines))
         if (lines["kind"] != "teacher").any():
@@ -67,6 +71,7 @@ def comparison_figures(run: Run, rows: Sequence[str], test_subjects: Sequence[st
     palette = sns.color_palette("colorblind", len(kinds)).as_hex()
     colors = dict(zip(kinds, palette, strict=True))
     with figure_style():
+        _save_learning_curves(run)
         _save_traces(run, models, test_subjects, colors)
         _save_chart(run, "nrmse_per_target", nrmse_heat_map(lines, rows))
         model_lines = lines[lines["row"].isin(models)]
@@ -80,6 +85,7 @@ def ablation_figures(run: Run, rows: Sequence[str], test_subjects: Sequence[str]
     palette = sns.color_palette("colorblind", len(traced)).as_hex()
     colors = dict(zip(map(_kind, traced), palette, strict=True))
     with figure_style():
+        _save_learning_curves(run)
         _save_traces(run, traced, test_subjects, colors)
         _save_chart(run, "nrmse_per_target", nrmse_heat_map(lines, rows))
         _save_chart(run, "nrmse_of_rows", nrmse_of_ablation(lines, FULL_NETWORK))
@@ -108,6 +114,65 @@ def _lines(run: Run, rows: Sequence[str], test_subjects: Sequence[str]) -> pd.Da
         imus=lines["sensor_set"].map(imus),
         third=lines["sensor_set"].map(third),
     )
+
+
+# Losses over epochs -------------------------------------------------------------------------------
+
+
+def _save_learning_curves(run: Run) -> None:
+    """Draw all trainings of the run, also those of earlier calls."""
+    if len(run.folder.history):  # networks without training, such as `dlr`, have no epochs
+        _save_chart(run, "learning_curves", learning_curves(run.folder.history))
+
+
+def learning_curves(history: pd.DataFrame, title: str = "Learning curves") -> Figure:
+    """Draw training and validation loss over epochs: a panel per row, a line per fold.
+
+    All panels have the same axes. The loss has a logarithmic axis, because the training loss of
+    some rows is a sum of several terms, and the first epochs lie far above the others.
+
+    Args:
+        history: columns as in `history.csv`.
+        title: title of the figure.
+    """
+    rows = dict(list(history.groupby("row", sort=False)))
+    across = math.ceil(math.sqrt(len(rows)))
+    down = math.ceil(len(rows) / across)
+    figure = Figure(figsize=(max(2.3 * across, 6), 1.7 * down + 1.1))
+    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, (row, epochs) in zip(grid, rows.items(), strict=False):
+        _draw_losses(axes, epochs)
+        axes.set_title(row, fontsize=8)
+    for axes in grid[len(rows) :]:
+        axes.remove()
+    for axes in grid[max(len(rows) - across, 0) : len(rows)]:  # some are above an empty place
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("epoch", fontsize=8)
+    grid[0].xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    grid[0].set_yscale("log")
+    grid[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    grid[0].yaxis.set_major_formatter("{x:g}")
+    grid[0].minorticks_off()
+    figure.supylabel("loss", fontsize=8)
+    folds = history["fold"].nunique()
+    note = f"\nA line for each of {folds} folds" if folds > 1 else ""
+    figure.suptitle(f"{title}{note}", fontsize=10)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
+    return figure
+
+
+def _draw_losses(axes: Axes, epochs: pd.DataFrame) -> None:
+    """Draw the losses of a row and mark the best epoch of every fold."""
+    width, size = (1.4, 16) if epochs["fold"].nunique() == 1 else (0.6, 5)
+    losses = epochs.pivot(index="epoch", columns="fold")
+    for part, color in LOSS_COLORS.items():
+        lines = axes.plot(losses.index, losses[f"{part}_loss"], color=color, linewidth=width)
+        lines[0].set_label(part)
+    best = epochs.loc[epochs.groupby("fold")["validation_loss"].idxmin()]
+    places = best["epoch"], best["validation_loss"]
+    axes.scatter(*places, s=size, color="black", zorder=3, label="best epoch")
+    axes.tick_params(labelsize=7)
 
 
 # Measured and predicted over time -----------------------------------------------------------------

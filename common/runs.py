@@ -27,9 +27,10 @@ from torch import Tensor, nn
 
 from common import parallel, training
 from common.data import Columns, Recording, SensorSet, Target, describe_ignored
-from common.files import InputError, load_checkpoint, plural
+from common.files import InputError, load_checkpoint, plural, write_text
 from common.folder import RunFolder, Task, new_run
 from common.metrics import final_table, fold_table, long_form
+from common.model_card import model_card
 from common.training import DivergedError, Epoch, Progress
 from common.windows import Fold, check_windows, choose_subjects
 from synthetic_gait import MAX_SUBJECTS, write_file
@@ -459,6 +460,8 @@ class Run:
     def report(self, figures: Callable[[Run, Sequence[str], Sequence[str]], None]) -> pd.DataFrame:
         """Print the table of the rows that are finished on all folds, and draw their figures.
 
+        All finished rows of the run are in its model card.
+
         Args:
             figures: draws the figures of a run: `(run, rows, test_subjects)`.
 
@@ -476,10 +479,13 @@ class Run:
         problems = list(self.problems)
         if rows:
             print(final_table(self.folder.metrics, rows, self.test_subjects), flush=True)
-            try:
+        try:
+            if self.folder.results:
+                write_text(self.folder.path / "MODEL_CARD.md", model_card(self))
+            if rows:
                 figures(self, rows, self.test_subjects)
-            except OSError as error:
-                problems.append(f"figures: {_reason(error)}")
+        except OSError as error:
+            problems.append(f"model card and figures: {_reason(error)}")
         if self.recording.is_synthetic:
             print("\nSYNTHETIC DATA: these results are not comparable with those of the paper.")
         print(f"\nResults: {self.folder.path}")

@@ -3,9 +3,11 @@
     python -m tests.killing SCRIPT KILLS FLAGS...
 
 The first run is called `whole` and has one process; the second, `killed`, has the flags given. The
-processes are forked from one that has imported everything, so that a kill hits a run and not an
-import. Each is killed at a random moment: three of ten while it starts, the others once it has
-saved something. At the end one is left undisturbed. Prints how many were killed.
+processes are forked from one that has imported everything and has a single thread, so that a kill
+hits a run and not an import. Each is killed at a random moment: three of ten while it starts, the
+others once it has saved something. At the end one is left undisturbed. Prints how many were killed.
+
+Nothing here has a time limit; that is left to the caller, who can end all processes.
 """
 
 from __future__ import annotations
@@ -18,8 +20,6 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType
-
-import dask
 
 from common.cli import run_main
 
@@ -75,8 +75,7 @@ def main(name: str, kills: int, flags: list[str]) -> None:
     randomness = random.Random(kills)
     for killed in range(kills):
         resume = ["--resume"] if (folder / "config.json").exists() else []
-        with dask.config.set({"distributed.worker.multiprocessing-method": "fork"}):
-            pid = fork(script, [*flags, *resume])
+        pid = fork(script, [*flags, *resume])
         wait_for_random_moment(pid, folder, randomness)
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)

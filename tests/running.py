@@ -1,10 +1,14 @@
-"""A small script to run in tests, what a run leaves behind, and waiting for a process."""
+"""A small script to run in tests, what a run leaves behind, and processes with a time limit."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +63,39 @@ def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.01)
+
+
+def run_python(
+    *arguments: str, folder: Path, seconds: float = 300, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own; fail with the stacks of all its processes if they hang.
+
+    It has ended when the last process that inherited its output has, so that one left behind by a
+    process that was killed is found, too.
+
+    Args:
+        arguments: arguments of the interpreter.
+        folder: working directory.
+        seconds: time limit.
+        variables: further environment variables.
+    """
+    command = [sys.executable, *arguments]
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, **variables, "PYTHONFAULTHANDLER": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, complaint = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGABRT)  # each process prints its stacks
+            output, complaint = process.communicate(timeout=30)
+            pytest.fail(f"still running after {seconds} s: {command}\n{output}\n{complaint}")
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, process.returncode, output, complaint)

@@ -24,6 +24,7 @@ import h5py
 import pandas as pd
 import pytest
 import torch
+import yaml
 from matplotlib.figure import Figure
 
 import Dataset_A_Sensor_Distillation as distillation_a
@@ -318,6 +319,17 @@ def test_links_lead_somewhere(page: str) -> None:
         assert path.exists(), target
         if anchor:
             assert anchor in anchors(str(path.relative_to(ROOT))), target
+
+
+def test_citation_file_is_valid() -> None:
+    """Repository pages and archives read it, and show nothing if it is not."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    for entry in (citation, citation["preferred-citation"]):
+        assert {"title", "authors", "type"} <= set(entry)
+        assert all({"name", "family-names"} & set(author) for author in entry["authors"])
+    assert {"message", "version", "license"} <= set(citation)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", citation["date-released"])
 
 
 def test_readme_leads_to_every_page() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import Dataset_B_sensor_distillation as distillation
 from common import parallel
 from common.files import InputError
 from common.folder import Task
+from common.parallel import WorkerDiedError
 from common.runs import FailedTasksError, Row, Run
 from common.windows import Batch
 from tests.conftest import ROOT, Capture, Files, Patch
@@ -27,10 +29,13 @@ from tests.running import (
     ROWS,
     left_overs,
     outcome,
+    run_python,
     script,
     usual_flags,
     wait_until,
 )
+
+SCRIPT = str(ROOT / f"{NAME}.py")
 
 # On a scheduler ----------------------------------------------------------------------------------
 
@@ -155,23 +160,12 @@ def test_a_row_that_needs_a_failed_row_says_so(
 # In several processes ----------------------------------------------------------------------------
 
 
-def run_script(
-    *flags: str, path: Path = ROOT / f"{NAME}.py", folder: Path = ROOT, **variables: str
-) -> subprocess.CompletedProcess[str]:
-    """Run a script in a process of its own, with environment variables."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
-    command = [sys.executable, str(path), *flags]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-
-
 @pytest.mark.slow
 def test_processes_change_nothing(usual: list[str], tmp_path: Path) -> None:
     """The same bits from one process and from three, and nothing but the results on the screen."""
     usual += ["--test-subjects", "all"]
     script.main([*usual, "--run-name", "one"])
-    done = run_script(*usual, "--jobs", "3", "--run-name", "three")
+    done = run_python(SCRIPT, *usual, "--jobs", "3", "--run-name", "three", folder=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "Trainings run in parallel, 3 at a time." in done.stdout
@@ -182,7 +176,7 @@ def test_processes_change_nothing(usual: list[str], tmp_path: Path) -> None:
 def test_synthetic_data_in_several_processes(tmp_path: Path) -> None:
     """The first command of a new user must run on a machine with many cores, too."""
     flags = ["--sample", "--jobs", "2", "--epochs", "1", "--output-dir", "results"]
-    done = run_script(*flags, "--rows", *ROWS, folder=tmp_path)
+    done = run_python(SCRIPT, *flags, "--rows", *ROWS, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("results/*/*/results/*.json"))) == len(ROWS)
 
@@ -224,9 +218,10 @@ def test_a_training_that_kills_its_workers_fails_alone(usual: list[str], tmp_pat
     path.write_text(
         FATAL.format(name=NAME, path=str(path), deaths={ROWS[0]: 1000, "lmfn-all_imus": 1})
     )
-    done = run_script(
-        *(*usual, "lmfn-all_imus", "--jobs", "2", "--run-name", "mine"),
-        path=path,
+    done = run_python(
+        *(str(path), *usual, "lmfn-all_imus", "--jobs", "2", "--run-name", "mine"),
+        folder=ROOT,
+        PYTHONPATH=str(ROOT),
         DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT="100ms",
     )
     assert done.returncode == 1, done.stderr
@@ -235,6 +230,31 @@ def test_a_training_that_kills_its_workers_fails_alone(usual: list[str], tmp_pat
     names = [file.stem for file in (tmp_path / "fatal" / "mine").glob("results/*")]
     assert sorted(names) == ["lmfn-all_imus-subject_03", f"{ROWS[1]}-subject_03"]
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def die_for_good(temporary: Path, row: str, subject: str, *needed: None) -> None:
+    """Die, and leave no place where a new worker could put its temporary files."""
+    shutil.rmtree(temporary)
+    temporary.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_be_started_again_ends_the_run(
+    tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """Otherwise a run without workers waits forever, and days later nothing has been trained."""
+    temporary, limit = tmp_path / "temporary", "distributed.scheduler.no-workers-timeout"
+    assert limit in parallel.DASK
+    monkeypatch.setitem(parallel.DASK, limit, "1s")
+    monkeypatch.setitem(parallel.DASK, "temporary-directory", str(temporary))
+    work, tasks = partial(die_for_good, temporary), {Task(row, "1"): [] for row in ROWS}
+    ended = []
+    for task, finish in parallel.in_workers(work, tasks, 1, None):
+        with pytest.raises(WorkerDiedError, match="none could be started again"):
+            finish()
+        ended.append(task)
+    assert sorted(ended) == sorted(tasks)
 
 
 # With workers that come and go -------------------------------------------------------------------
@@ -273,7 +293,7 @@ def test_what_is_lost_on_a_cluster_is_done_again(
     address, workers = two_workers
     usual += ["--batch-size", "1", "--epochs", "25", "--save-every", "0.000001"]
     script.main([*usual, "--run-name", "whole"])
-    command = [sys.executable, str(ROOT / f"{NAME}.py"), *usual, "--scheduler", address]
+    command = [sys.executable, SCRIPT, *usual, "--scheduler", address]
     process = subprocess.Popen([*command, "--run-name", "lost"], stdout=subprocess.DEVNULL)
     folder = tmp_path / NAME / "lost"
     wait_until(lambda: len(list(folder.glob("unfinished/*.pt"))) == 2)

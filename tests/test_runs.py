@@ -95,11 +95,16 @@ def test_a_finished_run_is_not_trained_again(main: Main, folder: Path, capsys: C
 
 
 def test_a_run_can_be_extended_by_rows(main: Main, finished: tuple, tmp_path: Path) -> None:
-    """Only the missing row is trained, to the same numbers; the order is that of the table."""
+    """Only the missing row is trained, to the same numbers; the order is that of the table.
+
+    The model card has the rows of both calls.
+    """
     main("--run-name", "grown", "--rows", ROWS[1])
     grown = main("--run-name", "grown", "--rows", ROWS[0])
     assert list(dict.fromkeys(grown["row"])) == ROWS
     assert outcome(tmp_path / NAME / "grown") == finished[1]
+    card = (tmp_path / NAME / "grown" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert all(card.count(f"| {row} ") == 2 for row in ROWS)  # networks, and results
 
 
 @pytest.mark.parametrize("is_missing", [False, True])

@@ -116,13 +116,14 @@ only_b = pytest.mark.parametrize("finished", OF_B, indirect=True, ids=lambda s: 
 def test_the_folder_holds_everything(finished: Finished) -> None:
     """What the README promises to find after a run, and nothing half written."""
     files = {str(path.relative_to(finished.folder)) for path in finished.folder.rglob("*.*")}
-    expected = {".lock", "config.json", "history.csv", "metrics.csv"}
+    expected = {".lock", "config.json", "history.csv", "metrics.csv", "MODEL_CARD.md"}
     for row in finished.rows:
         name = f"{row}-subject_{finished.subject}"
         expected |= {f"predictions/{name}.npz", f"results/{name}.json"}
         expected |= {f"checkpoints/{name}.safetensors"}
     chart = "nrmse_of_rows" if "mffm_gated" in finished.rows else "nrmse_against_imus"
-    figures = ("nrmse_per_target", chart, f"traces-subject_{finished.subject}")
+    traces = f"traces-subject_{finished.subject}"
+    figures = ("learning_curves", "nrmse_per_target", chart, traces)
     assert files == expected | {f"figures/{name}.png" for name in figures}
 
 
@@ -326,6 +327,30 @@ def test_flags_that_cannot_be_used_end_with_status_2(
 
 
 # Figures -----------------------------------------------------------------------------------------
+
+
+def test_learning_curves_show_every_training_and_its_best_epoch() -> None:
+    """Readers see from them whether a training was long enough, on each fold and in each row."""
+    validation = {
+        ("tfn-foot", "7"): [3.0, 1.0, 2.0],
+        ("tfn-foot", "8"): [4.0, 2.0],
+        ("dl-foot", "7"): [0.5, 0.25],
+    }
+    lines = [
+        {"row": row, "fold": fold, "epoch": i, "training_loss": 2 * loss, "validation_loss": loss}
+        for (row, fold), losses in validation.items()
+        for i, loss in enumerate(losses, start=1)
+    ]
+    figure = plots.learning_curves(pd.DataFrame(lines))
+    assert [axes.get_title() for axes in figure.axes] == ["tfn-foot", "dl-foot"]
+    first, second = figure.axes
+    expected = [[6, 2, 4], [8, 4], [3, 1, 2], [4, 2]]  # training, then validation
+    losses = [np.asarray(line.get_ydata()) for line in first.lines]
+    assert [values[np.isfinite(values)].tolist() for values in losses] == expected
+    assert first.collections[0].get_offsets().tolist() == [[2, 1], [2, 2]]
+    assert second.collections[0].get_offsets().tolist() == [[2, 0.25]]
+    assert first.get_ylim() == second.get_ylim()
+    assert "2 folds" in figure.get_suptitle()
 
 
 def test_figures_of_a_comparison_show_the_numbers_of_the_table() -> None:

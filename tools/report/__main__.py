@@ -7,6 +7,7 @@ Give the folders of any runs, of one script or several, with all test subjects o
 dataset that share the data file, protocol, seed and training go into the same tables; others are
 reported separately, with a notice. The command prints Markdown and writes into DIR:
 
+  report.html            tables, figures, settings and versions on one page, to hand on
   report.md              the printed text
   tables.tex             all tables in LaTeX (booktabs), ready to compile
   per_subject.csv        all numbers behind the tables
@@ -27,6 +28,7 @@ import pandas as pd
 from common.cli import ArgumentParser, run_main
 from common.files import InputError, explain_write_errors, plural, write_text
 from tools.report import figures, tables
+from tools.report.html import Section, html_page
 from tools.report.runs import Results, load_results
 from tools.report.statistics import statistics_tables
 
@@ -103,22 +105,23 @@ def _write_report(all_results: Sequence[Results], args: argparse.Namespace) -> N
     write_text(args.out / "report.md", text)
     write_text(args.out / "tables.tex", tables.LATEX_START + latex + tables.LATEX_END)
     write_text(args.out / "per_subject.csv", pd.concat(metrics).to_csv(index=False))
+    sections = []
     for results, its_tables in zip(all_results, all_tables, strict=True):
         folder = args.out / results.name
         for table in its_tables:
             write_text(folder / f"{table.stem}.csv", table.csv())
+        images = []
         if not args.no_figures:
-            figures.write_figures(results, folder / "figures", args.agreement)
+            images = figures.write_figures(results, folder / "figures", args.agreement)
+        sections.append(Section(results, [t for t in its_tables if not t.is_long], images))
+    write_text(args.out / "report.html", html_page(sections))
 
 
 def _introduction(results: Results) -> str:
     protocol, data = results.settings["protocol"], results.settings["data"]
     paragraphs = [f"## Dataset {results.dataset}, protocol `{protocol}` ({results.name})"]
     if results.is_synthetic:
-        paragraphs.append(
-            "**SYNTHETIC DATA: the gait is simulated. These results are not the paper's and say "
-            "nothing about people.**"
-        )
+        paragraphs.append(f"**{tables.SYNTHETIC_NOTE}**")
     paragraphs.append(
         f"Data: {data['file']}, {plural(len(data['subjects']), 'subject')}. "
         f"Training: {results.training}."

@@ -1,13 +1,14 @@
-"""Figures of a report: models, accuracy against size and IMUs, agreement with the measurement."""
+"""Figures of a report: models, NRMSE against size and IMUs, agreement, learning curves."""
 
 from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from matplotlib.lines import Line2D
 from common import plots
 from common.files import InputError, plural, write_figure
 from tools.report import paper
-from tools.report.runs import Results
+from tools.report.runs import Results, load_histories
 from tools.report.statistics import limits_of_agreement
 from tools.report.tables import common_subjects, rows_by_table, subject_means
 
@@ -30,9 +31,21 @@ LINE_COLOR = "#d1682b"
 NRMSE_LABEL = "NRMSE (%), mean over targets"
 
 
+class Image(NamedTuple):
+    """A figure that has been written.
+
+    Attributes:
+        path: its PNG file.
+        title: its title; further lines explain it.
+    """
+
+    path: Path
+    title: str
+
+
 def write_figures(
     results: Results, folder: Path, agreement_rows: Sequence[str] | None = None
-) -> None:
+) -> list[Image]:
     """Write the figures as PNG files, leaving out networks that are parts of another row.
 
     Args:
@@ -41,29 +54,42 @@ def write_figures(
         agreement_rows: rows with Bland-Altman and scatter plots; None for the default choice.
 
     Raises:
-        InputError: predictions are damaged.
+        InputError: predictions or losses are damaged.
     """
+    images = []
+    with plots.figure_style():
+        for name, figure in _draw_figures(results, agreement_rows):
+            path = folder / f"{name}.png"
+            write_figure(path, figure)
+            images.append(Image(path, figure.get_suptitle() or figure.axes[0].get_title()))
+    return images
+
+
+def _draw_figures(
+    results: Results, agreement_rows: Sequence[str] | None
+) -> Iterator[tuple[str, Figure]]:
+    """Draw one figure after the other; yield its name and the figure."""
     metrics = results.metrics
     metrics = metrics[~metrics["row"].map(paper.kind).isin(paper.PARTS)]
     if metrics.empty:
         print(f"{results.name}: no figures, because all rows are parts of other rows.")
         return
-    results = replace(results, metrics=metrics)
-    with plots.figure_style():
-        for table, rows in rows_by_table(results).items():
-            write_figure(
-                folder / f"models_{table.stem}.png", models_figure(results, table.number, rows)
-            )
-        if common_subjects(metrics):
-            write_figure(folder / "nrmse_against_parameters.png", parameters_figure(results))
-        else:
-            print(
-                f"{results.name}: no figure of NRMSE against parameters, because the rows have no "
-                "test subject in common."
-            )
-        _write_imus_figure(results, folder)
-        for row in agreement_rows or default_agreement_rows(results):
-            _write_agreement_figures(results, row, folder)
+    whole = replace(results, metrics=metrics)
+    for table, rows in rows_by_table(whole).items():
+        yield f"models_{table.stem}", models_figure(whole, table.number, rows)
+    if common_subjects(metrics):
+        yield "nrmse_against_parameters", parameters_figure(whole)
+    else:
+        print(
+            f"{results.name}: no figure of NRMSE against parameters, because the rows have no "
+            "test subject in common."
+        )
+    yield from _draw_against_imus(whole)
+    for row in agreement_rows or default_agreement_rows(whole):
+        yield from _draw_agreement(whole, row)
+    for script, history in load_histories(results).items():
+        title = f"Learning curves, {script}, {results.label}"
+        yield f"learning_curves-{script}", plots.learning_curves(history, title)
 
 
 def models_figure(results: Results, number: str, rows: dict[str, list[str]]) -> Figure:
@@ -160,7 +186,7 @@ def parameters_figure(results: Results) -> Figure:
     return figure
 
 
-def _write_imus_figure(results: Results, folder: Path) -> None:
+def _draw_against_imus(results: Results) -> Iterator[tuple[str, Figure]]:
     """Draw naive and distilled students and the teacher on the subjects they have in common."""
     imus = results.imus
     metrics = results.metrics.assign(kind=results.metrics["row"].map(paper.kind))
@@ -183,7 +209,7 @@ def _write_imus_figure(results: Results, folder: Path) -> None:
         f"{plural(len(subjects), 'test subject')}; mean and SD",
         fontsize=10,
     )
-    write_figure(folder / "nrmse_against_imus.png", figure)
+    yield "nrmse_against_imus", figure
 
 
 def default_agreement_rows(results: Results) -> list[str]:
@@ -261,7 +287,7 @@ def _add_subject(
             panel.moments.append((len(samples), means[k], squares[k]))
 
 
-def _write_agreement_figures(results: Results, row: str, folder: Path) -> None:
+def _draw_agreement(results: Results, row: str) -> Iterator[tuple[str, Figure]]:
     metrics = results.select([row])
     if metrics.empty:
         return
@@ -273,8 +299,8 @@ def _write_agreement_figures(results: Results, row: str, folder: Path) -> None:
         return
     panels = load_panels(paths)
     title = f"{row}, {results.label}, {plural(len(paths), 'test subject')}"
-    write_figure(folder / f"bland_altman-{row}.png", bland_altman_figure(title, panels))
-    write_figure(folder / f"scatter-{row}.png", scatter_figure(title, panels))
+    yield f"bland_altman-{row}", bland_altman_figure(title, panels)
+    yield f"scatter-{row}", scatter_figure(title, panels)
 
 
 def bland_altman_figure(title: str, panels: Panels) -> Figure:
@@ -282,7 +308,7 @@ def bland_altman_figure(title: str, panels: Panels) -> Figure:
     labels = "mean of predicted and measured", "predicted − measured"
     figure = _panels_figure(panels, _draw_bland_altman, *labels)
     figure.suptitle(
-        f"{title}\nBland-Altman plot; solid: bias, dashed: 95% limits of agreement\n"
+        f"Bland-Altman plot, {title}\nSolid: bias, dashed: 95% limits of agreement\n"
         "from the variances within and between subjects",
         fontsize=10,
     )
@@ -292,7 +318,7 @@ def bland_altman_figure(title: str, panels: Panels) -> Figure:
 def scatter_figure(title: str, panels: Panels) -> Figure:
     """Draw prediction against measurement."""
     figure = _panels_figure(panels, _draw_scatter, "measured", "predicted")
-    figure.suptitle(f"{title}\nPredicted against measured; line: identity", fontsize=10)
+    figure.suptitle(f"Predicted against measured, {title}\nLine: identity", fontsize=10)
     return figure
 
 

@@ -18,6 +18,7 @@ from tools.trained import dataset_name, find_script
 
 SHARED_SETTINGS = ("data", "protocol", "epochs", "patience", "batch_size", "seed")
 KEYS = ["row", "test_subject", "activity", "target"]
+HISTORY = {"row": str, "fold": str, "epoch": int, "training_loss": float, "validation_loss": float}
 
 
 class Run(NamedTuple):
@@ -26,11 +27,13 @@ class Run(NamedTuple):
     Attributes:
         folder: the run's folder.
         settings: the settings in its `config.json`.
+        calls: flags and environment of each call of the script, as in its `config.json`.
         metrics: the content of its `metrics.csv`, empty while no row has finished.
     """
 
     folder: Path
     settings: dict[str, Any]
+    calls: list[dict[str, Any]]
     metrics: pd.DataFrame
 
 
@@ -44,6 +47,7 @@ class Results:
         imus: number of IMUs in each sensor set, in the order of the tables.
         settings: the settings that the runs share.
         metrics: metrics of all runs in long form, with the columns `script` and `folder` added.
+        runs: the runs.
         notices: remarks for the reader of the report.
     """
 
@@ -52,6 +56,7 @@ class Results:
     imus: dict[str, int]
     settings: dict[str, Any]
     metrics: pd.DataFrame
+    runs: list[Run]
     notices: list[str] = field(default_factory=list)
 
     @property
@@ -114,7 +119,8 @@ def load_run(folder: Path) -> Run:
     if not path.is_file():
         raise InputError(f"{folder}: not a run (no config.json); give outputs/<script>/<run>")
     try:
-        settings = dict(json.loads(path.read_text())["settings"])
+        config = json.loads(path.read_text())
+        settings, calls = dict(config["settings"]), [dict(c) for c in config.get("calls", [])]
         missing = {"script", *SHARED_SETTINGS} - set(settings)
         if missing:
             raise ValueError(f"the settings lack {', '.join(sorted(missing))}")
@@ -124,7 +130,7 @@ def load_run(folder: Path) -> Run:
             raise ValueError("the data need the name of a file and a list of subjects")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error
-    return Run(folder, settings, _load_metrics(folder / "metrics.csv"))
+    return Run(folder, settings, calls, _load_metrics(folder / "metrics.csv"))
 
 
 def _load_metrics(path: Path) -> pd.DataFrame:
@@ -145,6 +151,27 @@ def _load_metrics(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from error
     return metrics
+
+
+def load_histories(results: Results) -> dict[str, pd.DataFrame]:
+    """Return the losses of all epochs of each script, as far as its runs have a `history.csv`.
+
+    Raises:
+        InputError: a file is damaged.
+    """
+    parts: dict[str, list[pd.DataFrame]] = {}
+    for run in results.runs:
+        path = run.folder / "history.csv"
+        try:
+            if path.exists() and len(run.metrics):
+                history = pd.read_csv(path, usecols=list(HISTORY), dtype=HISTORY)
+                parts.setdefault(run.settings["script"], []).append(history)
+        except (OSError, ValueError, KeyError) as error:
+            raise _damaged(path, error) from error
+    return {
+        script: pd.concat(histories).drop_duplicates(["row", "fold", "epoch"])
+        for script, histories in parts.items()
+    }
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
@@ -211,8 +238,9 @@ def _merge(runs: Sequence[Run]) -> Results:
             f"{row}, {target}: NRMSE or PCC is undefined for subject {subjects}, and so are the "
             "means that include it."
         )
+    name = f"{dataset}-{settings['protocol']}"
     imus = _count_imus(dataset, runs)
-    return Results(f"{dataset}-{settings['protocol']}", dataset, imus, settings, metrics, notices)
+    return Results(name, dataset, imus, settings, metrics, list(runs), notices)
 
 
 def _check_flags(runs: Sequence[Run]) -> None:

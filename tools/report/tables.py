@@ -1,4 +1,4 @@
-"""Tables of a report: their numbers, and their layout as Markdown, LaTeX and CSV."""
+"""Tables of a report: their numbers, and their layout as Markdown, LaTeX, HTML and CSV."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ from tools.report.runs import Results
 
 MAX_LISTED_ROWS = 10  # in a note
 DIFFERENT_SUBJECTS = "The rows were tested on different subjects: their means are not comparable"
+SYNTHETIC_NOTE = (
+    "SYNTHETIC DATA: the gait is simulated. These results are not the paper's and say nothing "
+    "about people."
+)
 SHOWN_METRICS = {"nrmse_percent": ("NRMSE %", 2), "pcc": ("PCC", 3)}  # heading, decimal places
 
 LATEX_START = r"""\documentclass{article}
@@ -61,7 +65,7 @@ Cell = str | int | Number | MeanSD | None
 
 @dataclass
 class Table:
-    """A table that can be written as Markdown, LaTeX and CSV.
+    """A table that can be written as Markdown, LaTeX, HTML and CSV.
 
     Attributes:
         stem: name of its CSV file without the suffix.
@@ -96,6 +100,10 @@ class Table:
             r"\end{table}",
         ]
         return "\n".join(lines).translate(str.maketrans(LATEX_SYMBOLS)) + "\n"
+
+    def html(self) -> str:
+        """Return the table in HTML, without its heading and notes; the text is escaped."""
+        return _layout(self.columns, self.rows, "html")
 
     def csv(self) -> str:
         """Return the table as CSV in full precision; means and SDs have columns of their own."""

@@ -1,0 +1,67 @@
+"""The model card of a run: readers decide from it whether a network is made for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pandas as pd
+import pytest
+
+import Dataset_A_Sensor_Distillation as distillation_a
+import Dataset_B_sensor_distillation as distillation_b
+from common.model_card import model_card
+from tests.made_runs import make_run, settings, synthetic_data
+
+
+def write_card(
+    folder: Path, rows: list[tuple[str, str, int]], script: ModuleType, **others: object
+) -> tuple[str, pd.DataFrame]:
+    """Return the card and the metrics of a made-up run with three test subjects."""
+    make_run(folder, rows, script=script.__name__, **others)
+    metrics = pd.read_csv(folder / "metrics.csv", dtype={"test_subject": str})
+    own = settings(script.__name__, ["7", "8", "9"], **others)
+    run_folder = SimpleNamespace(path=folder, metrics=metrics)
+    return model_card(SimpleNamespace(script=script, settings=own, folder=run_folder)), metrics
+
+
+def cells(card: str, row: str) -> list[list[str]]:
+    """Return the cells of the lines of a row."""
+    lines = [
+        line.strip("|").split("|") for line in card.splitlines() if line.startswith(f"| {row} ")
+    ]
+    return [[cell.strip() for cell in line] for line in lines]
+
+
+def test_card_says_what_the_networks_are_and_how_good(tmp_path: Path) -> None:
+    """Inputs, units and numbers are those of the row; the spread over people is not hidden."""
+    rows = [("teacher", "all_imus_emg", 3275144), ("distilled-foot_trunk", "foot_trunk", 1874056)]
+    card, metrics = write_card(tmp_path / "mine", rows, distillation_a, alpha=0.25)
+    (network, result) = cells(card, "distilled-foot_trunk")
+    assert network[1:] == ["KineticsMFFMNet", "foot, trunk", "acc, gyr", "1,874,056"]
+    student = metrics[metrics["row"] == "distilled-foot_trunk"]
+    by_subject = student.groupby("test_subject")["nrmse_percent"].mean()
+    assert result[1:3] == ["3", f"{by_subject.mean():.2f} ± {by_subject.std():.2f}"]
+    assert result[4] == f"9 ({by_subject['9']:.2f})"
+    assert by_subject["9"] == by_subject.max()
+    for words in (
+        *("run mine", "100 samples at 200 Hz (0.5 s)", "gyr (rad/s)", "ankle moment (BW·BH)"),
+        *("3 subjects: 7, 8, 9", "protocol paper", "epochs 40", "seed 42", "alpha 0.25"),
+        *("healthy adults", "optimistic", "same axes", "0.75 s late", "Not for clinical decisions"),
+        *("Camargo et al. 2021", "checkpoints/distilled-foot_trunk-subject_9.safetensors"),
+    ):
+        assert words in " ".join(card.split()), words
+    assert "SYNTHETIC" not in card
+
+
+@pytest.mark.parametrize("is_synthetic", [True, False])
+def test_card_of_synthetic_data_says_so(tmp_path: Path, is_synthetic: bool) -> None:
+    """A network that has never seen a person must not be taken for one of the dataset."""
+    others = {"data": synthetic_data()} if is_synthetic else {}
+    rows = [("student-feet", "feet", 1872774)]
+    card, _ = write_card(tmp_path / "run", rows, distillation_b, protocol="strict", **others)
+    assert ("SYNTHETIC DATA" in card) == is_synthetic
+    assert ("Tan et al. 2022" in card.partition("## Networks")[2]) != is_synthetic
+    assert ("healthy adults" in card) != is_synthetic
+    assert "optimistic" not in card
+    assert "gyr (deg/s)" in card

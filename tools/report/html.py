@@ -1,0 +1,89 @@
+"""A report as one HTML page that needs no other file and no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import PIL.Image
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup, escape
+
+from tools.report.figures import Image
+from tools.report.runs import SHARED_SETTINGS, Results
+from tools.report.tables import SYNTHETIC_NOTE, Table
+
+
+class Section(NamedTuple):
+    """What the page shows of results that can be compared.
+
+    Attributes:
+        results: the results.
+        tables: their tables.
+        images: their figures.
+    """
+
+    results: Results
+    tables: Sequence[Table]
+    images: Sequence[Image]
+
+
+def html_page(sections: Sequence[Section]) -> str:
+    """Return the page; figures are embedded, and all text from runs is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"code": _code, "data_uri": _data_uri}
+    return environment.get_template("report.html.jinja").render(
+        sections=[(section, settings_tables(section.results)) for section in sections],
+        is_synthetic=any(section.results.is_synthetic for section in sections),
+        synthetic_note=SYNTHETIC_NOTE,
+        date=time.strftime("%Y-%m-%d"),
+    )
+
+
+def settings_tables(results: Results) -> list[Table]:
+    """Return the settings that the runs share, and those of each run with its versions."""
+    shared = {name: results.settings[name] for name in SHARED_SETTINGS}
+    shared |= {f"data: {name}": value for name, value in shared.pop("data").items()}
+    lines = [{"setting": name, "value": _value(value)} for name, value in shared.items()]
+    runs = []
+    for run in results.runs:
+        own = {name: v for name, v in run.settings.items() if name not in SHARED_SETTINGS}
+        for call in run.calls:
+            machine = {"device name": call.get("device_name"), **call.get("versions", {})}
+            values = {"run": run.folder.name, **own, **machine, "code": call.get("git")}
+            line = {name: _value(value) for name, value in values.items()}
+            runs += [line] if line not in runs else []  # most calls of a run are alike
+    columns = list(dict.fromkeys(name for line in runs for name in line))
+    return [
+        Table("settings", "Settings", ["setting", "value"], lines),
+        Table("runs", "Runs and versions", columns, runs),
+    ]
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _code(text: str) -> Markup:
+    """Return escaped text, with `...` as code."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _data_uri(path: Path) -> str:
+    """Return a figure with 256 colors, which takes a third of the space of its file."""
+    png = io.BytesIO()
+    with PIL.Image.open(path) as figure:
+        figure.convert("RGB").quantize(256).save(png, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
