@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from common.files import InputError
 from common.runs import load_script
@@ -50,7 +51,7 @@ def place(tmp_path_factory: Folders) -> Iterator[Path]:
         patch.chdir(folder)
         patch.syspath_prepend(folder)
         patch.setattr(trained, "PROJECT", folder)  # where the scripts are
-        patch.setattr(Figure, "savefig", lambda figure, path, **options: Path(path).touch())
+        patch.setattr(Figure, "savefig", save_empty)
         for language, block in blocks(own_data.PAGE):
             if language == "python":
                 path = Path(f"{SCRIPT}.py")
@@ -60,6 +61,11 @@ def place(tmp_path_factory: Folders) -> Iterator[Path]:
                     run(command, patch)
         (folder / "printed.txt").write_text(printed.getvalue(), encoding="utf-8")
         yield folder
+
+
+def save_empty(figure: Figure, path: Path, **options: object) -> None:
+    """Save an empty picture: figures are drawn, but rendering them takes most of the time."""
+    Image.new("L", (1, 1)).save(path, "png")
 
 
 def run(command: str, patch: pytest.MonkeyPatch) -> None:

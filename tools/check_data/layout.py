@@ -148,7 +148,7 @@ class DataFile:
         Raises:
             InputError: The file does not have the layout of either dataset, or of the script.
         """
-        if script is None and "rate_hz" in file.attrs:  # written by tools.make_dataset
+        if script is None and file.attrs.get("made_by") == "tools.make_dataset":
             raise InputError(f"{path}: not of Dataset A or B; name its script by --script")
         dataset = script.DATASET if script else "a" if "All_subjects" in file else "b"
         if dataset == "b" and not any(key.startswith("subject_") for key in file):

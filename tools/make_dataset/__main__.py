@@ -217,6 +217,7 @@ class Dataset:
         if self._reason and not self.names:
             raise self._reason
         file.attrs["columns"] = json.dumps(self.names)
+        file.attrs["made_by"] = "tools.make_dataset"
         file.attrs["rate_hz"] = self.script.RATE_HZ
         if self._slow:
             print(
