@@ -16,7 +16,6 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -24,7 +23,7 @@ from common.files import InputError
 from common.runs import load_script
 from tests import own_data
 from tests.conftest import ROOT, Capture, Folders
-from tests.networks import NARROW
+from tests.networks import make_narrow
 from tests.own_data import PEOPLE, RECORDED_HZ, G, simulate
 from tests.running import no_figures
 from tests.test_docs import blocks, commands, load_command
@@ -75,8 +74,7 @@ def run(command: str, patch: pytest.MonkeyPatch) -> None:
         shutil.copy(ROOT / arguments[0], arguments[1])
     elif arguments[0] == f"{SCRIPT}.py":
         script = load_script(Path(arguments[0]).resolve())
-        defaults = script.KineticsMFFMNet.__init__.__kwdefaults__
-        patch.setitem(defaults, "hidden_sizes", NARROW["KineticsMFFMNet"]["hidden_sizes"])
+        make_narrow(script, patch)
         with no_figures():
             assert len(script.main([*arguments[1:], *TINY]))
     elif arguments[1] != "tools.export_onnx":  # has its own test
@@ -219,7 +217,9 @@ ROWS = 'IMU_SETS = ("shank",)\n', 'FULL_SET = "both"\n'
 
 
 @pytest.mark.parametrize("name", [p.name for p in sorted(ROOT.glob("Dataset_A_*.py"))])
-def test_every_script_of_dataset_a_can_be_adapted(name: str, place: Path) -> None:
+def test_every_script_of_dataset_a_can_be_adapted(
+    name: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The page promises that the same blocks fit into all of them."""
     source = (ROOT / name).read_text(encoding="utf-8")
     is_distillation = "TEACHER_SET =" in source
@@ -228,10 +228,9 @@ def test_every_script_of_dataset_a_can_be_adapted(name: str, place: Path) -> Non
     path = own_data.copy_script(name, place, changes, f"my_{name}")
     script = load_script(path)
     recording = script.read(place / "data" / f"dataset_{SCRIPT}.h5")
+    make_narrow(script, monkeypatch)
+    window = {name: values[None, : script.WINDOW] for name, values in recording.samples.items()}
     assert script.ROWS
     for row in script.ROWS:
-        with torch.device("meta"):
-            network = row.network().eval()
-        windows = {k: v[None, : script.WINDOW].to("meta") for k, v in recording.samples.items()}
-        estimate = network(*script.inputs(windows, row.sensor_set))
+        estimate = row.network().eval()(*script.inputs(window, row.sensor_set))
         assert estimate.shape == (1, script.WINDOW, 2), row.name
