@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from tools.trained import UNITS, Trained, channel_names
+from tools.trained import Trained, channel_names
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -58,7 +58,7 @@ class NetworkOfModalities(nn.Module):
         super().__init__()
         weights = (*trained.network.parameters(), *trained.network.buffers())
         self.network = copy.deepcopy(trained.network, {id(values): values for values in weights})
-        one_sample = {name: torch.zeros(1) for name in ("acc", "gyr", "emg", "video")}
+        one_sample = {name: torch.zeros(1) for name in trained.script.UNITS}
         self.is_joined = len(trained.inputs(one_sample)) == 1
         for module in list(self.network.modules()):
             if hasattr(module, "chunk"):  # a graph has no loop over chunks of time steps
@@ -147,7 +147,7 @@ def _export(trained: Trained) -> torch.onnx.ONNXProgram:
 def _describe(model: onnx_ir.Model, trained: Trained) -> None:
     """Describe inputs and outputs in their documentation and in the metadata of the file."""
     script = trained.script
-    names, units = channel_names(script, trained.sensor_set), UNITS[script.DATASET]
+    names, units = channel_names(script, trained.sensor_set), script.UNITS
     for node in model.graph:
         node.metadata_props.clear()  # the exporter notes paths of this machine
     for value, (modality, channels) in zip(model.graph.inputs, names.items(), strict=True):

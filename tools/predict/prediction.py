@@ -19,6 +19,7 @@ from common import training
 from common.data import Recording
 from common.files import InputError
 from common.windows import PROTOCOLS, Windows, cut_windows
+from tools.plausibility import percentile
 from tools.predict.recording import STRETCH, TIME, Samples, choose_subject
 from tools.predict.sensors import find_doubts
 from tools.trained import Trained
@@ -26,6 +27,7 @@ from tools.trained import Trained
 BATCH_SIZE = 64
 WARM_UP_CALLS, TIMED_CALLS = 3, 10
 MAX_THREADS = 1024
+OTHER_UNIT = 20.0  # times the estimates: newtons are 500 times body weights
 
 
 class Prediction(NamedTuple):
@@ -89,6 +91,9 @@ def predict_recording(
         )
     print(delay)
     truth = samples.values["targets"].numpy()
+    for warning in _compare_sizes(trained, prediction, truth):
+        print(f"WARNING: {warning}")
+        warnings.append(warning)
     return Prediction(samples.labels, samples.stretch, prediction, truth, delay, warnings)
 
 
@@ -190,6 +195,17 @@ def _describe_delay(trained: Trained, windows: Windows, hop: int) -> str:
         f"{hop / rate_hz:g} s + computation {computation_s:.2g} s (median of {TIMED_CALLS} warm "
         "calls, one CPU thread)"
     )
+
+
+def _compare_sizes(trained: Trained, prediction: np.ndarray, truth: np.ndarray) -> Iterator[str]:
+    """Yield the targets whose measured values must have another unit than the estimates."""
+    for k, target in enumerate(trained.script.TARGETS):
+        sizes = [percentile(np.abs(values[:, k]), 99) for values in (truth, prediction)]
+        if sizes[0] > OTHER_UNIT * sizes[1]:  # False for NaN
+            yield (
+                f"{target.name}: measured values are {sizes[0] / sizes[1]:.0f} times as large as "
+                f"the estimates; not in {target.unit}? Then its NRMSE means nothing"
+            )
 
 
 # The test of the run ------------------------------------------------------------------------------
