@@ -658,7 +658,7 @@ def table_row(
     sensors, modalities = SENSOR_SETS[sensor_set]
     channels = {"acc": 3 * len(sensors), "gyr": 3 * len(sensors), "video": 4 * len(JOINTS)}
     network_class = (
-        partial(StreamingMFFMNet, lookahead=LOOKAHEAD_MS * RATE_HZ // 1000)
+        partial(StreamingMFFMNet, lookahead=round(LOOKAHEAD_MS * RATE_HZ / 1000))
         if is_streaming
         else KineticsMFFMNet
     )
@@ -815,14 +815,13 @@ def train_and_test_streaming(row: Row, test_subject: str, run: Run) -> None:
 
 
 def lookahead(text: str) -> float:
-    """Parse a delay in ms, a whole number of samples, up to a window."""
-    delay_ms = cli.finite_number(text)
-    if delay_ms * RATE_HZ % 1000 or delay_ms * RATE_HZ > 1000 * WINDOW:
+    """Parse a delay of up to a window in ms; return it rounded up to whole samples."""
+    samples = math.ceil(cli.finite_number(text) * RATE_HZ / 1000)
+    if samples > WINDOW:
         raise argparse.ArgumentTypeError(
-            f"must be a multiple of {1000 / RATE_HZ:g} ms, one sample, up to "
-            f"{1000 * WINDOW / RATE_HZ:g} ms, not {text}"
+            f"must be at most a window, {1000 * WINDOW / RATE_HZ:g} ms, not {text}"
         )
-    return delay_ms
+    return 1000 * samples / RATE_HZ
 
 
 # Defaults of a run on synthetic data
@@ -853,8 +852,8 @@ def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
         type=lookahead,
         default=LOOKAHEAD_MS,
         metavar="MS",
-        help="delay of the streaming rows, in which they see what comes next (default: "
-        f"{LOOKAHEAD_MS})",
+        help="delay of the streaming rows, in which they see what comes next; rounded up to whole "
+        f"samples (default: {LOOKAHEAD_MS})",
     )
     args = cli.parse(script, parser, argv)
     run = Run(script, args)

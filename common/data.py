@@ -1,4 +1,4 @@
-"""Read an HDF5 file of Dataset A or B: columns by name, checks, and one tensor per modality."""
+"""Read an HDF5 file of Dataset A or B, or your own: named columns, checks, tensors by modality."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -74,6 +74,9 @@ DATASET_A_COLUMNS = (
 BLOCK_BYTES = 4 * 2**20  # size of a block to read; larger blocks do not fit in the CPU cache
 BODY_PREFIX = "body "  # names of columns with a subject's constants in Dataset B start with it
 MATLAB_5 = b"MATLAB 5.0 MAT-file"  # first bytes of a .mat file that is not HDF5
+NUMBER = r"\d+"  # a subject of Dataset A or B
+NAME = r"\w(?:[\w .+-]*\w)?"  # a subject or an activity of your own; it stands in file names
+ALL = "all"  # in the place of a subject or an activity, it stands for all of them
 
 
 class SensorSet(NamedTuple):
@@ -92,12 +95,12 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Recording:
-    """All usable samples of a file, sorted by subject number.
+    """All usable samples of a file, sorted by subject.
 
     Attributes:
         path: the file.
         samples: modality, or `"targets"`, -> `(samples, C)` float32.
-        subjects: subject ids in numeric order.
+        subjects: subject ids, sorted.
         activities: names of the activities; `[""]` if the file has none.
         subject: `(samples,)` index into `subjects`.
         activity: `(samples,)` index into `activities`.
@@ -293,6 +296,31 @@ def read_dataset_b(path: Path, prepare: Prepare) -> Recording:
         return _read(file, path, dataset_b_tables(path, file), prepare, has_trials=True)
 
 
+def read_trials(path: Path, prepare: Prepare, rate_hz: float) -> Recording:
+    """Read a file of your own: `/All_subjects/Subject_<id>/<activity>`, each `(samples, columns)`.
+
+    Ids and activities are text. The attribute `columns` of the file names its columns, and the
+    attribute `trial_starts` of an activity (sample indices) says where its trials start.
+
+    Args:
+        path: the file, as `python -m tools.make_dataset` writes it.
+        prepare: returns the modalities and the targets.
+        rate_hz: the rate that the script reads; the attribute `rate_hz` of the file, if it exists,
+            must be the same.
+
+    Raises:
+        InputError: The file does not have this layout; the message says where, and how to fix it.
+    """
+    with open_hdf5(path) as file:
+        own_hz = file.attrs.get("rate_hz", rate_hz)
+        if own_hz != rate_hz:
+            raise InputError(
+                f"{path}: made at {own_hz:g} Hz, but RATE_HZ of the script is {rate_hz:g}; make "
+                "the file again with python -m tools.make_dataset"
+            )
+        return _read(file, path, trial_tables(path, file), prepare, True, NAME)
+
+
 def dataset_a_tables(path: Path, file: h5py.File, all_activities: bool = True) -> list[Table]:
     """Return the activities of all subjects, in numeric order of the subjects.
 
@@ -317,16 +345,39 @@ def dataset_a_tables(path: Path, file: h5py.File, all_activities: bool = True) -
     return tables
 
 
+def trial_tables(path: Path, file: h5py.File) -> list[Table]:
+    """Return the activities of all subjects of a file of your own, sorted by subject.
+
+    Raises:
+        InputError: The file does not have the layout that `read_trials` describes.
+    """
+    root = _member(path, file, "All_subjects")
+    positions = _required_columns(path, file)
+    tables = []
+    for subject, key in _subject_keys(path, root, "Subject_", NAME).items():
+        group = _member(path, root, key)
+        if not isinstance(group, h5py.Group) or not len(group):
+            raise InputError(f"{path}: {group.name}: no activities; add a dataset for each")
+        for activity in group:
+            table = _table(path, subject, activity, _member(path, group, activity), positions)
+            if activity == ALL:
+                raise InputError(f"{path}: {table.dataset.name}: stands for all; rename it")
+            if "trial_starts" not in table.dataset.attrs:
+                raise InputError(
+                    f"{path}: {table.dataset.name}: no attribute `trial_starts`; add the numbers "
+                    "of the samples at which its trials start, [0] if there is one trial"
+                )
+            tables.append(table)
+    return tables
+
+
 def dataset_b_tables(path: Path, file: h5py.File) -> list[Table]:
     """Return the steps of all subjects, in numeric order of the subjects.
 
     Raises:
         InputError: The file does not have the layout of Dataset B.
     """
-    names = _column_names(path, file)
-    if names is None:
-        raise InputError(f"{path}: no attribute `columns` (a JSON list of names); add it")
-    positions = {name: i for i, name in enumerate(names)}
+    positions = _required_columns(path, file)
     return [
         _table(path, subject, "", _member(path, file, key), positions)
         for subject, key in _subject_keys(path, file, "subject_").items()
@@ -406,34 +457,67 @@ def _column_names(path: Path, file: h5py.File) -> list[str] | None:
     return names
 
 
-def _subject_keys(path: Path, group: h5py.Group, prefix: str) -> dict[str, str]:
-    """Return id -> key for every member named `<prefix><number>`, in numeric order."""
+def _required_columns(path: Path, file: h5py.File) -> dict[str, int]:
+    """Return the position of every column that the file names."""
+    names = _column_names(path, file)
+    if names is None:
+        raise InputError(f"{path}: no attribute `columns` (a JSON list of names); add it")
+    return {name: i for i, name in enumerate(names)}
+
+
+def _subject_keys(
+    path: Path, group: h5py.Group, prefix: str, pattern: str = NUMBER
+) -> dict[str, str]:
+    """Return id -> key for every member named `<prefix><id>`, sorted."""
     if not isinstance(group, h5py.Group):
         raise InputError(f"{path}: {group.name}: is a dataset; it must be a group of subjects")
-    matches = [re.fullmatch(rf"{prefix}(\d+)", key) for key in group]
-    found = sorted((match for match in matches if match), key=lambda match: int(match[1]))
-    if not found:
+    matches = [re.fullmatch(f"{prefix}({pattern})", key) for key in group]
+    keys = {match[1]: match[0] for match in matches if match and match[1] != ALL}
+    if not keys:
         members = f"; it contains {shorten(', '.join(group), 100)}" if len(group) else ""
+        wanted = "a number" if pattern == NUMBER else "an id"
         raise InputError(
-            f"{path}: {group.name}: no subjects found; their names must be {prefix} followed by a "
-            f"number{members}"
+            f"{path}: {group.name}: no subjects found; their names must be {prefix} followed by "
+            f"{wanted}{members}"
         )
-    for first, second in pairwise(found):
-        if int(first[1]) == int(second[1]):
+    subjects = sort_subjects(keys)
+    for first, second in pairwise(subjects):
+        if pattern == NUMBER and int(first) == int(second):
             raise InputError(
-                f"{path}: {first[0]} and {second[0]} have the same number; rename one of them"
+                f"{path}: {keys[first]} and {keys[second]} have the same number; rename one of them"
             )
-    return {match[1]: match[0] for match in found}
+    return {subject: keys[subject] for subject in subjects}
 
 
-def ignored_members(file: h5py.File) -> list[str]:
+def sort_subjects(subjects: Iterable[str]) -> list[str]:
+    """Sort ids; numbers, also those within a text, count as numbers: S2 comes before S10."""
+
+    def key(subject: str) -> tuple[list[str | int], str]:
+        parts = re.split(r"(\d+)", subject)  # text and digits in turn
+        return [int(part) if i % 2 else part for i, part in enumerate(parts)], subject
+
+    return sorted(subjects, key=key)
+
+
+def find_subject(subjects: Collection[str], wanted: str) -> str | None:
+    """Return the id equal to `wanted`, or to the same number (`7` matches `07`); None if none."""
+    number = int(wanted) if wanted.isdecimal() else None
+    equal = {int(subject): subject for subject in subjects if subject.isdecimal()}
+    return wanted if wanted in subjects else equal.get(number)
+
+
+def ignored_members(file: h5py.File, pattern: str = NUMBER) -> list[str]:
     """Return the members that seem to be subjects but are not read because of their names.
 
-    In Dataset A, these are all other members of `/All_subjects`; in Dataset B, those whose name
-    begins with "subject" and the arrays with three axes.
+    In Dataset A and files of your own, these are all other members of `/All_subjects`; in Dataset
+    B, those whose name begins with "subject" and the arrays with three axes.
     """
     if "All_subjects" in file:
-        return [key for key in file["All_subjects"] if not re.fullmatch(r"Subject_\d+", key)]
+        return [
+            key
+            for key in file["All_subjects"]
+            if not re.fullmatch(f"Subject_{pattern}", key) or key == f"Subject_{ALL}"
+        ]
     return [
         key
         for key in file
@@ -446,7 +530,7 @@ def describe_ignored(ignored: Sequence[str]) -> str:
     """Return a line that names ignored members and the names that subjects must have."""
     return (
         f"ignored {shorten(', '.join(ignored))}: a subject must be named Subject_<number> in "
-        "Dataset A, subject_<number> in Dataset B"
+        "Dataset A, subject_<number> in Dataset B and Subject_<id> in a file of your own"
     )
 
 
@@ -509,7 +593,12 @@ def number_stretches(is_usable: np.ndarray, trial: np.ndarray, first: int = 0) -
 
 
 def _read(
-    file: h5py.File, path: Path, tables: list[Table], prepare: Prepare, has_trials: bool
+    file: h5py.File,
+    path: Path,
+    tables: list[Table],
+    prepare: Prepare,
+    has_trials: bool,
+    pattern: str = NUMBER,
 ) -> Recording:
     """Read the usable samples of all tables.
 
@@ -526,7 +615,7 @@ def _read(
                 f"{path}: subject {subject}: {column} is all NaN; "
                 "add the values or remove the subject from the file"
             )
-    ignored = ignored_members(file)
+    ignored = ignored_members(file, pattern)
     if len(buffer.subjects) < 2:
         note = f" ({describe_ignored(ignored)})" if ignored else ""
         raise InputError(

@@ -35,6 +35,11 @@ def shorten(text: object, limit: int = 200) -> str:
     return line if len(line) <= limit else f"{line[: limit - 4]} ..."
 
 
+def plural(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 trial`, `2 trials`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` once it has been written.

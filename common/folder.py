@@ -14,6 +14,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from common.data import sort_subjects
 from common.files import (
     CHECKPOINT_SUFFIX,
     InputError,
@@ -114,7 +115,7 @@ class RunFolder:
     def load_results(self) -> None:
         """Load the results of all finished tasks."""
         for path in sorted((self.path / "results").glob("*.json")):
-            row, _, subject = path.stem.rpartition("-subject_")
+            row, _, subject = path.stem.partition("-subject_")  # no row is named like that
             self.load_result(Task(row, subject))
 
     def load_result(self, task: Task) -> bool:
@@ -181,7 +182,11 @@ class RunFolder:
 
     def _table(self, part: str) -> pd.DataFrame:
         order = {row: i for i, row in enumerate(self.rows)}
-        tasks = sorted(self.results, key=lambda t: (int(t.subject), order.get(t.row, math.inf), t))
+        subjects = sort_subjects({task.subject for task in self.results})
+        tasks = sorted(
+            self.results,
+            key=lambda task: (subjects.index(task.subject), order.get(task.row, math.inf), task),
+        )
         return pd.DataFrame([line for task in tasks for line in self.results[task][part]])
 
     def save_figure(self, name: str, figure: Figure) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
+from common.files import plural
+
 METRICS = ("nrmse_percent", "rmse", "pcc", "r2")
 COLUMNS = (  # of metrics.csv
     *("row", "sensor_set", "modalities", "parameters", "test_subject", "activity"),
@@ -98,7 +100,8 @@ def fold_table(metrics: pd.DataFrame, rows: Sequence[str], test_subject: str) ->
         mean_sd = f"{_mean(nrmse):.2f} ± {_sd(nrmse):.2f}"
         body.append([row, *(f"{nrmse[target]:.2f}" for target in targets), mean_sd])
     headers = ["row", *(target.replace(" ", "\n") for target in targets), "mean ± SD"]
-    title = f"Test subject {test_subject}: NRMSE in %, mean ± SD over {len(targets)} targets"
+    count = plural(len(targets), "target")
+    title = f"Test subject {test_subject}: NRMSE in %, mean ± SD over {count}"
     return f"{title}\n{aligned_table(headers, body)}"
 
 
@@ -108,7 +111,7 @@ def final_table(metrics: pd.DataFrame, rows: Sequence[str], test_subjects: Seque
     The SD is that over targets and, with several test subjects, also that over subjects.
     """
     lines = _all_activities(metrics, rows, test_subjects)
-    targets = lines["target"].nunique()
+    targets = plural(lines["target"].nunique(), "target")
     has_several = len(test_subjects) > 1
     body = []
     for row in rows:
@@ -123,8 +126,8 @@ def final_table(metrics: pd.DataFrame, rows: Sequence[str], test_subjects: Seque
         body.append(cells)
     between = ["SD over\nsubjects"] if has_several else []
     headers = ["row", "parameters", "NRMSE %", *between, "PCC", *between, "R²", *between]
-    subjects = f"{len(test_subjects)} test subject" + ("s" if has_several else "")
-    return f"Mean ± SD over {targets} targets; {subjects}\n{aligned_table(headers, body)}"
+    subjects = plural(len(test_subjects), "test subject")
+    return f"Mean ± SD over {targets}; {subjects}\n{aligned_table(headers, body)}"
 
 
 def aligned_table(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:

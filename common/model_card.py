@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 from tabulate import tabulate
+
+from common.files import plural
 
 if TYPE_CHECKING:
     from common.runs import Run
@@ -57,10 +60,11 @@ def model_card(run: Run) -> str:
     targets = [f"{target.name} ({target.unit})" for target in script.TARGETS]
     training = [f"{k} {_text(v)}" for k, v in settings.items() if k not in ("script", "data")]
     row, subject = metrics[["row", "test_subject"]].iloc[-1]
-    checkpoint = f"checkpoints/{row}-subject_{subject}.safetensors"
+    checkpoint = shlex.quote(f"checkpoints/{row}-subject_{subject}.safetensors")
+    summary, *_ = (script.__doc__ or "").strip().split("\n")
     return f"""# Model card: {settings["script"]}, run {run.folder.path.name}
 
-{script.__doc__.splitlines()[0]}
+{summary}
 {warning if is_synthetic else ""}
 ## Networks
 
@@ -73,7 +77,7 @@ def model_card(run: Run) -> str:
 
 ## Training and test
 
-- Data: `{data["file"]}`, {len(data["subjects"])} subjects: {", ".join(data["subjects"])}.
+- Data: `{data["file"]}`, {plural(len(data["subjects"]), "subject")}: {", ".join(data["subjects"])}.
 - Each network was trained on all subjects but one and tested on that one, whose id is in the
   name of its checkpoint. The best epoch was selected on
   {SELECTION[settings["protocol"]]}.

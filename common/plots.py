@@ -260,9 +260,8 @@ def draw_over_time(
     breaks = np.flatnonzero(np.diff(stretch)) + 1
     time_s = np.insert(np.arange(len(stretch)) / rate_hz, breaks, np.nan)
     figure = Figure(figsize=(10, 1.6 * len(targets) + 0.8))
-    for k, (axes, target) in enumerate(
-        zip(figure.subplots(len(targets), sharex=True), targets, strict=True)
-    ):
+    all_axes = np.atleast_1d(figure.subplots(len(targets), sharex=True))
+    for k, (axes, target) in enumerate(zip(all_axes, targets, strict=True)):
         for values, style in curves:
             if np.isfinite(values[:, k]).any():
                 axes.plot(time_s, np.insert(values[:, k], breaks, np.nan), **style)

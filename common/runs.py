@@ -27,13 +27,13 @@ from torch import Tensor, nn
 
 from common import parallel, training
 from common.data import Columns, Recording, SensorSet, Target, describe_ignored
-from common.files import InputError, load_checkpoint, write_text
+from common.files import InputError, load_checkpoint, plural, write_text
 from common.folder import RunFolder, Task, new_run
 from common.metrics import final_table, fold_table, long_form
 from common.model_card import model_card
 from common.training import DivergedError, Epoch, Progress
 from common.windows import Fold, check_windows, choose_subjects
-from synthetic_gait import write_file
+from synthetic_gait import MAX_SUBJECTS, write_file
 
 BATCH_SIZE = 64  # windows, as in the paper
 STATE_BYTES = 16  # per parameter of a saved training: weights, Adam's moments, best epoch
@@ -417,8 +417,8 @@ class Run:
         script, recording = self.script, self.recording
         count = len(recording.subject)
         lines = [
-            f"Data: {recording.path}, {len(recording.subjects)} subjects, {count:,} samples, "
-            f"{count / script.RATE_HZ / 60:.1f} minutes",
+            f"Data: {recording.path}, {plural(len(recording.subjects), 'subject')}, "
+            f"{plural(count, 'sample')}, {count / script.RATE_HZ / 60:.1f} minutes",
             f"Device: {self._device_name()}",
         ]
         if self.device.type == "cpu":
@@ -667,6 +667,11 @@ def _find_data(script: Script, args: argparse.Namespace) -> tuple[Path, bool]:
     default = default_data_file(script)
     if args.data or (default.is_file() and not args.sample):
         return args.data or default, False
+    if script.DATASET not in MAX_SUBJECTS:
+        raise InputError(
+            f"{default}: no such file; make it with python -m tools.make_dataset, or pass another "
+            "with --data (synthetic data exist for Datasets A and B only)"
+        )
     quick = script.QUICK_LOOK
     path = default.with_name(f"sample_{default.name}")
     print(f"Writing synthetic data to {path} ...", flush=True)

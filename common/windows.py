@@ -16,7 +16,7 @@ import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from common.data import Recording
+from common.data import ALL, Recording, find_subject
 from common.files import InputError
 
 PROTOCOLS = ("paper", "strict")
@@ -336,20 +336,20 @@ def choose_subjects(recording: Recording, wanted: Sequence[str] | None) -> list[
 
     Args:
         recording: all subjects.
-        wanted: ids as numbers (`7` matches `07`), `["all"]`, or None for the last subject.
+        wanted: ids (`7` matches `07`), `["all"]`, or None for the last subject.
 
     Raises:
         InputError: The file has no such subject.
     """
     if wanted is None:
         return recording.subjects[-1:]
-    if list(wanted) == ["all"]:
+    if list(wanted) == [ALL]:
         return list(recording.subjects)
-    by_number = {int(subject): subject for subject in recording.subjects}
-    unknown = [name for name in wanted if not name.isdecimal() or int(name) not in by_number]
+    found = {name: find_subject(recording.subjects, name) for name in wanted}
+    unknown = [name for name, subject in found.items() if subject is None]
     if unknown:
         raise InputError(
             f"{recording.path}: no subject {', '.join(unknown)}; for --test-subjects, choose from "
             f"{' '.join(recording.subjects)}, or `all`"
         )
-    return list(dict.fromkeys(by_number[int(name)] for name in wanted))
+    return list(dict.fromkeys(found.values()))

@@ -43,12 +43,17 @@ def narrow_networks() -> Iterator[None]:
     """Reduce the default layer sizes of all scripts' networks; everything else stays."""
     with pytest.MonkeyPatch.context() as patch:
         for script in SCRIPTS:
-            for name, sizes in NARROW.items():
-                if hasattr(script, name):
-                    defaults = getattr(script, name).__init__.__kwdefaults__
-                    for argument, size in sizes.items():
-                        patch.setitem(defaults, argument, size)
+            make_narrow(script, patch)
         yield
+
+
+def make_narrow(script: ModuleType, patch: pytest.MonkeyPatch) -> None:
+    """Reduce the default layer sizes of a script's networks."""
+    for name, sizes in NARROW.items():
+        if hasattr(script, name):
+            defaults = getattr(script, name).__init__.__kwdefaults__
+            for argument, size in sizes.items():
+                patch.setitem(defaults, argument, size)
 
 
 def random_samples(script: ModuleType, windows: int, seed: int = 0) -> dict[str, Tensor]:

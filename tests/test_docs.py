@@ -36,6 +36,7 @@ from tests.networks import narrow_networks
 PAGES = ["README.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in sorted(ROOT.glob("docs/*.md")))]
 TEXT = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 PREDICT = "docs/predict_and_export.md"
+ELSEWHERE = (PREDICT, "docs/your_own_data.md")  # pages that are followed in tests of their own
 INSTALL = "python -m pip install -r "
 SET_UP = f"{INSTALL}requirements.txt && "
 FULL = "--run-name full"
@@ -208,7 +209,7 @@ def follow(page: str, has_onnx: bool) -> None:
             assert result is None or tuple(result.shape)[-2:] in ((100, 7), (7,))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != PREDICT])
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ELSEWHERE])
 def test_page_can_be_followed(page: str, place: Path, request: pytest.FixtureRequest) -> None:
     """A command that is copied from a page must work; the export to ONNX has its own test."""
     if "prepare_dataset_a" in TEXT[page] and importlib.util.find_spec("matio"):

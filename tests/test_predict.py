@@ -17,14 +17,13 @@ from torch import Tensor
 import Dataset_A_lmfn_tfn_fusion_models as fusion_a
 import Dataset_B_lmfn_tfn_fusion_models as fusion_b
 from common.files import InputError, load_checkpoint, save_checkpoint
-from common.runs import load_script
 from common.windows import Windows
 from tests.conftest import Capture, Files, Folders
 from tests.networks import narrow_networks
 from tests.predicting import copy_columns, predict, random_network, target_values
 from tools.predict import prediction
-from tools.predict.recording import input_columns, target_columns
-from tools.trained import SCRIPTS, load_trained
+from tools.predict.recording import input_columns
+from tools.trained import find_script, load_trained, target_columns
 
 FOOT = [f"foot_{kind}_{axis}" for kind in ("Accel", "Gyro") for axis in "XYZ"]
 TREADMILL = "All_subjects/Subject_7/Treadmill"
@@ -53,7 +52,7 @@ def test_only_the_columns_of_the_inputs_are_needed(
     name: str, synthetic_files: Files, tmp_path: Path
 ) -> None:
     """Users with two sensors would have to invent columns for the other sensors and the plates."""
-    script = load_script(SCRIPTS[name])
+    script = find_script(name)
     with narrow_networks():
         checkpoint = random_network(script, script.ROWS[-1].name, tmp_path)
         needed, targets = input_columns(load_trained(checkpoint)), target_columns(script)

@@ -20,8 +20,8 @@ from common.data import DATASET_A_COLUMNS
 from common.files import InputError
 from tests.conftest import ROOT, Capture, Files, Folders
 from tests.predicting import predict, random_network, target_values
-from tools.predict.csv_file import split_at_gaps
 from tools.signals import filter_zero_phase
+from tools.trial_file import split_at_gaps
 
 FOOT = list(DATASET_A_COLUMNS[:6])
 SMOOTH_HZ = 20.0  # cut-off of the movement; all rates below can represent it

@@ -225,7 +225,7 @@ def test_a_folder_that_is_there_twice_counts_once(two_trials: Path, capsys: Capt
     shutil.copytree(date, date.with_name("10_14_18 (1)"))
     assert convert(two_trials, two_trials / "a.h5") == 0
     printed = capsys.readouterr()
-    assert "Used: 2 trials of 1 subjects" in printed.out
+    assert "Used: 2 trials of 1 subject" in printed.out
     assert "2 x copy of another trial" in printed.out
     assert "same files as AB08 10_14_18" in printed.err
 
@@ -366,7 +366,7 @@ def assert_treadmill_is_skipped(two_trials: Path, reason: str, capsys: Capture) 
     assert len(skipped) == 1
     assert reason in skipped[0]
     assert "treadmill_01_01" in skipped[0]
-    assert "Used: 1 trials of 1 subjects\nSkipped: 1\n  1 x " in printed.out
+    assert "Used: 1 trial of 1 subject\nSkipped: 1\n  1 x " in printed.out
     with h5py.File(out) as file:
         group = file["All_subjects/Subject_8"]
         assert len(group["Treadmill"]) == 0
@@ -383,7 +383,7 @@ def test_subject_without_usable_trial_is_skipped(
     assert convert(two_trials, tmp_path / "a.h5") == 0
     printed = capsys.readouterr()
     assert "skipped: AB07: all of its trials were skipped (no usable trial)" in printed.err
-    assert "Used: 2 trials of 1 subjects\nSkipped: 2\n" in printed.out
+    assert "Used: 2 trials of 1 subject\nSkipped: 2\n" in printed.out
 
 
 def test_damaged_zips_are_named(two_trials: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -33,7 +33,7 @@ def write_report(tmp_path: Path, *runs: Path) -> Path:
         ("config.json", '{"settings": {"se', "config.json: damaged"),
         ("config.json", "[]", "config.json: damaged"),
         ("config.json", '{"settings": {"script": "Dataset_A_x"}}', "lack batch_size, data"),
-        ("config.json", json.dumps({"settings": settings("x", [])}), "belongs to neither dataset"),
+        ("config.json", json.dumps({"settings": settings("x", [])}), "there is no script 'x'"),
         ("metrics.csv", "a,b\n1,2\n", "metrics.csv: damaged (no column"),
         ("metrics.csv", "", "metrics.csv: damaged"),
         ("metrics.csv", "repeated line", "appears twice"),

@@ -206,7 +206,8 @@ def test_rows_follow_the_papers_order() -> None:
     """A row that the paper does not have must not be lost."""
     rows = [("mine-foot", "foot"), ("distilled-foot", "foot"), ("teacher", "all_imus_emg")]
     rows += [("ffn-all_imus", "all_imus"), ("ffn-foot", "foot"), ("ffn_hf-foot", "foot")]
-    assert [row for row, _ in paper.sort_rows("A", rows)] == [
+    sets = [*paper.SPARSE_SETS["A"], paper.FULL_SET["A"]]
+    assert [row for row, _ in paper.sort_rows(sets, rows)] == [
         "ffn_hf-foot", "ffn-foot", "distilled-foot", "ffn-all_imus", "teacher", "mine-foot",
     ]  # fmt: skip
     assert paper.table("A", "Dataset_A_model_ablation", "all_imus_emg").number == "I"

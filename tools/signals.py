@@ -9,6 +9,7 @@ from scipy import constants, signal
 
 TO_M_S2 = {"g": constants.g, "m/s²": 1.0}
 TO_RAD_S = {"rad/s": 1.0, "deg/s": constants.degree}
+BODY_WEIGHT_M_S2 = 9.8  # the paper's: body weight in N = 9.8 m/s² x mass in kg
 
 ANTI_ALIASING_CUTOFF = 0.4  # of the new sampling rate: 80 Hz for 200 Hz
 ANTI_ALIASING_ORDER = 8  # at 200 Hz, it leaves at most 1 % of what would alias to below 73 Hz

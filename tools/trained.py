@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,11 +20,7 @@ from common.data import Columns, SensorSet
 from common.files import InputError, load_checkpoint, shorten
 from common.runs import Row, Script, describe_network, find_row, load_script
 
-UNITS = {  # of the modalities of each dataset
-    "a": {"acc": "m/s²", "gyr": "rad/s", "emg": "1"},
-    "b": {"acc": "m/s²", "gyr": "deg/s", "video": "pixels / m"},
-}
-SCRIPTS = {path.stem: path for path in Path(__file__).parents[1].glob("Dataset_*.py")}
+PROJECT = Path(__file__).parents[1]  # the folder of the scripts, those of the user included
 
 
 class Trained(NamedTuple):
@@ -70,8 +67,8 @@ class Trained(NamedTuple):
 def load_trained(path: Path) -> Trained:
     """Build the network of a checkpoint and load its weights.
 
-    The network is built from a row of a script of this collection. The description in the file
-    only selects that row and must match it exactly, except for the lookahead of a streaming
+    The network is built from a row of a script in the project's folder. The description in the
+    file only selects that row and must match it exactly, except for the lookahead of a streaming
     network, a number from 0 to a window; nothing else is built from the file itself, so an
     untrusted file can do no harm.
 
@@ -80,7 +77,7 @@ def load_trained(path: Path) -> Trained:
     """
     tensors, description = load_checkpoint(path)
     try:
-        script = _script(description)
+        script = find_script(_entry(description, "script"))
         row = _matching_row(script, description)
         with torch.device("meta"):  # no memory for initial weights, which are replaced
             network = row.network()
@@ -93,11 +90,64 @@ def load_trained(path: Path) -> Trained:
     return Trained(network.eval().requires_grad_(False), script, row, description)
 
 
+def find_script(name: object) -> Script:
+    """Import the script of that name from the project's folder.
+
+    A file is imported only if its text has a table of rows, because other files of the folder may
+    do anything when they are imported.
+
+    Raises:
+        ValueError: There is no such script.
+    """
+    path = PROJECT / f"{name}.py"
+    if not (isinstance(name, str) and name.isidentifier() and path.is_file()):
+        raise ValueError(f"there is no script {reprlib.repr(name)} in {PROJECT}")
+    if not re.search(r"^ROWS\b", path.read_text(encoding="utf-8"), re.MULTILINE):
+        raise ValueError(f"{path.name} has no table of rows")
+    return load_script(path)
+
+
+def open_script(path: Path) -> Script:
+    """Import a script that the user has named.
+
+    Raises:
+        InputError: It cannot be imported, or is not like the scripts of this collection.
+    """
+    if path.suffix != ".py" or not path.stem.isidentifier() or not path.is_file():
+        raise InputError(f"--script {path}: no such script; give a copy of one of the scripts")
+    try:
+        script = load_script(path.resolve())
+        missing = [name for name in Script.__annotations__ if not hasattr(script, name)]
+    except Exception as error:  # of the user's code: anything
+        raise InputError(f"--script {path}: {type(error).__name__}: {shorten(error)}") from error
+    if missing:
+        raise InputError(
+            f"--script {path}: no {', '.join(missing)}; give a copy of one of the scripts"
+        )
+    return script
+
+
+def dataset_name(script: Script) -> str:
+    """Return the name of a script's dataset in titles and messages: A, B, or as the script says."""
+    return {"a": "A", "b": "B"}.get(script.DATASET, script.DATASET)
+
+
 def script_columns(script: Script) -> list[str]:
     """Return all columns that a script reads."""
     columns = _no_samples()
     script.prepare(columns)
     return list(columns.nan_counts)  # has an entry for every column that was looked up
+
+
+def target_columns(script: Script) -> list[str]:
+    """Return the columns that only the targets are computed from."""
+    of_inputs = script.column_names(all_sensors(script))
+    return [name for name in script_columns(script) if name not in of_inputs]
+
+
+def all_sensors(script: Script) -> SensorSet:
+    """Return the set of all sensors and modalities."""
+    return SensorSet(tuple(script.SENSORS), tuple(script.UNITS))
 
 
 def count_channels(script: Script) -> dict[str, int]:
@@ -122,13 +172,6 @@ def _entry(description: Mapping[str, Any], name: str) -> object:
     if name not in description:
         raise ValueError(f"its description has no {name}")
     return description[name]
-
-
-def _script(description: Mapping[str, Any]) -> Script:
-    name = _entry(description, "script")
-    if name not in SCRIPTS:
-        raise ValueError(f"there is no script {reprlib.repr(name)}")
-    return load_script(SCRIPTS[name])
 
 
 def _matching_row(script: Script, description: Mapping[str, Any]) -> Row:

@@ -32,7 +32,7 @@ from common.training import FASTER, Criterion, Epoch, Loss, Progress, count_used
 from common.windows import Batch, Windows, precompute
 from synthetic_gait import write_file
 from tools.export_onnx.runtime import random_windows
-from tools.trained import SCRIPTS, count_channels
+from tools.trained import PROJECT, count_channels, find_script
 
 LONGEST_S = 60  # per row, once it has been repeated: the largest networks need minutes
 EPOCHS = 40  # over which the time of once-per-fold computations is spread
@@ -50,7 +50,7 @@ class Case(NamedTuple):
     @property
     def script(self) -> Script:
         """The script."""
-        return load_script(SCRIPTS[self.script_name])
+        return find_script(self.script_name)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -70,7 +70,8 @@ def choose_cases(datasets: Sequence[str], patterns: Sequence[str] | None) -> lis
     Raises:
         InputError: A pattern matches no row.
     """
-    cases = [Case(name, row) for name in sorted(SCRIPTS) for row in load_script(SCRIPTS[name]).ROWS]
+    scripts = [load_script(path) for path in sorted(PROJECT.glob("Dataset_*.py"))]
+    cases = [Case(Path(script.__file__).stem, row) for script in scripts for row in script.ROWS]
     cases = [case for case in cases if case.script.DATASET in datasets]
     if patterns is None:
         return [case for case in cases if _is_default(case)]

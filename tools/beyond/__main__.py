@@ -23,9 +23,9 @@ import pandas as pd
 from common.cli import ArgumentParser, positive_int, run_main, whole_number
 from common.files import InputError, write_text
 from common.metrics import score
-from common.runs import Script, load_script, script_folder
+from common.runs import Script, script_folder
 from synthetic_gait import write_file
-from tools.trained import SCRIPTS
+from tools.trained import find_script
 
 SUBJECTS, MINUTES, DATA_SEED = 8, 0.35, 42  # of the simulated walking
 KINDS = ("student", "distilled", "streaming", "distilled_streaming")
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     texts = []
     for dataset in args.datasets:
         plan = PLANS[dataset]
-        script = load_script(SCRIPTS[plan.script])
+        script = find_script(plan.script)
         data = args.data or args.out / f"dataset_{dataset}.h5"
         if not data.exists():
             data.parent.mkdir(parents=True, exist_ok=True)

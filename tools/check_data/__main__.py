@@ -1,4 +1,4 @@
-"""Check the HDF5 file of Dataset A or B before training on it.
+"""Check the HDF5 file of Dataset A or B, or your own, before training on it.
 
 Prints the subjects, minutes and windows under both protocols, and the share of NaN and the range of
 every block. Warns of values that cannot be right: wrong units, swapped axes, dead or frozen
@@ -8,6 +8,7 @@ status is 0 if everything is plausible, 1 after a warning and 2 if the file cann
 
   python -m tools.check_data data/dataset_a.h5
   python -m tools.check_data example_data.h5 --figure check.pdf
+  python -m tools.check_data data/dataset_my_gait.h5 --script my_gait.py
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import pandas as pd
 
 from common.cli import ArgumentParser, run_main
 from common.data import describe_ignored, is_synthetic, number_stretches, open_hdf5
-from common.files import InputError, explain_write_errors
+from common.files import InputError, explain_write_errors, plural
 from common.metrics import aligned_table
 from common.windows import PROTOCOLS, cut_stream, cut_stretches
 from tools.check_data.checks import check_orientation, check_subject, gravity_directions
 from tools.check_data.layout import DataFile, Layout, Part
 from tools.check_data.strides import Strides, save_figure
+from tools.trained import dataset_name, open_script
 
 FORMATS = (".png", ".pdf", ".svg")
 
@@ -39,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--figure {page}: not a figure format; use {', '.join(FORMATS)}")
     if not args.file.is_file():
         raise InputError(f"{args.file}: no such file; give the path of an HDF5 file")
+    script = open_script(args.script) if args.script else None
     with open_hdf5(args.file) as file:
-        data = DataFile(args.file, file)
+        data = DataFile(args.file, file, script)
         layout, summary, strides = data.layout, Summary(data.layout), Strides(data.layout)
         warnings = [describe_ignored(data.ignored)] if data.ignored else []
         directions = {}
@@ -62,10 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings += check_orientation(layout, directions)
     if len(summary.amounts) < 2:
         warnings.append("one subject; the scripts need one to train on and one to test on")
-    title = f"Dataset {data.dataset.upper()}"
+    title = f"Dataset {dataset_name(layout.script)}"
     if is_synthetic(args.file):
         title += ", SYNTHETIC DATA"
-    print(f"{args.file}: {title}, {len(summary.amounts)} subjects\n")
+    print(f"{args.file}: {title}, {plural(len(summary.amounts), 'subject')}\n")
     print(summary.tables())
     if not data.has_trials:
         print("\nNo `trial_starts`: windows of --protocol strict stay within an activity.")
@@ -78,7 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tools.check_data", description=__doc__)
-    parser.add_argument("file", type=Path, metavar="FILE", help="HDF5 file of either dataset")
+    parser.add_argument("file", type=Path, metavar="FILE", help="HDF5 file")
+    parser.add_argument(
+        "--script",
+        type=Path,
+        metavar="FILE",
+        help="script that reads the file, if it is not one of Dataset A or B",
+    )
     parser.add_argument(
         "--figure",
         type=Path,
@@ -119,7 +128,7 @@ class Summary:
         layout = self.layout
         self.amounts[subject] = _count(parts, layout.script.WINDOW)
         for part in parts:
-            for modality, unit in layout.units.items():
+            for modality, unit in layout.script.UNITS.items():
                 self._add_values(modality, unit, part.samples[modality])
             for k, target in enumerate(layout.script.TARGETS):
                 self._add_values(target.name, target.unit, part.samples["targets"][:, k])

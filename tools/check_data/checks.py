@@ -21,6 +21,7 @@ from tools.trained import script_columns
 
 # Of a loaded foot; 0.85 to 0.95 in level walking, with double support.
 MEDIAN_LOAD_BW = (0.6, 1.2)
+MOMENT_RANGES = {"BW·BH": (0.005, 0.5), "%BW·BH": (0.3, 30.0)}  # 99th percentile of the magnitude
 TURNED_DEGREES = 45.0
 TALLEST_M = 3.0
 
@@ -40,16 +41,18 @@ def check_subject(layout: Layout, parts: Sequence[Part]) -> Iterator[str]:
     yield from check_sentinels(used_columns, _stack(parts, used_columns))
     yield from _check_channels(layout, samples)
     yield from check_accelerometers(sensors, samples["acc"])
-    yield from check_gyroscopes(sensors, samples["gyr"], layout.units["gyr"])
+    yield from check_gyroscopes(sensors, samples["gyr"], layout.script.UNITS["gyr"])
     yield from _check_zero_imus(samples)
     for part in parts:
         for problem in check_frozen(sensors, part.samples["acc"], part.samples["gyr"], rate_hz):
             yield f"{part.activity}: {problem}" if part.activity else problem
-    yield from _check_forces(layout, samples["targets"])
-    for part in parts:
-        yield from _check_zero_forces(layout, part)
+    if layout.vertical is not None:
+        yield from _check_forces(layout, samples["targets"])
+    if layout.stance_moment is not None:
+        for part in parts:
+            yield from _check_zero_forces(layout, part)
     yield from _check_moments(layout, samples["targets"])
-    if "emg" in samples:
+    if layout.script.UNITS.get("emg") == "1":
         yield from _check_envelopes(samples["emg"])
     if "video" in samples:
         height_m = np.fmax.reduce(_stack(parts, ["body height"]), axis=None)
@@ -75,9 +78,10 @@ def _check_trial_starts(activity: str, table: h5py.Dataset) -> Iterator[str]:
 
 def _check_channels(layout: Layout, samples: Mapping[str, np.ndarray]) -> Iterator[str]:
     names = {**layout.channels, "targets": [target.name for target in layout.script.TARGETS]}
-    for modality, values in samples.items():
+    for modality, its_names in names.items():
+        values = samples[modality]
         low, high = np.fmin.reduce(values), np.fmax.reduce(values)
-        for name, least, largest in zip(names[modality], low, high, strict=True):
+        for name, least, largest in zip(its_names, low, high, strict=True):
             if np.isnan(least):
                 yield f"{name}: nothing but NaN"
             elif np.isinf(least) or np.isinf(largest):
@@ -138,10 +142,10 @@ def _check_zero_forces(layout: Layout, part: Part) -> Iterator[str]:
 
 
 def _check_moments(layout: Layout, targets: np.ndarray) -> Iterator[str]:
-    low, high = layout.moment_range
     for k, target in enumerate(layout.script.TARGETS):
         size = percentile(np.abs(targets[:, k]), 99)
-        if k not in layout.forces and not np.isnan(size) and not low <= size <= high:
+        low, high = MOMENT_RANGES.get(target.unit, (0, np.inf))
+        if not np.isnan(size) and not low <= size <= high:
             yield (
                 f"{target.name}: 99th percentile of its magnitude {size:.3g} {target.unit}, "
                 f"expected {low:g} to {high:g}; divided by body weight x height?"

@@ -1,11 +1,10 @@
-"""The layouts of the two datasets, and their files read subject by subject."""
+"""The layouts of both datasets and of scripts of one's own, and files read subject by subject."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import h5py
@@ -16,6 +15,8 @@ import Dataset_B_sensor_distillation as script_b
 from common.data import (
     COORDINATES,
     GONIOMETERS,
+    NAME,
+    NUMBER,
     PELVIS,
     TREE_COORDINATES,
     Columns,
@@ -23,9 +24,11 @@ from common.data import (
     dataset_a_tables,
     dataset_b_tables,
     ignored_members,
+    trial_tables,
 )
 from common.files import InputError
-from tools.trained import UNITS, channel_names
+from common.runs import Script
+from tools.trained import all_sensors, channel_names
 
 LOADED_BW = 0.05  # vertical force from which a foot is on the ground
 
@@ -34,41 +37,52 @@ class Layout(NamedTuple):
     """The layout of a dataset and what is plausible in it.
 
     Attributes:
-        script: the script whose sensors, targets, window and rate apply.
-        channels: modality -> names of its channels.
-        units: modality -> unit of its channels in the file.
-        forces: indices of the targets that are forces.
-        vertical: index of the target that is the vertical force.
-        moment_range: smallest and largest plausible 99th percentile of a moment's magnitude.
-        stance_moment: index of a moment that is this large only while the foot is on the ground.
+        script: the script whose sensors, targets, units, window and rate apply.
+        vertical: index of the target that is the vertical force; None if there is none.
+        stance_moment: index of a moment that is this large only while the foot is on the ground;
+            None if none is known.
         stance_moment_size: its magnitude.
         zero_channels: channels that are 0 by definition.
         others: columns whose range is of interest: block -> unit and names.
     """
 
-    script: ModuleType
-    channels: dict[str, list[str]]
-    units: dict[str, str]
-    forces: list[int]
-    vertical: int
-    moment_range: tuple[float, float]
-    stance_moment: int
-    stance_moment_size: float
-    zero_channels: frozenset[str]
-    others: dict[str, tuple[str, list[str]]]
+    script: Script
+    vertical: int | None
+    stance_moment: int | None = None
+    stance_moment_size: float = 0.0
+    zero_channels: frozenset[str] = frozenset()
+    others: Mapping[str, tuple[str, list[str]]] = {}
+
+    @property
+    def channels(self) -> dict[str, list[str]]:
+        """The names of the channels of each modality."""
+        return channel_names(self.script, all_sensors(self.script))
+
+    @property
+    def forces(self) -> list[int]:
+        """The indices of the targets that are forces in body weights."""
+        return [i for i, target in enumerate(self.script.TARGETS) if target.unit == "BW"]
+
+
+def own_layout(script: Script) -> Layout:
+    """Return the layout of a script of one's own.
+
+    The vertical force is the target in body weights that has "vertical" in its name.
+    """
+    vertical = (
+        i
+        for i, target in enumerate(script.TARGETS)
+        if target.unit == "BW" and "vertical" in target.name
+    )
+    return Layout(script, next(vertical, None))
 
 
 LAYOUTS = {
     "a": Layout(
         script=script_a,
-        channels=channel_names(script_a, script_a.SENSOR_SETS["all_imus_emg"]),
-        units=UNITS["a"],
-        forces=[4, 5, 6],
         vertical=5,
-        moment_range=(0.005, 0.5),
         stance_moment=3,  # ankle; it is near 0 in swing and 0.1 at push-off
         stance_moment_size=0.03,
-        zero_channels=frozenset(),
         others={
             "joint angles": ("degrees", [name for name in COORDINATES if name not in PELVIS[3:]]),
             "pelvis position": ("m", list(PELVIS[3:])),
@@ -81,11 +95,7 @@ LAYOUTS = {
     ),
     "b": Layout(
         script=script_b,
-        channels=channel_names(script_b, script_b.SENSOR_SETS["all_imus_video"]),
-        units=UNITS["b"],
-        forces=[2, 3, 4],
         vertical=3,
-        moment_range=(0.3, 30.0),
         stance_moment=0,  # KFM; below 0.4 in swing and 2 to 5 in stance
         stance_moment_size=1.0,
         zero_channels=frozenset(f"MidHip_{view}" for view in script_b.VIEWS),  # minus itself
@@ -95,7 +105,7 @@ LAYOUTS = {
 
 
 class Part(NamedTuple):
-    """One activity (A) or all steps (B) of a subject.
+    """One activity, or all steps (B), of a subject.
 
     Attributes:
         activity: name of the activity; empty in Dataset B.
@@ -119,33 +129,38 @@ class Part(NamedTuple):
 
 
 class DataFile:
-    """An open HDF5 file of either dataset.
+    """An open HDF5 file of either dataset, or of a script of one's own.
 
     Attributes:
-        dataset: `a` or `b`.
         layout: its layout.
         has_trials: whether the file says where its trials (A) or steps (B) start.
         ignored: members that seem to be subjects but are not read because of their names.
     """
 
-    def __init__(self, path: Path, file: h5py.File) -> None:
+    def __init__(self, path: Path, file: h5py.File, script: Script | None = None) -> None:
         """Find the tables of the file.
 
+        Args:
+            path: the file.
+            file: the open file.
+            script: the script that reads it; None for those of Dataset A or B.
+
         Raises:
-            InputError: The file does not have the layout of either dataset.
+            InputError: The file does not have the layout of either dataset, or of the script.
         """
-        if "All_subjects" in file:
-            self.dataset, self._tables = "a", dataset_a_tables(path, file)
-        elif any(key.startswith("subject_") for key in file):
-            self.dataset, self._tables = "b", dataset_b_tables(path, file)
-        else:
+        if script is None and file.attrs.get("made_by") == "tools.make_dataset":
+            raise InputError(f"{path}: not of Dataset A or B; name its script by --script")
+        dataset = script.DATASET if script else "a" if "All_subjects" in file else "b"
+        if dataset == "b" and not any(key.startswith("subject_") for key in file):
             raise InputError(
                 f"{path}: neither All_subjects (Dataset A) nor subject_01 ... (Dataset B) in it; "
                 "see docs/data.md for the layout of the file"
             )
-        self.layout = LAYOUTS[self.dataset]
-        self.ignored = ignored_members(file)
-        self.has_trials = self.dataset == "b" or all(
+        find_tables = {"a": dataset_a_tables, "b": dataset_b_tables}.get(dataset, trial_tables)
+        self._tables = find_tables(path, file)
+        self.layout = LAYOUTS[dataset] if dataset in LAYOUTS else own_layout(script)
+        self.ignored = ignored_members(file, NUMBER if dataset in LAYOUTS else NAME)
+        self.has_trials = dataset == "b" or all(
             "trial_starts" in table.dataset.attrs for table in self._tables
         )
 

@@ -64,6 +64,8 @@ class Strides:
             edges = np.diff(has_contact.astype(int), prepend=0, append=0)
             yield from zip(np.flatnonzero(edges > 0), np.flatnonzero(edges < 0), strict=True)
             return
+        if self.layout.vertical is None:
+            return
         vertical = part.samples["targets"][:, self.layout.vertical]
         is_loaded = vertical > LOADED_BW  # False for NaN
         was_unloaded = vertical[:-1] <= LOADED_BW  # False for NaN, too

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from tools.trained import UNITS, Trained, channel_names, count_channels
+from tools.trained import Trained, channel_names, count_channels
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -65,7 +65,7 @@ class NetworkOfModalities(nn.Module):
         self.state_sizes = state_sizes(trained)
         weights = (*trained.network.parameters(), *trained.network.buffers())
         self.network = copy.deepcopy(trained.network, {id(values): values for values in weights})
-        one_sample = {name: torch.zeros(1) for name in ("acc", "gyr", "emg", "video")}
+        one_sample = {name: torch.zeros(1) for name in trained.script.UNITS}
         self.is_joined = len(trained.inputs(one_sample)) == 1
         for module in list(self.network.modules()):
             if hasattr(module, "chunk"):  # a graph has no loop over chunks of time steps
@@ -181,8 +181,9 @@ def _export(trained: Trained) -> torch.onnx.ONNXProgram:
 
 def _describe(model: onnx_ir.Model, trained: Trained) -> None:
     """Describe inputs and outputs in their documentation and in the metadata of the file."""
-    script, units = trained.script, UNITS[trained.script.DATASET]
-    names, sizes = channel_names(script, trained.sensor_set), state_sizes(trained)
+    script = trained.script
+    names, units = channel_names(script, trained.sensor_set), script.UNITS
+    sizes = state_sizes(trained)
     samples = "samples" if sizes else script.WINDOW
     for node in model.graph:
         node.metadata_props.clear()  # the exporter notes paths of this machine

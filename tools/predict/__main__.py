@@ -1,10 +1,10 @@
 """Apply a trained network to a recording, with or without measured moments and forces.
 
-The recording is an HDF5 file in the layout of the network's dataset, or a text file (CSV) at any
-sampling rate with column names and a time column. Only the columns that the network reads are
-needed. Overlapping windows are blended into one curve; a streaming network predicts sample by
-sample. Warnings name channels that look faulty, and sensors, axes and units unlike those in
-training.
+The recording is an HDF5 file in the layout of the network's dataset, or a text file (CSV) with
+column names and a time column, or a MATLAB file with numeric arrays, at any sampling rate. Only the
+columns that the network reads are needed. Overlapping windows are blended into one curve; a
+streaming network predicts sample by sample. Warnings name channels that look faulty, and sensors,
+axes and units unlike those in training.
 
 Writes into --out: prediction.csv (a line per sample: where it comes from, its time and the targets;
 empty where nothing can be predicted), prediction.png and prediction.json (checkpoint, data,
@@ -18,7 +18,7 @@ FILE is a checkpoint of a run: outputs/<script>/<run>/checkpoints/<row>-subject_
 Text files are read as devices and spreadsheets write them: commas, semicolons or tabs between
 columns, decimal points or commas, UTF-8 or UTF-16, lines above the column names, a line of units
 below them (which sets --acc-unit, --gyr-unit and --time-unit), and dates or times of day as time.
-Columns with other names are mapped by --columns, in pairs NETWORK=YOURS, with a minus sign where
+Columns with other names are mapped by --columns, in pairs OURS=YOURS, with a minus sign where
 your axis points the other way:
 
   python -m tools.predict --checkpoint FILE --data walk.csv --out outputs/walk --time-unit us \\
@@ -39,17 +39,17 @@ import h5py
 import torch
 
 from common import training
-from common.cli import ArgumentParser, add_device, positive_float, positive_int, run_main
+from common.cli import ArgumentParser, add_device, positive_int, run_main
 from common.data import DATASET_A_ACTIVITIES, is_synthetic
 from common.files import InputError
 from tools.predict import output
-from tools.predict.csv_file import SECONDS, Clock, parse_mapping, read_csv
 from tools.predict.prediction import predict_as_tested, predict_recording
-from tools.predict.recording import ACC_UNITS, GYR_UNITS, Units, join_pieces, read_hdf5
+from tools.predict.recording import join_pieces, read_file, read_hdf5
 from tools.trained import load_trained
+from tools.trial_file import Units, add_flags, parse_clock, parse_mapping
 
 ONLY_HDF5 = ("subject", "activity", "as_tested")
-ONLY_CSV = ("columns", "time_column", "time_unit", "max_gap")
+ONLY_CSV = ("columns", "time_column", "time_unit", "recorded_hz", "max_gap")
 NOT_AS_TESTED = ("hop", "activity", "acc_unit", "gyr_unit")
 
 
@@ -81,9 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if h5py.is_hdf5(args.data):
             pieces = read_hdf5(args.data, trained, args.subject, args.activity)
         else:
-            clock = Clock(args.time_column or "time", args.time_unit, args.max_gap or 0.03)
             mapping = parse_mapping(args.columns or (), script)
-            pieces, units = read_csv(args.data, trained, clock, units, mapping)
+            pieces, units = read_file(args.data, trained, parse_clock(args), units, mapping)
         samples = join_pieces(args.data, trained, pieces, units)
         result = predict_recording(trained, args.data, samples, hop, device)
     print(f"\n{output.table(result, script.TARGETS)}\n")
@@ -149,16 +148,21 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tools.predict", description=__doc__)
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, metavar="FILE", help="a trained network")
-    add("--data", type=Path, required=True, metavar="FILE", help="the recording, HDF5 or CSV")
+    add(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the recording: HDF5, CSV or MATLAB",
+    )
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write into")
     add("--subject", metavar="ID", help="subject in an HDF5 file (default: the only one)")
     add(
         "--activity",
         nargs="+",
-        choices=DATASET_A_ACTIVITIES,
         metavar="NAME",
-        help=f"activities of Dataset A: {', '.join(DATASET_A_ACTIVITIES)} (default: all in the "
-        "file)",
+        help=f"activities in an HDF5 file, in Dataset A {', '.join(DATASET_A_ACTIVITIES)} "
+        "(default: all in the file)",
     )
     add(
         "--hop",
@@ -174,37 +178,7 @@ def _parser() -> ArgumentParser:
         "this gives the numbers in its predictions/, which shows that the checkpoint belongs to "
         "these results",
     )
-    add(
-        "--acc-unit",
-        choices=ACC_UNITS,
-        help="unit of the accelerometers (default: that in a line of units, or m/s2)",
-    )
-    add(
-        "--gyr-unit",
-        choices=GYR_UNITS,
-        help="unit of the gyroscopes (default: that in a line of units, or that of the dataset, "
-        "rad/s in A, deg/s in B)",
-    )
-    add(
-        "--columns",
-        nargs="+",
-        metavar="NETWORK=[-]YOURS",
-        help="names of the columns in a CSV, as pairs or as one FILE with the columns yours,ours "
-        "(default: the names of the dataset)",
-    )
-    add("--time-column", metavar="NAME", help="name of the time column in a CSV (default: time)")
-    add(
-        "--time-unit",
-        choices=SECONDS,
-        help="unit of the time in a CSV (default: that in its line of units, or s)",
-    )
-    add(
-        "--max-gap",
-        type=positive_float,
-        metavar="SECONDS",
-        help="gaps in a CSV are interpolated up to this length, or two sampling intervals if that "
-        "is longer; a longer gap splits the recording (default: 0.03)",
-    )
+    add_flags(parser)
     add_device(parser)
     return parser
 

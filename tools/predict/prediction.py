@@ -20,6 +20,7 @@ from common.data import Recording
 from common.files import InputError
 from common.training import predict_stream
 from common.windows import PROTOCOLS, Windows, cut_filled, cut_sequences, cut_windows
+from tools.plausibility import percentile
 from tools.predict.recording import STRETCH, TIME, Samples, choose_subject
 from tools.predict.sensors import find_doubts
 from tools.trained import Trained
@@ -29,6 +30,7 @@ SEQUENCE = 500  # samples of a stream that are predicted at once
 WARM_UP_CALLS, TIMED_CALLS = 3, 10
 TIMED_SAMPLES = 100  # of a stream
 MAX_THREADS = 1024
+OTHER_UNIT = 20.0  # times the estimates: newtons are 500 times body weights
 
 
 class Prediction(NamedTuple):
@@ -101,6 +103,9 @@ def predict_recording(
         )
     print(delay)
     truth = samples.values["targets"].numpy()
+    for warning in _compare_sizes(trained, prediction, truth):
+        print(f"WARNING: {warning}")
+        warnings.append(warning)
     return Prediction(samples.labels, samples.stretch, prediction, truth, delay, warnings)
 
 
@@ -255,6 +260,17 @@ def _median_s(compute: Callable[[], Tensor], calls: int) -> float:
     seconds = timeit.repeat(lambda: compute().cpu(), number=1, repeat=WARM_UP_CALLS + calls)
     torch.set_num_threads(threads)
     return float(np.median(seconds[WARM_UP_CALLS:]))
+
+
+def _compare_sizes(trained: Trained, prediction: np.ndarray, truth: np.ndarray) -> Iterator[str]:
+    """Yield the targets whose measured values must have another unit than the estimates."""
+    for k, target in enumerate(trained.script.TARGETS):
+        sizes = [percentile(np.abs(values[:, k]), 99) for values in (truth, prediction)]
+        if sizes[0] > OTHER_UNIT * sizes[1]:  # False for NaN
+            yield (
+                f"{target.name}: measured values are {sizes[0] / sizes[1]:.0f} times as large as "
+                f"the estimates; not in {target.unit}? Then its NRMSE means nothing"
+            )
 
 
 # The test of the run ------------------------------------------------------------------------------

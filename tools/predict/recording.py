@@ -19,18 +19,19 @@ from common.data import (
     Table,
     dataset_a_tables,
     dataset_b_tables,
+    find_subject,
     number_stretches,
     open_hdf5,
+    trial_tables,
 )
 from common.files import InputError
 from common.runs import Script
-from tools.signals import TO_M_S2, TO_RAD_S
-from tools.trained import UNITS, Trained, script_columns
+from tools.trained import Trained, dataset_name, target_columns
+from tools.trial_file import Clock, Source, Units, print_template, read_trial
 
 TIME = "time (s)"
+TIME_DIGITS = 6  # in s
 STRETCH = "stretch"
-ACC_UNITS = {"m/s2": TO_M_S2["m/s²"], "g": TO_M_S2["g"]}  # in m/s², the unit of both datasets
-GYR_UNITS = TO_RAD_S  # in rad/s
 
 
 class Piece(NamedTuple):
@@ -70,34 +71,9 @@ class Samples:
     recorded_hz: float
 
 
-class Units(NamedTuple):
-    """Units of a recording; None for those of the dataset.
-
-    Attributes:
-        acc: a key of `ACC_UNITS`.
-        gyr: a key of `GYR_UNITS`.
-    """
-
-    acc: str | None
-    gyr: str | None
-
-    def factors(self, dataset: str) -> dict[str, float]:
-        """Return, per modality, the factor to the unit of the dataset, `a` or `b`."""
-        own_unit = UNITS[dataset]["gyr"]
-        gyr_factor = GYR_UNITS[self.gyr or own_unit] / GYR_UNITS[own_unit]
-        return {"acc": ACC_UNITS[self.acc or "m/s2"], "gyr": gyr_factor}
-
-
 def input_columns(trained: Trained) -> list[str]:
     """Return the columns that the network's inputs are computed from."""
     return trained.script.column_names(trained.sensor_set)
-
-
-def target_columns(script: Script) -> list[str]:
-    """Return the columns that only the targets are computed from."""
-    sets = script.SENSOR_SETS.values()
-    of_inputs = {name for sensor_set in sets for name in script.column_names(sensor_set)}
-    return [name for name in script_columns(script) if name not in of_inputs]
 
 
 def columns_to_read(path: Path, trained: Trained, names: Sequence[str]) -> list[str]:
@@ -137,7 +113,7 @@ def join_pieces(path: Path, trained: Trained, pieces: Iterable[Piece], units: Un
     Raises:
         InputError: There is no piece, or a value is infinite.
     """
-    factors = units.factors(trained.script.DATASET)
+    factors = units.factors(trained.script)
     labels, values, stretches, recorded, count = [], [], [], [], 0
     for piece in pieces:
         prepared = _prepare(trained, piece.columns, factors)
@@ -179,7 +155,34 @@ def _prepare(trained: Trained, columns: Columns, factors: Mapping[str, float]) -
     return samples
 
 
-# HDF5 ---------------------------------------------------------------------------------------------
+# Files --------------------------------------------------------------------------------------------
+
+
+def read_file(
+    path: Path, trained: Trained, clock: Clock, units: Units, mapping: Mapping[str, Source]
+) -> tuple[list[Piece], Units]:
+    """Read a CSV or MATLAB file; the arguments are those of `read_trial`.
+
+    Returns:
+        A piece per stretch; and the units, those of the file where the user has given none.
+
+    Raises:
+        InputError: The file cannot be used; the message names the place and the remedy.
+    """
+    with print_template():
+        trial = read_trial(path, trained.script, trained.sensor_set, clock, units, mapping)
+    for note in (*trial.notes, *(f"NOTICE: {notice}" for notice in trial.notices)):
+        print(note)
+    count = len(trial.stretches)
+    if count > 1:
+        print(f"NOTICE: gaps split the recording into {count} stretches; see --max-gap")
+    positions = {name: i for i, name in enumerate(trial.names)}
+    pieces = []
+    for number, (time_s, values, recorded) in enumerate(trial.stretches):
+        labels = {TIME: np.round(trial.start_s + time_s, TIME_DIGITS)}
+        columns = Columns(path, "the table", positions, values)
+        pieces.append(Piece(labels, columns, np.full(len(values), number), recorded, trial.own_hz))
+    return pieces, trial.units
 
 
 def read_hdf5(
@@ -191,7 +194,7 @@ def read_hdf5(
         path: the file.
         trained: the network.
         subject: id of the subject; None for the only one.
-        activities: activities of Dataset A; None for all that the file has.
+        activities: activities to read, not in Dataset B; None for all that the file has.
 
     Yields:
         A piece per activity (Dataset A), or one of all steps (Dataset B).
@@ -201,15 +204,17 @@ def read_hdf5(
     """
     script = trained.script
     with open_hdf5(path) as file:
-        _check_dataset(path, file, script.DATASET)
-        if script.DATASET == "a":
-            tables, trial_label = _tables_a(path, file, subject, activities), "trial"
-        elif activities is not None:
-            raise InputError("--activity: Dataset B has no activities; leave the flag out")
-        else:
+        _check_dataset(path, file, script)
+        if script.DATASET == "b":
+            if activities is not None:
+                raise InputError("--activity: Dataset B has no activities; leave the flag out")
             by_subject = {table.subject: table for table in dataset_b_tables(path, file)}
             chosen = choose_subject(path, list(by_subject), subject)
             tables, trial_label = [by_subject[chosen]], "step"
+        else:
+            is_a = script.DATASET == "a"
+            tables = dataset_a_tables(path, file, False) if is_a else trial_tables(path, file)
+            tables, trial_label = _choose_tables(path, tables, subject, activities), "trial"
         for table in tables:
             block = table.read()
             samples = len(block.trial)
@@ -229,7 +234,7 @@ def read_hdf5(
 
 
 def choose_subject(path: Path, subjects: Sequence[str], wanted: str | None) -> str:
-    """Return the wanted subject, by number (`7` matches `07`), or the only one for None.
+    """Return the wanted subject (`7` matches `07`), or the only one for None.
 
     Raises:
         InputError: There is no such subject, or there are several to choose from.
@@ -239,28 +244,27 @@ def choose_subject(path: Path, subjects: Sequence[str], wanted: str | None) -> s
         if len(subjects) > 1:
             raise InputError(f"{path}: several subjects; --subject takes one of {listed}")
         return subjects[0]
-    by_number = {int(subject): subject for subject in subjects}
-    if not wanted.isdecimal() or int(wanted) not in by_number:
+    found = find_subject(subjects, wanted)
+    if found is None:
         raise InputError(f"{path}: no subject {wanted}; --subject takes one of {listed}")
-    return by_number[int(wanted)]
+    return found
 
 
-def _check_dataset(path: Path, file: h5py.File, dataset: str) -> None:
+def _check_dataset(path: Path, file: h5py.File, script: Script) -> None:
     is_a = "All_subjects" in file
     is_b = any(key.startswith("subject_") for key in file)
-    if (is_b and not is_a) if dataset == "a" else is_a:
-        found = "B" if dataset == "a" else "A"
+    if is_a if script.DATASET == "b" else is_b and not is_a:
+        found = "A" if is_a else "B"
         raise InputError(
-            f"{path}: a file of Dataset {found}, but the network reads Dataset {dataset.upper()}; "
-            f"use a checkpoint of Dataset {found}"
+            f"{path}: a file of Dataset {found}, but the network reads Dataset "
+            f"{dataset_name(script)}; use a checkpoint of Dataset {found}"
         )
 
 
-def _tables_a(
-    path: Path, file: h5py.File, subject: str | None, activities: Sequence[str] | None
+def _choose_tables(
+    path: Path, tables: Sequence[Table], subject: str | None, activities: Sequence[str] | None
 ) -> list[Table]:
     """Return the activities of one subject; unlike for training, one of them is enough."""
-    tables = dataset_a_tables(path, file, all_activities=False)
     if not tables:
         raise InputError(f"{path}: no activity; add one of {' '.join(DATASET_A_ACTIVITIES)}")
     subjects = list(dict.fromkeys(table.subject for table in tables))

@@ -23,7 +23,7 @@ from tools.plausibility import (
     longest_constant_run,
 )
 from tools.predict.recording import Samples, input_columns
-from tools.trained import UNITS, Trained
+from tools.trained import Trained
 
 CLIPPED_SHARE = 0.005  # of the samples at an extreme value ...
 CLIPPED_RATIO = 5.0  # ... times as many as at a value next to it
@@ -150,7 +150,7 @@ def _differences(
     """Yield what is implausible in the inputs `(samples, C)`, or unlike the training."""
     sensors = trained.sensor_set.sensors
     count = len(sensors)
-    gyr_unit = UNITS[trained.script.DATASET]["gyr"]
+    gyr_unit = trained.script.UNITS["gyr"]
     acc, gyr = np.split(inputs[:, : 6 * count], 2, axis=1)
     implausible = set(faulty)
     for k, sensor in enumerate(sensors):

@@ -23,7 +23,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.cli import ArgumentParser, positive_int, run_main
-from common.files import InputError
+from common.files import InputError, plural
 from tools.prepare_dataset_a.download import (
     Download,
     Person,
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         used = sum(count_trials(path, number)[0] for number, path in sources.items())
         if sources and not is_refused:
             output.assemble(sources)
-    print(f"Used: {used} trials of {len(sources)} subjects")
+    print(f"Used: {plural(used, 'trial')} of {plural(len(sources), 'subject')}")
     print(f"Skipped: {skipped.total()}")
     for kind, count in skipped.most_common():
         print(f"  {count} x {kind}")

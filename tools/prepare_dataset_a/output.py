@@ -25,13 +25,8 @@ from common.files import InputError, explain_write_errors, shorten, write_atomic
 from tools.prepare_dataset_a.checks import RATE_HZ
 from tools.prepare_dataset_a.download import Person, RawTrial, format_subject
 from tools.prepare_dataset_a.plates import FORCE_CUTOFF_HZ
-from tools.prepare_dataset_a.trial import (
-    BODY_WEIGHT_M_S2,
-    EMG_BAND_HZ,
-    ENVELOPE_CUTOFF_HZ,
-    Converted,
-)
-from tools.signals import ANTI_ALIASING_CUTOFF
+from tools.prepare_dataset_a.trial import EMG_BAND_HZ, ENVELOPE_CUTOFF_HZ, Converted
+from tools.signals import ANTI_ALIASING_CUTOFF, BODY_WEIGHT_M_S2
 
 _MADE_BY = "tools.prepare_dataset_a"
 _CHUNK_SAMPLES = 2048  # 1 MB of 129 float32 columns

@@ -36,10 +36,16 @@ from tools.prepare_dataset_a.checks import (
 )
 from tools.prepare_dataset_a.download import Person, RawTrial, UnusableError, read_table, to_numbers
 from tools.prepare_dataset_a.plates import compute_ground_reaction, find_right_plates
-from tools.signals import TO_M_S2, TO_RAD_S, anti_alias, filter_zero_phase, interpolate
+from tools.signals import (
+    BODY_WEIGHT_M_S2,
+    TO_M_S2,
+    TO_RAD_S,
+    anti_alias,
+    filter_zero_phase,
+    interpolate,
+)
 
 SENSORS_HZ = {"id": 200, "imu": 200, "ik": 200, "jp": 200, "fp": 1000, "emg": 1000, "gon": 1000}
-BODY_WEIGHT_M_S2 = 9.8  # the paper's: body weight in N = 9.8 m/s² x mass in kg
 # The paper's band is 20-460 Hz, but the download has already been band-passed to 20-400 Hz.
 EMG_BAND_HZ = (20.0, 400.0)
 ENVELOPE_CUTOFF_HZ = 6.0  # the paper's

@@ -28,7 +28,7 @@ from pathlib import Path
 import pandas as pd
 
 from common.cli import ArgumentParser, run_main
-from common.files import InputError, explain_write_errors, write_text
+from common.files import InputError, explain_write_errors, plural, write_text
 from tools.report import figures, tables
 from tools.report.html import Section, html_page
 from tools.report.runs import Results, load_results
@@ -129,7 +129,8 @@ def _introduction(results: Results) -> str:
     if results.is_synthetic:
         paragraphs.append(f"**{tables.SYNTHETIC_NOTE}**")
     paragraphs.append(
-        f"Data: {data['file']}, {len(data['subjects'])} subjects. Training: {results.training}."
+        f"Data: {data['file']}, {plural(len(data['subjects']), 'subject')}. "
+        f"Training: {results.training}."
     )
     if results.notices:
         paragraphs.append("\n".join(f"- NOTICE: {notice}" for notice in results.notices))

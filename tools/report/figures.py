@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from common import plots
-from common.files import InputError, write_figure
+from common.files import InputError, plural, write_figure
 from tools.report import paper
 from tools.report.runs import Results, load_histories
 from tools.report.statistics import limits_of_agreement
@@ -93,10 +93,6 @@ def _draw_figures(
         yield f"learning_curves-{script}", plots.learning_curves(history, title)
 
 
-def _count(subjects: int) -> str:
-    return f"{subjects} test subject" + ("s" if subjects > 1 else "")
-
-
 def models_figure(results: Results, number: str, rows: dict[str, list[str]]) -> Figure:
     """Draw the NRMSE of a table's rows, a point per subject, with boxes if there are enough.
 
@@ -131,7 +127,8 @@ def models_figure(results: Results, number: str, rows: dict[str, list[str]]) -> 
         axes.set_yticks(positions, [paper.label(row) for row in names], fontsize=8)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
-        axes.set_title(f"{sensor_set}, {len(subjects)} common subjects", fontsize=9, loc="left")
+        title = f"{sensor_set}, {plural(len(subjects), 'common subject')}"
+        axes.set_title(title, fontsize=9, loc="left")
     all_axes[-1].set_xlabel(NRMSE_LABEL)
     figure.suptitle(
         f"Models of Table {number}, {results.label}\nA point per subject; boxes (for at least "
@@ -159,7 +156,7 @@ def parameters_figure(results: Results) -> Figure:
     points = metrics.groupby("row")[["parameters", "sensor_set"]].first()
     points["nrmse"] = subject_means(metrics, "nrmse_percent").mean(axis=1)
     pairs = zip(points.index, points["sensor_set"], strict=True)
-    points = points.loc[[row for row, _ in paper.sort_rows(results.dataset, pairs)]]
+    points = points.loc[[row for row, _ in paper.sort_rows(list(results.imus), pairs)]]
     points["model"] = [paper.MODELS.get(paper.kind(row), "ablation") for row in points.index]
     figure = Figure(figsize=(9, 6.5))
     axes = figure.subplots()
@@ -177,7 +174,7 @@ def parameters_figure(results: Results) -> Figure:
         axes.annotate(str(number), place, xytext=(4, 4), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
     axes.set(xlabel="used parameters", ylabel=NRMSE_LABEL)
-    title = f"NRMSE against parameters, {results.label}, {_count(len(subjects))}"
+    title = f"NRMSE against parameters, {results.label}, {plural(len(subjects), 'test subject')}"
     axes.set_title(title, fontsize=10)
     handles, texts = axes.get_legend_handles_labels()
     axes.get_legend().remove()
@@ -192,7 +189,7 @@ def parameters_figure(results: Results) -> Figure:
 
 def _draw_against_imus(results: Results) -> Iterator[tuple[str, Figure]]:
     """Draw naive and distilled students and the teacher on the subjects they have in common."""
-    imus = paper.SPARSE_SETS[results.dataset]
+    imus = results.imus
     metrics = results.metrics.assign(kind=results.metrics["row"].map(paper.kind))
     students = metrics["kind"].isin(["student", "distilled"]) & metrics["sensor_set"].isin(imus)
     if not students.any():
@@ -206,11 +203,11 @@ def _draw_against_imus(results: Results) -> Iterator[tuple[str, Figure]]:
         )
         return
     metrics = metrics[metrics["test_subject"].isin(subjects) & (metrics["activity"] == "all")]
-    count = {**imus, paper.FULL_SET[results.dataset]: max(imus.values())}
-    metrics = metrics.assign(imus=metrics["sensor_set"].map(count), third="")
+    metrics = metrics.assign(imus=metrics["sensor_set"].map(imus), third="")
     figure = plots.nrmse_against_imus(metrics)
     figure.axes[0].set_title(
-        f"NRMSE against number of IMUs, {results.label}\n{_count(len(subjects))}; mean and SD",
+        f"NRMSE against number of IMUs, {results.label}\n"
+        f"{plural(len(subjects), 'test subject')}; mean and SD",
         fontsize=10,
     )
     yield "nrmse_against_imus", figure
@@ -218,7 +215,7 @@ def _draw_against_imus(results: Results) -> Iterator[tuple[str, Figure]]:
 
 def default_agreement_rows(results: Results) -> list[str]:
     """Return the teacher and the distilled student with the fewest IMUs, else the best row."""
-    students = [f"distilled-{name}" for name in paper.SPARSE_SETS[results.dataset]]
+    students = [f"distilled-{name}" for name in results.imus]
     present = set(results.metrics["row"])
     chosen = [row for row in ["teacher"] if row in present]
     chosen += [row for row in students if row in present][:1]
@@ -302,7 +299,7 @@ def _draw_agreement(results: Results, row: str) -> Iterator[tuple[str, Figure]]:
         print(f"{row}: no Bland-Altman and scatter plots, because {missing[0]} is missing.")
         return
     panels = load_panels(paths)
-    title = f"{row}, {results.label}, {_count(len(paths))}"
+    title = f"{row}, {results.label}, {plural(len(paths), 'test subject')}"
     yield f"bland_altman-{row}", bland_altman_figure(title, panels)
     yield f"scatter-{row}", scatter_figure(title, panels)
 

@@ -7,7 +7,7 @@ us are listed; a report shows them in a column of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 SUBJECTS = {"A": 20, "B": 17}  # of the paper's datasets
@@ -149,7 +149,9 @@ def label(row: str) -> str:
 
 
 def table(dataset: str, script: str, sensor_set: str) -> PaperTable:
-    """Return the table that a script's rows of a sensor set belong to."""
+    """Return the table that a script's rows of a sensor set belong to; all, if not the paper's."""
+    if dataset not in SUBJECTS:
+        return PaperTable("1", "All rows")
     sensors = {"A": "IMUs and EMG", "B": "IMUs and video"}[dataset]
     is_full = sensor_set == FULL_SET[dataset]
     if script.endswith("model_ablation"):
@@ -161,9 +163,8 @@ def table(dataset: str, script: str, sensor_set: str) -> PaperTable:
     return PaperTable({"A": "III", "B": "IV"}[dataset], "Sparse IMUs")
 
 
-def sort_rows(dataset: str, rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Sort pairs of row and sensor set in the paper's order; unknown ones come last."""
-    sets = [*SPARSE_SETS[dataset], FULL_SET[dataset]]
+def sort_rows(sets: Sequence[str], rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Sort pairs of row and sensor set by set and the paper's models; unknown ones come last."""
     kinds = [*ABLATION, *MORE_ABLATION, *MODELS, *BEYOND]
 
     def position(pair: tuple[str, str]) -> tuple[bool, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ import pandas as pd
 from common.files import InputError
 from common.metrics import COLUMNS, METRICS
 from tools.report import paper
+from tools.trained import dataset_name, find_script
 
 SHARED_SETTINGS = ("data", "protocol", "epochs", "patience", "batch_size", "seed", "loss")
 DEFAULTS = {"loss": "pooled"}  # of settings that a run notes only if they differ from the paper's
@@ -43,7 +45,8 @@ class Results:
 
     Attributes:
         name: name of these results and of their folder in the report.
-        dataset: `A` or `B`.
+        dataset: `A`, `B`, or the name of one's own.
+        imus: number of IMUs in each sensor set, in the order of the tables.
         settings: the settings that the runs share.
         metrics: metrics of all runs in long form, with the columns `script` and `folder` added.
         runs: the runs.
@@ -54,6 +57,7 @@ class Results:
 
     name: str
     dataset: str
+    imus: dict[str, int]
     settings: dict[str, Any]
     metrics: pd.DataFrame
     runs: list[Run]
@@ -130,8 +134,7 @@ def load_run(folder: Path) -> Run:
         missing = {"script", *SHARED_SETTINGS} - set(settings)
         if missing:
             raise ValueError(f"the settings lack {', '.join(sorted(missing))}")
-        if _dataset(settings) not in ("A", "B"):
-            raise ValueError(f"script {settings['script']} belongs to neither dataset")
+        _dataset(settings)  # the script is known
         data = settings["data"]
         if not isinstance(data["file"], str) or not isinstance(data["subjects"], list):
             raise ValueError("the data need the name of a file and a list of subjects")
@@ -200,7 +203,22 @@ def _check_complete(metrics: pd.DataFrame) -> None:
 
 
 def _dataset(settings: dict[str, Any]) -> str:
-    return settings["script"].removeprefix("Dataset_")[:1]
+    """Return the dataset of a run, by the name of its script or as the script says."""
+    of_paper = re.match("Dataset_([AB])_", settings["script"])
+    return of_paper[1] if of_paper else dataset_name(find_script(settings["script"]))
+
+
+def _count_imus(dataset: str, runs: Sequence[Run]) -> dict[str, int]:
+    """Return the number of IMUs in each sensor set of a dataset."""
+    if dataset in paper.SPARSE_SETS:
+        sparse = paper.SPARSE_SETS[dataset]
+        return {**sparse, paper.FULL_SET[dataset]: max(sparse.values())}
+    scripts = [find_script(run.settings["script"]) for run in runs]
+    return {
+        name: len(sensor_set.sensors)
+        for script in scripts
+        for name, sensor_set in script.SENSOR_SETS.items()
+    }
 
 
 def _merge(runs: Sequence[Run]) -> Results:
@@ -241,6 +259,7 @@ def _merge(runs: Sequence[Run]) -> Results:
     return Results(
         f"{dataset}-{settings['protocol']}",
         dataset,
+        _count_imus(dataset, runs),
         settings,
         metrics[~is_streaming].drop(columns="lookahead_ms"),
         list(runs),

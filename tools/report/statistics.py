@@ -17,6 +17,7 @@ from scipy import linalg, stats
 from statsmodels.stats.anova import AnovaRM
 from statsmodels.stats.multitest import multipletests
 
+from common.files import plural
 from tools.report import paper
 from tools.report.runs import Results
 from tools.report.tables import Cell, Number, Table, common_subjects, rows_by_table, subject_means
@@ -281,7 +282,8 @@ def _common_values(results: Results, rows: list[str]) -> pd.DataFrame:
 
 
 def _too_few(values: pd.DataFrame) -> str:
-    return f"no test: {len(values)} common subjects, at least {MIN_SUBJECTS} are needed"
+    count = plural(len(values), "common subject")
+    return f"no test: {count}, at least {MIN_SUBJECTS} are needed"
 
 
 def _anova_cells(test: Anova) -> dict[str, Cell]:
@@ -323,7 +325,7 @@ def _paired_cells(tests: PairedTests) -> dict[str, Cell]:
 
 def _distillation_table(results: Results) -> Table:
     rows: list[dict[str, Cell]] = []
-    for sensor_set in paper.SPARSE_SETS[results.dataset]:
+    for sensor_set in results.imus:
         pair = [f"student-{sensor_set}", f"distilled-{sensor_set}"]
         if not set(results.metrics["row"]).issuperset(pair):
             continue

@@ -13,12 +13,12 @@ import torch
 
 from common.files import InputError
 from common.metrics import score
-from common.runs import Row, Script, find_row, load_script
+from common.runs import Row, Script, find_row
 from tools.benchmark.inference import count_multiply_adds
 from tools.report import paper
 from tools.report.runs import Results
 from tools.report.tables import SHOWN_METRICS, Cell, Table, mean_sd
-from tools.trained import SCRIPTS, count_channels
+from tools.trained import count_channels, find_script
 
 COMPARED = {"student", "distilled", *paper.BEYOND}  # kinds of rows
 NOTES = [
@@ -50,7 +50,7 @@ def streaming_tables(results: Results) -> list[Table]:
     lines: list[dict[str, Cell]] = []
     scores: list[pd.DataFrame] = []
     known = runs.drop_duplicates("row").set_index("row")
-    pairs = paper.sort_rows(results.dataset, known["sensor_set"].items())
+    pairs = paper.sort_rows(list(results.imus), known["sensor_set"].items())
     for sensor_set in dict.fromkeys(name for _, name in pairs):
         rows = [row for row, name in pairs if name == sensor_set and row in files]
         subjects = [s for s in results.subjects if rows and all(s in files[row] for row in rows)]
@@ -139,7 +139,7 @@ def _scores(paths: Sequence[Path], rows: Sequence[str], subject: str) -> pd.Data
 
 def _costs(line: pd.Series) -> dict[str, Cell]:
     """Return model, parameters, multiply-adds and delay of a row, from a line of its metrics."""
-    script = load_script(SCRIPTS[line["script"]])
+    script = find_script(line["script"])
     row = find_row(script, _row_name(line.name))
     delay_ms, multiply_adds = delay_and_multiply_adds(script, row)
     if row.is_beyond_paper and pd.notna(line["lookahead_ms"]):

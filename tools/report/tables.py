@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pandas as pd
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
-from common.files import InputError
+from common.files import InputError, plural
 from tools.report import paper
 from tools.report.runs import DEFAULTS, Results
 
@@ -183,7 +183,7 @@ def rows_by_table(results: Results) -> dict[paper.PaperTable, dict[str, list[str
     scripts = dict(zip(known["row"], known["script"], strict=True))
     tables: dict[paper.PaperTable, dict[str, list[str]]] = {}
     pairs = zip(known["row"], known["sensor_set"], strict=True)
-    for row, sensor_set in paper.sort_rows(results.dataset, pairs):
+    for row, sensor_set in paper.sort_rows(list(results.imus), pairs):
         table = paper.table(results.dataset, scripts[row], sensor_set)
         tables.setdefault(table, {}).setdefault(sensor_set, []).append(row)
     return dict(sorted(tables.items(), key=lambda item: item[0].number))
@@ -194,8 +194,10 @@ def summary_tables(results: Results) -> list[Table]:
     tables = []
     for table, by_sensor_set in rows_by_table(results).items():
         rows = sum(by_sensor_set.values(), [])
-        source = "not in the paper" if "," in table.number else f"Table {table.number} of the paper"
-        title = f"{table.title}, {results.label} ({source})"
+        title = f"{table.title}, {results.label}"
+        if results.dataset in paper.SUBJECTS:
+            is_extra = "," in table.number
+            title += " (not in the paper)" if is_extra else f" (Table {table.number} of the paper)"
         tables.append(_means_table(results, rows, table, title))
         tables += [_per_target_table(results, rows, m, table.stem, title) for m in SHOWN_METRICS]
     return tables
@@ -209,7 +211,7 @@ def _means_table(
     body = [_summarize_row(results, row) for row in rows]
     for row, cells in zip(rows, body, strict=True):
         if not _same_subjects(metrics):
-            name = f"NRMSE % on {len(common)} common subjects"
+            name = f"NRMSE % on {plural(len(common), 'common subject')}"
             cells[name] = mean_sd(means.loc[row, common], 2)
         if is_comparable_to_paper(results):
             cells["paper's NRMSE %"] = paper.NRMSE_PERCENT[results.dataset].get(row)
@@ -259,9 +261,10 @@ def _notes(results: Results, metrics: pd.DataFrame, rows: Sequence[str], number:
             notes.append(paper.LSTM_NOTE[results.dataset])
         if results.dataset == "B" and any(paper.kind(row) == "distilled" for row in rows):
             notes.append(paper.DISTILLATION_NOTE)
-    elif not results.is_synthetic:
+    elif results.dataset in paper.SUBJECTS and not results.is_synthetic:
         theirs = f"{paper.SUBJECTS[results.dataset]} subjects, protocol `paper`"
-        ours = f"{len(results.subjects)} subjects, protocol `{results.settings['protocol']}`"
+        count = plural(len(results.subjects), "subject")
+        ours = f"{count}, protocol `{results.settings['protocol']}`"
         if results.settings["loss"] != DEFAULTS["loss"]:
             ours += f", loss `{results.settings['loss']}`"
         notes.append(
@@ -277,7 +280,7 @@ def _notes(results: Results, metrics: pd.DataFrame, rows: Sequence[str], number:
 
 def is_comparable_to_paper(results: Results) -> bool:
     """Return whether data are measured, and subjects, protocol and loss are the paper's."""
-    is_whole = len(results.subjects) == paper.SUBJECTS[results.dataset]
+    is_whole = len(results.subjects) == paper.SUBJECTS.get(results.dataset)
     papers = {"protocol": "paper", **DEFAULTS}
     is_papers = all(results.settings[name] == value for name, value in papers.items())
     return is_whole and is_papers and not results.is_synthetic

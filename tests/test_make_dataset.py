@@ -1,0 +1,280 @@
+"""Trials and subjects that cannot be used are named with the remedy; MATLAB is read like CSV."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.io import savemat
+
+from common.data import find_subject, read_trials, sort_subjects
+from common.files import InputError
+from tests import own_data
+from tests.conftest import Capture
+from tests.own_data import PEOPLE, simulate, write_csv
+from tests.test_docs import TEXT, blocks
+from tools import trained
+from tools.make_dataset.__main__ import main
+from tools.trained import find_script
+from tools.trial_file import parse_mapping
+
+PYTHON = [block for language, block in blocks(own_data.PAGE) if language == "python"]
+MAPPING = TEXT[own_data.PAGE].partition("yours,ours\n")[2].partition("```")[0]
+UNITS = ["--time-column", "Time", "--acc-unit", "g", "--gyr-unit", "deg/s"]
+ANNA = Path("trials/Anna/level/01.csv")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the working directory, with one trial of each of two subjects and a script."""
+    name = "own_trials_script"
+    own_data.copy_script("Dataset_A_Sensor_Distillation.py", tmp_path, PYTHON, f"{name}.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(trained, "PROJECT", tmp_path)
+    for subject in ("Anna", "ben-2"):
+        path = Path("trials") / subject / "level" / "01.csv"
+        write_csv(path, simulate(subject, 1.5, seed=3))
+    people = [(subject, *PEOPLE[subject]) for subject in ("Anna", "ben-2")]
+    write_csv(Path("subjects.csv"), pd.DataFrame(people, columns=["id", "mass_kg", "height_m"]))
+    Path("columns.csv").write_text(f"yours,ours\n{MAPPING}", encoding="utf-8")
+    return tmp_path
+
+
+def make(*flags: str, trials: str = "trials", units: list[str] = UNITS) -> dict[str, np.ndarray]:
+    """Run the command and return the tables of its file, by place."""
+    where = ["--script", "own_trials_script.py", "--trials", trials, "--out", "made.h5"]
+    assert main([*where, "--columns", "columns.csv", *units, *flags]) == 0
+    tables: dict[str, np.ndarray] = {}
+    with h5py.File("made.h5") as file:
+        columns = json.loads(file.attrs["columns"])
+        assert columns[-2:] == ["knee_moment", "vertical_force"]
+        file.visititems(
+            lambda name, item: tables.update({name: item[:]}) if hasattr(item, "shape") else None
+        )
+    return tables
+
+
+def change(column: str, row: int, value: object) -> Callable[[], None]:
+    """Return a function that changes a cell of Anna's trial."""
+
+    def write() -> None:
+        table = simulate("Anna", 1.5, seed=3).astype(object)
+        table.loc[row, column] = value
+        write_csv(ANNA, table)
+
+    return write
+
+
+def write_people(*lines: str) -> Callable[[], None]:
+    """Return a function that writes the table of subjects."""
+    return lambda: Path("subjects.csv").write_text("\n".join(["id,mass_kg,height_m", *lines]))
+
+
+def move(old: str, new: str) -> Callable[[], None]:
+    """Return a function that moves a file."""
+
+    def rename() -> None:
+        Path(new).parent.mkdir(parents=True, exist_ok=True)
+        Path(old).rename(new)
+
+    return rename
+
+
+REFUSED = {
+    "unknown subject": (write_people("Anna,61,1.68"), "subjects.csv: no subject ben-2"),
+    "twice": (write_people("Anna,61,1.68", "Anna,61,1.68"), "line 3: subject Anna: is there twice"),
+    "centimeters": (write_people("Anna,61,168"), "line 2: subject Anna: height_m 168 is not betw"),
+    "no mass": (write_people("Anna,,1.68"), "line 2: subject Anna: mass_kg '' is not a number"),
+    "no activity": (
+        move(str(ANNA), "trials/Anna/01.csv"),
+        "must be in trials/<subject>/<activity>/",
+    ),
+    "id": (
+        move(str(ANNA), "trials/An:na/level/1.csv"),
+        "subject 'An:na' cannot be used; rename it",
+    ),
+    "all": (move(str(ANNA), "trials/Anna/all/1.csv"), "activity 'all' cannot be used; rename it"),
+    "case": (move(str(ANNA), "trials/BEN-2/level/1.csv"), "differ in case only; rename one"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_assigned_is_refused(
+    damage: Callable[[], object], message: str, place: Path
+) -> None:
+    """Files would overwrite each other, or moments would be divided by 168 m."""
+    damage()
+    with pytest.raises(InputError) as caught:
+        make("--subjects", "subjects.csv", "--normalize")
+    assert message in str(caught.value)
+    assert not Path("made.h5").exists()
+
+
+LEFT_OUT = {
+    "text": (
+        change("Shank acc Y", 7, "broken"),
+        f"{ANNA}: Shank acc Y, line 8 below the names: broken is not a number",
+    ),
+    "time": (change("Time", 9, 0.0), f"{ANNA}: Time, line 10 below the names: the time does not"),
+    "empty": (
+        lambda: write_csv(ANNA, simulate("Anna", 1.5, seed=3).assign(Fz=np.nan)),
+        f"{ANNA}: no line has a number in every column; supply vertical_force",
+    ),
+    "column": (
+        lambda: write_csv(
+            Path("trials/ben-2/level/02.csv"), pd.DataFrame({"Time": [1, 2], "Fz": 3})
+        ),
+        "02.csv: no column Shank acc X (for shank_Accel_X), Shank acc Y",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), LEFT_OUT.values(), ids=LEFT_OUT)
+def test_a_trial_that_cannot_be_used_is_named_and_left_out(
+    damage: Callable[[], object], message: str, place: Path, capsys: Capture
+) -> None:
+    """One bad file among hundreds would end the conversion, or vanish without a word."""
+    damage()
+    assert "All_subjects/Subject_ben-2/level" in make()
+    printed = capsys.readouterr().out
+    assert f"NOTICE: trial left out: {message}" in printed.replace("trials/ben-2/level/", "")
+    assert "left out, see above" in printed
+    Path("made.h5").unlink()
+    with pytest.raises(InputError, match="--strict: 1 trial left out"):
+        make("--strict")
+    assert not Path("made.h5").exists()
+
+
+def test_empty_cells_of_a_sensor_are_a_gap_that_is_named(place: Path, capsys: Capture) -> None:
+    """The user has to find the sensor that lost its connection."""
+    table = simulate("Anna", 1.5, seed=3)
+    table.loc[90:110, "Pelvis gyr Z"] = np.nan
+    table.loc[130:, "Fz"] = np.nan  # beside the plates
+    write_csv(ANNA, table)
+    found = make()["All_subjects/Subject_Anna/level"]
+    assert (
+        "gap of 0.149 s after line 90 below the names, no Pelvis gyr Z" in capsys.readouterr().out
+    )
+    assert len(found) == len(table) - 21
+    assert np.isnan(found[-92:, -1]).all()
+    assert np.isfinite(found[:, :-1]).all()
+
+
+def test_missing_columns_everywhere_print_a_template(place: Path, capsys: Capture) -> None:
+    """Nobody should have to type fourteen names to find out what the script expects."""
+    Path("columns.csv").write_text("yours,ours\nFz,vertical_force\n")
+    with pytest.raises(InputError, match="no column shank_Accel_X"):
+        make()
+    assert "yours,ours\n,shank_Accel_X\n" in capsys.readouterr().out
+
+
+def test_matlab_files_and_files_without_time_are_read(place: Path) -> None:
+    """Half of the laboratories have MATLAB files, many of them a rate instead of times."""
+    expected = make()["All_subjects/Subject_Anna/level"]
+    table = simulate("Anna", 1.5, seed=3)
+    names = [line.partition(",")[0] for line in MAPPING.splitlines()]
+    imus = [f"trial.{name}_{i}" for name in ("shank", "pelvis") for i in range(1, 7)]
+    yours = [*imus, "knee", "force"]
+    lines = [
+        f"{own},{line.partition(',')[2]}"
+        for own, line in zip(yours, MAPPING.splitlines(), strict=True)
+    ]
+    Path("columns.csv").write_text("\n".join(["yours,ours", *lines]))
+    arrays = {
+        "trial": {"shank": table[names[:6]].to_numpy(), "pelvis": table[names[6:12]].to_numpy().T},
+        "knee": table[names[12]].to_numpy(),
+        "force": table[names[13]].to_numpy()[:, None],
+        "mass": 61.0,
+        "comment": "left shank",
+    }
+    ANNA.unlink()
+    Path("trials/ben-2/level/01.csv").unlink()
+    for subject in ("Anna", "ben-2"):
+        savemat(f"trials/{subject}/level/01.mat", arrays)
+    flags = ["--recorded-hz", "148", *UNITS[2:]]
+    found = make(units=flags)["All_subjects/Subject_Anna/level"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_table_may_assign_the_trials(place: Path) -> None:
+    """Not everybody may move the files of a study."""
+    expected = make()
+    Path("raw").mkdir()
+    lines = ["file;subject;activity"]
+    for i, subject in enumerate(("Anna", "ben-2")):
+        Path(f"trials/{subject}/level/01.csv").rename(f"raw/{i}.csv")
+        lines.append(f"{i}.csv;{subject};level")
+    Path("raw/trials.csv").write_text("\n".join(lines))
+    found = make(trials="raw/trials.csv")
+    assert found.keys() == expected.keys()
+    for name, values in found.items():
+        np.testing.assert_array_equal(values, expected[name])
+    Path("raw/trials.csv").write_text("\n".join([*lines, "7.csv;Anna;level"]))
+    with pytest.raises(InputError, match=r"trials.csv: line 4: no file raw/7.csv"):
+        make(trials="raw/trials.csv")
+
+
+def test_trials_at_a_higher_rate_are_filtered_and_resampled(place: Path) -> None:
+    """Forces at 1000 Hz would bring their noise into the targets by aliasing."""
+    expected = make()["All_subjects/Subject_Anna/level"]
+    table = simulate("Anna", 1.5, seed=3)
+    time_s = np.arange(0, table["Time"].iloc[-1], 1 / 1480)
+    fine = {name: np.interp(time_s, table["Time"], table[name]) for name in table}
+    fine["Knee (Nm)"] = fine["Knee (Nm)"] + 5 * np.sin(2 * np.pi * 296 * time_s)
+    write_csv(ANNA, pd.DataFrame({**fine, "Time": time_s}))
+    found = make()["All_subjects/Subject_Anna/level"]
+    moment = slice(20, 200), -2
+    assert np.abs(found[moment] - expected[moment]).max() < 0.02 * np.ptp(expected[moment])
+
+
+def test_a_file_written_by_hand_needs_starts_and_columns(place: Path) -> None:
+    """Windows across trials would be cut in silence."""
+    make()
+    script = find_script("own_trials_script")
+    assert script.read(place / "made.h5").subjects == ["Anna", "ben-2"]
+    with h5py.File("made.h5", "a") as file:
+        del file["All_subjects/Subject_Anna/level"].attrs["trial_starts"]
+    with pytest.raises(InputError, match="Subject_Anna/level: no attribute `trial_starts`; add"):
+        read_trials(place / "made.h5", script.prepare, script.RATE_HZ)
+    with h5py.File("made.h5", "a") as file:
+        del file.attrs["columns"]
+    with pytest.raises(InputError, match="no attribute `columns`"):
+        read_trials(place / "made.h5", script.prepare, script.RATE_HZ)
+
+
+def test_ids_are_sorted_and_found_as_people_write_them() -> None:
+    """The last subject is held out by default, and `7` has always meant `07`."""
+    assert sort_subjects(["S10", "S2", "10", "9", "Ann"]) == ["9", "10", "Ann", "S2", "S10"]
+    assert find_subject(["07", "11"], "7") == "07"
+    assert find_subject(["7", "07"], "07") == "07"
+    assert find_subject(["S07"], "7") is None
+
+
+def test_only_files_with_a_table_of_rows_are_imported(place: Path) -> None:
+    """A checkpoint from elsewhere could name any file of the folder, which would then run."""
+    Path("clean_up.py").write_text("open('deleted', 'w')\n")
+    with pytest.raises(ValueError, match=r"clean_up.py has no table of rows"):
+        find_script("clean_up")
+    for name in ("../x", "os", "tools.predict", 7, None):
+        with pytest.raises(ValueError, match="there is no script"):
+            find_script(name)
+    assert not Path("deleted").exists()
+
+
+def test_a_script_of_the_paper_is_refused(place: Path) -> None:
+    """Its columns would be looked for in the trials, all 129 of them."""
+    path = trained.__file__.replace("tools/trained.py", "Dataset_A_Sensor_Distillation.py")
+    with pytest.raises(InputError, match="reads Dataset A; give it a DATASET"):
+        main(["--script", path, "--trials", "trials", "--out", "made.h5"])
+
+
+def test_a_wrong_name_in_the_mapping_is_refused(place: Path) -> None:
+    """The error must name the user's data, not one of the paper's datasets."""
+    with pytest.raises(InputError, match="not a column of Dataset my_gait such as shank_Accel_X"):
+        parse_mapping(["shank_acc_x=a"], find_script("own_trials_script"))

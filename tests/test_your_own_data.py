@@ -1,0 +1,236 @@
+"""A stranger follows docs/your_own_data.md with trials of his own, from CSV files to a report."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from common.files import InputError
+from common.runs import load_script
+from tests import own_data
+from tests.conftest import ROOT, Capture, Folders
+from tests.networks import make_narrow
+from tests.own_data import PEOPLE, RECORDED_HZ, G, simulate
+from tests.running import no_figures
+from tests.test_docs import blocks, commands, load_command
+from tools import trained
+from tools.predict.__main__ import main as predict
+
+SCRIPT, TEACHER = "my_gait", "both"
+TINY = ["--epochs", "1", "--jobs", "1", "--device", "cpu"]
+PYTHON = [block for language, block in blocks(own_data.PAGE) if language == "python"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: Folders) -> Iterator[Path]:
+    """Return the folder in which the page was followed; what was printed is in `printed.txt`."""
+    folder = tmp_path_factory.mktemp("laboratory")
+    own_data.write_trials(folder)
+    page = (ROOT / own_data.PAGE).read_text(encoding="utf-8")
+    mapping = re.search(r"```\n(yours,ours\n.*?)```", page, re.DOTALL)[1]
+    (folder / "my_columns.csv").write_text(mapping, encoding="utf-8")
+    new_walk = simulate("Anna", 3.0, seed=50).drop(columns=["Knee (Nm)", "Fz"])
+    own_data.write_csv(folder / "new_walk.csv", new_walk)
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.chdir(folder)
+        patch.syspath_prepend(folder)
+        patch.setattr(trained, "PROJECT", folder)  # where the scripts are
+        patch.setattr(Figure, "savefig", save_empty)
+        for language, block in blocks(own_data.PAGE):
+            if language == "python":
+                path = Path(f"{SCRIPT}.py")
+                path.write_text(own_data.replace_definitions(path.read_text(), block))
+            elif language == "bash":
+                for command in block.splitlines():
+                    run(command, patch)
+        (folder / "printed.txt").write_text(printed.getvalue(), encoding="utf-8")
+        yield folder
+
+
+def save_empty(figure: Figure, path: Path, **options: object) -> None:
+    """Save an empty picture: figures are drawn, but rendering them takes most of the time."""
+    Image.new("L", (1, 1)).save(path, "png")
+
+
+def run(command: str, patch: pytest.MonkeyPatch) -> None:
+    """Run a command of the page, with narrow networks and for one epoch."""
+    program, *arguments = shlex.split(command)
+    if program == "cp":
+        shutil.copy(ROOT / arguments[0], arguments[1])
+    elif arguments[0] == f"{SCRIPT}.py":
+        script = load_script(Path(arguments[0]).resolve())
+        make_narrow(script, patch)
+        with no_figures():
+            assert len(script.main([*arguments[1:], *TINY]))
+    elif arguments[1] != "tools.export_onnx":  # has its own test
+        assert load_command(arguments[1]).main(arguments[2:]) in (0, None), command
+
+
+def read_file(place: Path) -> dict[tuple[str, str], tuple[pd.DataFrame, list[int]]]:
+    """Return the samples and the starts of the trials, by subject and activity."""
+    tables = {}
+    with h5py.File(place / "data" / f"dataset_{SCRIPT}.h5") as file:
+        columns = json.loads(file.attrs["columns"])
+        for key, group in file["All_subjects"].items():
+            for activity, table in group.items():
+                starts = table.attrs["trial_starts"].tolist()
+                found = pd.DataFrame(table[:], columns=columns), starts
+                tables[key.removeprefix("Subject_"), activity] = found
+    return tables
+
+
+def test_the_file_holds_the_trials_in_the_units_of_the_script(place: Path) -> None:
+    """A wrong factor or a wrong subject would go unnoticed until the numbers are published."""
+    tables = read_file(place)
+    assert tables.keys() == {(subject, a) for subject in PEOPLE for a in ("level", "fast")}
+    for i, (subject, (mass_kg, height_m)) in enumerate(PEOPLE.items()):
+        found, starts = tables[subject, "fast"]
+        expected = simulate(subject, 3.0, seed=2 * i + 1)
+        assert starts == [0]
+        for name, values in (
+            ("shank_Accel_Z", 9.80665 * expected["Shank acc Z"]),
+            ("pelvis_Gyro_X", np.radians(expected["Pelvis gyr X"])),
+            ("knee_moment", expected["Knee (Nm)"] / (G * mass_kg * height_m)),
+            ("vertical_force", expected["Fz"] / (G * mass_kg)),
+        ):
+            np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_a_gap_splits_a_trial_and_a_short_trial_is_left_out(place: Path) -> None:
+    """A movement would be invented, or two would be joined; a lost trial would go unnoticed."""
+    tables = read_file(place)
+    assert tables["Anna", "level"][1] == [0, 200]
+    assert len(tables["Anna", "level"][0]) == int(3 * RECORDED_HZ) - 100
+    printed = (place / "printed.txt").read_text(encoding="utf-8")
+    gap = Path("trials/Anna/level/01.csv")
+    assert f"NOTICE: {gap}: gap of 0.682 s after line 200 below the names: split" in printed
+    short = Path("trials/P 9/fast/02.csv")
+    assert f"NOTICE: trial left out: {short}: no stretch is as long as a window" in printed
+    assert re.search(r"^P 9 +2 +0\.1 +0\.0$", printed, re.MULTILINE)
+
+
+def test_subjects_are_in_the_order_that_people_expect(place: Path) -> None:
+    """By default the last one is held out: P 10 comes after P 9."""
+    metrics = pd.read_csv(place / "outputs" / SCRIPT / "full" / "metrics.csv")
+    found = metrics["test_subject"].unique().tolist()
+    assert found == ["Anna", "P 9", "P 10", "Zoë", "ben-2"]
+    assert set(metrics["activity"]) == {"all", "level", "fast"}
+
+
+def test_the_report_has_all_rows_and_does_not_mention_the_paper(place: Path) -> None:
+    """The last step of the page is a table of results."""
+    report = (place / "outputs" / "report" / "report.md").read_text(encoding="utf-8")
+    assert "## Dataset my_gait, protocol `paper`" in report
+    for row in ("teacher", "student-shank", "distilled-shank"):
+        assert re.search(rf"\| {row} +\| [\d, ]+\|  5 of 5 \|", report), row
+    assert "paper's" not in report
+    assert "of the paper" not in report
+    figures = place / "outputs" / "report" / "my_gait-paper" / "figures"
+    assert (figures / "nrmse_against_imus.png").exists()
+
+
+def test_a_new_recording_is_predicted(place: Path) -> None:
+    """It has no force plates; its columns have the names of the device."""
+    lines = pd.read_csv(place / "outputs" / "new_walk" / "prediction.csv")
+    assert list(lines.columns[-2:]) == ["knee moment (BW·BH)", "GRF vertical (BW)"]
+    assert len(lines) == int(3 * RECORDED_HZ)
+    assert lines.iloc[:, -2:].notna().all(axis=None)
+
+
+@pytest.mark.slow
+def test_an_exported_network_names_its_channels_and_units(place: Path) -> None:
+    """Users of the exported file have no script to look them up."""
+    onnx = pytest.importorskip("onnx", reason="requirements-export.txt is not installed")
+    pytest.importorskip("onnxruntime", reason="requirements-export.txt is not installed")
+    [command] = [line for line in commands(own_data.PAGE) if "export_onnx" in line]
+    assert load_command("tools.export_onnx").main(shlex.split(command)[3:]) == 0
+    model = onnx.load(place / "my_gait.onnx")
+    about = {entry.key: entry.value for entry in model.metadata_props}
+    gyr = json.loads(about["inputs"])["gyr"]
+    assert gyr == {"unit": "rad/s", "channels": [f"shank_Gyro_{axis}" for axis in "XYZ"]}
+
+
+def checkpoint(place: Path, row: str, subject: str) -> Path:
+    """Return the path of a checkpoint."""
+    folder = place / "outputs" / SCRIPT / "full" / "checkpoints"
+    return folder / f"{row}-subject_{subject}.safetensors"
+
+
+def test_predict_repeats_the_test_of_the_run(place: Path, capsys: Capture) -> None:
+    """This shows that a checkpoint belongs to the results, for ids with blanks and letters, too."""
+    data = str(place / "data" / f"dataset_{SCRIPT}.h5")
+    for subject in ("P 10", "Zoë"):
+        network = ["--checkpoint", str(checkpoint(place, "teacher", subject)), "--data", data]
+        assert predict([*network, "--as-tested", "--out", str(place / "tested")]) == 0
+        assert "bit for bit" in capsys.readouterr().out
+        one = ["--subject", subject, "--activity", "fast", "--out", str(place / "one")]
+        assert predict([*network, *one]) == 0
+        capsys.readouterr()
+
+
+def test_measured_targets_in_other_units_are_noticed(place: Path, capsys: Capture) -> None:
+    """An NRMSE of newtons against body weights looks like a failure of the network."""
+    flags = ["--columns", "my_columns.csv", "--time-column", "Time", "--acc-unit", "g"]
+    where = ["--checkpoint", str(checkpoint(place, "teacher", "Anna"))]
+    where += ["--data", "trials/Anna/fast/01.csv", "--out", "raw"]
+    assert predict([*where, *flags, "--gyr-unit", "deg/s"]) == 0
+    warning = r"WARNING: GRF vertical: measured values are \d+ times as large as the estimates"
+    assert re.search(warning, capsys.readouterr().out)
+
+
+def test_a_script_without_data_names_the_command(place: Path) -> None:
+    """There is no synthetic data for a third dataset: a KeyError says nothing."""
+    script = importlib.import_module(SCRIPT)
+    for flags in (["--sample"], ["--data", str(place / "no.h5")]):
+        with pytest.raises(InputError, match=r"no such file; .*--data"):
+            script.main([*flags, *TINY])
+    with pytest.raises(InputError, match="make it with python -m tools.make_dataset"):
+        script.main(["--sample", *TINY])
+
+
+def test_another_rate_than_that_of_the_file_is_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows of 0.37 s would be trained instead of 0.5 s."""
+    script = importlib.import_module(SCRIPT)
+    monkeypatch.setattr(script, "RATE_HZ", 200)
+    with pytest.raises(InputError, match="made at 148 Hz, but RATE_HZ of the script is 200"):
+        script.read(place / "data" / f"dataset_{SCRIPT}.h5")
+
+
+ROWS = 'IMU_SETS = ("shank",)\n', 'FULL_SET = "both"\n'
+
+
+@pytest.mark.parametrize("name", [p.name for p in sorted(ROOT.glob("Dataset_A_*.py"))])
+def test_every_script_of_dataset_a_can_be_adapted(
+    name: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page promises that the same blocks fit into all of them."""
+    source = (ROOT / name).read_text(encoding="utf-8")
+    is_distillation = "TEACHER_SET =" in source
+    changes = [block for block in PYTHON if is_distillation or "TEACHER_SET" not in block]
+    changes += [row for row in ROWS if f"\n{row.split(' = ')[0]} = " in source]
+    path = own_data.copy_script(name, place, changes, f"my_{name}")
+    script = load_script(path)
+    recording = script.read(place / "data" / f"dataset_{SCRIPT}.h5")
+    make_narrow(script, monkeypatch)
+    window = {name: values[None, : script.WINDOW] for name, values in recording.samples.items()}
+    assert script.ROWS
+    for row in script.ROWS:
+        estimate = row.network().eval()(*script.inputs(window, row.sensor_set))
+        assert estimate.shape == (1, script.WINDOW, 2), row.name
