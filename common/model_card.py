@@ -61,9 +61,10 @@ def model_card(run: Run) -> str:
     training = [f"{k} {_text(v)}" for k, v in settings.items() if k not in ("script", "data")]
     row, subject = metrics[["row", "test_subject"]].iloc[-1]
     checkpoint = shlex.quote(f"checkpoints/{row}-subject_{subject}.safetensors")
+    summary, *_ = (script.__doc__ or "").strip().split("\n")
     return f"""# Model card: {settings["script"]}, run {run.folder.path.name}
 
-{script.__doc__.splitlines()[0]}
+{summary}
 {warning if is_synthetic else ""}
 ## Networks
 

@@ -66,7 +66,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
 
 
 def run_python(
-    *arguments: str, folder: Path, seconds: float = 300, **variables: str
+    *arguments: str, folder: Path, seconds: float = 500, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run Python in a process of its own; fail with the stacks of all its processes if they hang.
 

@@ -273,15 +273,16 @@ def two_workers(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
 
     file = tmp_path / "scheduler.json"
     local = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
-    start("distributed.cli.dask_scheduler", *local, "--scheduler-file", str(file))
-    wait_until(file.exists)
-    address = json.loads(file.read_text())["address"]
     flags = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(tmp_path)]
-    workers = [start("distributed.cli.dask_worker", address, *flags) for _ in range(2)]
-    yield address, workers
-    for process in started:
-        process.kill()
-        process.wait()
+    try:
+        start("distributed.cli.dask_scheduler", *local, "--scheduler-file", str(file))
+        wait_until(lambda: file.exists() and file.stat().st_size > 0)  # written in one piece
+        address = json.loads(file.read_text())["address"]
+        yield address, [start("distributed.cli.dask_worker", address, *flags) for _ in range(2)]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.slow
