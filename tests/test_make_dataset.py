@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from scipy.io import savemat
 
-from common.data import find_subject, read_trials, sort_subjects
+from common.data import Target, find_subject, read_trials, sort_subjects
 from common.files import InputError
+from common.plots import draw_over_time
 from tests import own_data
 from tests.conftest import Capture
 from tests.own_data import PEOPLE, simulate, write_csv
@@ -278,3 +279,10 @@ def test_a_wrong_name_in_the_mapping_is_refused(place: Path) -> None:
     """The error must name the user's data, not one of the paper's datasets."""
     with pytest.raises(InputError, match="not a column of Dataset my_gait such as shank_Accel_X"):
         parse_mapping(["shank_acc_x=a"], find_script("own_trials_script"))
+
+
+def test_a_single_target_is_drawn() -> None:
+    """Laboratories with a knee moment and no plates would lose the figures of a run."""
+    curves = [(np.zeros((9, 1)), {"label": "measured"})]
+    figure = draw_over_time([Target("knee moment", "BW·BH")], np.zeros(9), 148, curves)
+    assert figure.axes[0].get_ylabel() == "knee moment\n(BW·BH)"
