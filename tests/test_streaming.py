@@ -375,7 +375,7 @@ def test_an_interrupted_training_ends_at_the_same_bits(
 ) -> None:
     """Streaming rows are resumed like all others, at the epoch after the last saved one."""
     data, loss = synthetic_files["b"], script_b.streaming_loss
-    flags = ["--rows", "streaming-feet", "--epochs", "2", "--batch-size", "24"]
+    flags = ["--rows", "streaming-feet", "--epochs", "2", "--batch-size", "8"]
     flags += ["--lookahead", "30", "--loss", "balanced", "--save-every", "0.000001"]
 
     def run(name: str, at: int) -> tuple[Path, int]:
@@ -455,7 +455,7 @@ def test_curves_of_windowed_and_streaming_students_are_of_the_same_samples() -> 
     streaming = {name: values[is_estimated] for name, values in windowed.items()}
     part = slice(30, 55)
     for arrays, expected in ((windowed, True), (streaming, is_estimated[part])):
-        found = plots._prediction_at(arrays, windowed, part)
+        found = plots._at_samples_of(windowed, arrays)[part]
         np.testing.assert_array_equal(
             found, np.where(np.c_[expected], windowed["prediction"][part], np.nan)
         )

@@ -33,13 +33,20 @@ import numpy as np
 from common import training
 from common.cli import ArgumentParser, positive_float, positive_int, run_main
 from common.files import InputError
-from tools.predict.csv_file import SECONDS, TIME_DIGITS, Source, parse_mapping
-from tools.predict.recording import ACC_UNITS, GYR_UNITS, TIME, Units
+from tools.predict.recording import TIME, TIME_DIGITS
 from tools.stream.lines import GapFiller, LineReader
 from tools.stream.stream import Stream
 from tools.trained import Trained
+from tools.trial_file import (
+    ACC_UNITS,
+    GYR_UNITS,
+    MAX_GAP_S,
+    SECONDS,
+    Source,
+    Units,
+    parse_mapping,
+)
 
-MAX_GAP_S = 0.03
 WARM_UP_SAMPLES = 20
 
 
@@ -66,7 +73,7 @@ def main(
     sources = {name: Source(name) for name in stream.column_names}
     mapping = parse_mapping(args.columns or (), script)
     sources |= {ours: source for ours, source in mapping.items() if ours in sources}
-    factors = Units(args.acc_unit, args.gyr_unit).factors(script.DATASET)
+    factors = Units(args.acc_unit, args.gyr_unit).factors(script)
     scale = np.repeat([factors[modality] for modality in stream.sizes], [*stream.sizes.values()])
     _say(f"Network: {stream.trained.row.name} of {Path(script.__file__).name}")
     if stream.trained.is_trained_on_synthetic_data:
@@ -163,7 +170,7 @@ def _parser() -> ArgumentParser:
     add(
         "--columns",
         nargs="+",
-        metavar="NETWORK=[-]YOURS",
+        metavar="OURS=[-]YOURS",
         help="names of your columns, as pairs or as one FILE with the columns yours,ours "
         "(default: the names of the dataset)",
     )

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from common.files import InputError, shorten
-from tools.predict.csv_file import DELIMITERS, LONGEST_GAP, Source
 from tools.signals import ROUNDING_S
+from tools.trial_file import DELIMITERS, LONGEST_GAP, Source
 
 CHECKED_INTERVALS = 20  # from which the sampling rate is known
 RATE_TOLERANCE = 0.05  # clocks are inexact
