@@ -44,6 +44,10 @@ TINY = ["--epochs", "1", "--device", "cpu", "--jobs", "1"]
 BENCHMARK = "--datasets a --rows ffn_hf-foot --parts training --batches 1 --repeats 1"
 MORE_FLAGS = {  # that make a command quick
     "tools.benchmark": [*BENCHMARK.split(), "--batch-size", "2", "--device", "cpu"],
+    "tools.beyond": [
+        *("--datasets", "b", "--test-subjects", "3", "--seeds", "1", "--jobs", "1"),
+        *("--subjects", "3", "--minutes", "0.1", "--epochs", "1"),
+    ],
     "tools.prepare_dataset_a": ["--jobs", "1"],
     "tools.report": ["--no-figures"],
     "synthetic_gait": ["--minutes", "0.1"],
@@ -209,7 +213,14 @@ def follow(page: str, has_onnx: bool) -> None:
             assert result is None or tuple(result.shape)[-2:] in ((100, 7), (7,))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page not in ELSEWHERE])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow) if page == "docs/beyond.md" else page
+        for page in PAGES
+        if page not in ELSEWHERE
+    ],
+)
 def test_page_can_be_followed(page: str, place: Path, request: pytest.FixtureRequest) -> None:
     """A command that is copied from a page must work; the export to ONNX has its own test."""
     if "prepare_dataset_a" in TEXT[page] and importlib.util.find_spec("matio"):

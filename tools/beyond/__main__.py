@@ -2,9 +2,8 @@
 
 Simulates walking in the layouts of Datasets A and B, trains the teacher, the windowed and the
 streaming students, without and with distillation, with both losses and several lookaheads, and
-writes the tables of docs/beyond.md to <out>/beyond.md, and their numbers to <out>/scores.csv. A
-command that was interrupted continues where it stopped when you run it again; the tables cover what
-is finished. It took about two hours on two CPU cores.
+writes tables to <out>/beyond.md, and their numbers to <out>/scores_<dataset>.csv. A command that
+was interrupted continues where it stopped when you run it again. Plan for two hours or more on two CPU cores.
 
   python -m tools.beyond --out outputs/beyond
   python -m tools.beyond --out outputs/beyond --datasets b --data data/dataset_b.h5
@@ -20,14 +19,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from common.cli import ArgumentParser, positive_int, run_main, whole_number
+from common.cli import ArgumentParser, positive_float, positive_int, run_main, whole_number
 from common.files import InputError, write_text
 from common.metrics import score
 from common.runs import Script, script_folder
 from synthetic_gait import write_file
 from tools.trained import find_script
 
-SUBJECTS, MINUTES, DATA_SEED = 8, 0.35, 42  # of the simulated walking
+DATA_SEED = 42  # of the simulated walking
 KINDS = ("student", "distilled", "streaming", "distilled_streaming")
 COMPARISONS = (
     ("streaming", "student"),
@@ -45,13 +44,15 @@ class Plan(NamedTuple):
         script: name of the script.
         sets: sensor sets to compare; the first one also with other lookaheads and the other loss.
         lookaheads_ms: other lookaheads than the default.
-        training: flags that make the training short.
+        epochs: maximum number of epochs, few for a short training.
+        batch_size: windows per batch.
     """
 
     script: str
     sets: tuple[str, str]
     lookaheads_ms: tuple[int, ...]
-    training: tuple[str, ...]
+    epochs: int
+    batch_size: int
 
 
 PLANS = {
@@ -59,13 +60,15 @@ PLANS = {
         "Dataset_A_Sensor_Distillation",
         ("foot_trunk", "foot"),
         (0, 25, 100),
-        ("--epochs", "6", "--batch-size", "8"),
+        epochs=6,
+        batch_size=8,
     ),
     "b": Plan(
         "Dataset_B_sensor_distillation",
         ("feet_pelvis", "feet"),
         (0, 20, 100),  # a sample lasts 10 ms
-        ("--epochs", "8", "--batch-size", "16"),
+        epochs=8,
+        batch_size=16,
     ),
 }
 
@@ -90,12 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         data = args.data or args.out / f"dataset_{dataset}.h5"
         if not data.exists():
             data.parent.mkdir(parents=True, exist_ok=True)
-            write_file(data, dataset, SUBJECTS, MINUTES, DATA_SEED)
+            write_file(data, dataset, args.subjects, args.minutes, DATA_SEED)
         test_subjects = args.test_subjects or script.read(data).subjects[-2:]
         calls = list(plan_calls(plan, args.seeds))
         for call in calls:
             print(f"\n== Dataset {dataset.upper()}, {call.run_name}: {' '.join(call.rows)}\n")
-            common = ["--data", str(data), "--output-dir", str(args.out), *plan.training]
+            common = ["--data", str(data), "--output-dir", str(args.out), "--epochs"]
+            common += [str(args.epochs or plan.epochs), "--batch-size", str(plan.batch_size)]
             common += ["--run-name", call.run_name, "--test-subjects", *test_subjects]
             jobs = ["--jobs", str(args.jobs)] if args.jobs else []
             script.main([*common, *jobs, *call.flags, "--rows", *call.rows])
@@ -238,6 +242,26 @@ def _parser() -> ArgumentParser:
         type=Path,
         metavar="FILE",
         help="measured data of one dataset (default: simulated walking)",
+    )
+    add(
+        "--subjects",
+        type=positive_int,
+        default=8,
+        metavar="N",
+        help="number of simulated subjects (default: 8)",
+    )
+    add(
+        "--minutes",
+        type=positive_float,
+        default=0.35,
+        metavar="X",
+        help="minutes of simulated walking per subject (default: 0.35)",
+    )
+    add(
+        "--epochs",
+        type=positive_int,
+        metavar="N",
+        help="maximum number of epochs (default: 6 for A, 8 for B)",
     )
     add(
         "--test-subjects",
