@@ -68,10 +68,12 @@ def positive_float(text: str) -> float:
 
 def script_parser(script: Script) -> ArgumentParser:
     """Return a parser with the flags that all scripts share; a script may add its own."""
-    rows = [row.name for row in script.ROWS]
-    parser = ArgumentParser(
-        description=script.__doc__, epilog="\n  ".join(["rows of the table:", *rows])
-    )
+    beyond = [row.name for row in script.ROWS if row.is_beyond_paper]
+    rows = [row.name for row in script.ROWS if not row.is_beyond_paper]
+    epilog = "\n  ".join(["rows of the table:", *rows])
+    if beyond:
+        epilog += "\n\n" + "\n  ".join(["rows beyond the paper:", *beyond])
+    parser = ArgumentParser(description=script.__doc__, epilog=epilog)
     add = parser.add_argument
     add(
         "--data",
@@ -90,8 +92,9 @@ def script_parser(script: Script) -> ArgumentParser:
         "--rows",
         nargs="+",
         metavar="NAME",
-        help="rows of the table to run, from the list below, or `all` (default: all; on synthetic "
-        "data, some scripts select fewer rows)",
+        help="rows of the table to run, from the list below, or `all`"
+        + (", or `beyond` for those beyond the paper" if beyond else "")
+        + " (default: all; on synthetic data, some scripts select fewer rows)",
     )
     add(
         "--protocol",

@@ -1,7 +1,7 @@
 """Figures of a run: losses over epochs, targets over time, and charts of NRMSE.
 
-The *kind* of a row is its name up to the first hyphen: teacher, student and distilled in the
-sensor-distillation scripts, the model in the others. A kind has the same color in all figures of a
+The *kind* of a row is its name up to the first hyphen: one of `COLORS` in the sensor-distillation
+scripts, the model in the others. A kind has the same color in all figures of a
 script. Functions that draw charts take `lines`: the metrics over all activities, with the
 additional columns `kind`, `imus` (number of IMUs) and `third` (third modality, empty for none).
 """
@@ -9,7 +9,7 @@ additional columns `kind`, `imus` (number of IMUs) and `third` (third modality, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +30,19 @@ FULL_NETWORK = "mffm_gated"  # ablation row with all blocks
 ABLATION_TRACES = ("early_lstm", "concat_lstm", FULL_NETWORK)
 
 LOSS_COLORS = {"training": "#d1682b", "validation": "#2a6fb0"}
-COLORS = {"teacher": "#7f7f7f", "student": "#d1682b", "distilled": "#2a6fb0"}
+COLORS = {
+    "teacher": "#7f7f7f",
+    "student": "#d1682b",
+    "distilled": "#2a6fb0",
+    "streaming": "#e3b23c",
+    "distilled_streaming": "#3f9b7f",
+}
 LABELS = {
     "teacher": "teacher, all sensors",
     "student": "student, IMUs only",
     "distilled": "distilled student, IMUs only",
+    "streaming": "streaming student, IMUs only",
+    "distilled_streaming": "distilled streaming student, IMUs only",
 }
 
 
@@ -207,7 +215,7 @@ def traces(run: Run, rows: Iterable[str], subject: str, colors: dict[str, str]) 
     curves = [(first["truth"][part], {"color": "black", "linewidth": 2.2, "label": truth})]
     for row, arrays in saved.items():
         style = {"color": colors[_kind(row)], "linewidth": 1.3, "label": row}
-        curves.append((arrays["prediction"][part], style))
+        curves.append((_at_samples_of(first, arrays)[part], style))
     figure = draw_over_time(targets, first["stretch"][part], rate_hz, curves)
     figure.axes[-1].set_xlabel("time (s)")
     activity = first["activity"][part.start]
@@ -218,6 +226,21 @@ def traces(run: Run, rows: Iterable[str], subject: str, colors: dict[str, str]) 
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
+
+
+def _at_samples_of(first: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the predictions of a row for the samples of the first row, NaN where it has none.
+
+    A streaming student has none for the last samples of a stretch. Rows of earlier versions have no
+    array `sample`; all of them predict the same samples.
+    """
+    prediction = arrays["prediction"]
+    found = np.full_like(first["prediction"], np.nan)
+    if "sample" in first and "sample" in arrays:
+        _, here, there = np.intersect1d(first["sample"], arrays["sample"], return_indices=True)
+        found[here] = prediction[there]
+        return found
+    return prediction if len(prediction) == len(found) else found
 
 
 def draw_over_time(
@@ -261,7 +284,7 @@ def _trace_part(stretch: np.ndarray, activity: np.ndarray, rate_hz: int) -> slic
 
 
 def nrmse_per_target(lines: pd.DataFrame) -> Figure:
-    """Draw NRMSE per target for teacher, naive and distilled students, a panel per sensor set."""
+    """Draw NRMSE per target for the teacher and the students, a panel per sensor set."""
     teacher = lines[lines["kind"] == "teacher"]
     sets = list(dict.fromkeys(lines.loc[lines["kind"] != "teacher", "sensor_set"])) or [None]
     figure = Figure(figsize=(10, 2.3 * len(sets) + 1.2))
@@ -282,21 +305,21 @@ def nrmse_per_target(lines: pd.DataFrame) -> Figure:
     )
     handles, kinds = all_axes[0].get_legend_handles_labels()
     labels = [LABELS[kind] for kind in kinds]
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
     figure.suptitle(f"NRMSE per target{_subjects_note(lines)}")
     return figure
 
 
 def nrmse_against_imus(lines: pd.DataFrame) -> Figure:
-    """Draw the mean NRMSE over targets against the number of IMUs, naive and distilled."""
+    """Draw the mean NRMSE over targets against the number of IMUs, a line per kind of student."""
     means = _means_over_targets(lines)
-    figure = Figure(figsize=(6, 4))
+    kinds = [kind for kind in COLORS if kind != "teacher" and (means["kind"] == kind).any()]
+    figure = Figure(figsize=(6, 3.5 + 0.25 * len(kinds)))  # with room for the legend
     axes = figure.subplots()
-    for kind, shift in (("student", -0.04), ("distilled", 0.04)):  # error bars side by side
+    for i, kind in enumerate(kinds):
         chosen = means[means["kind"] == kind]
-        if chosen.empty:
-            continue
-        _error_bars(axes, chosen["imus"] + shift, chosen, color=COLORS[kind], label=LABELS[kind])
+        x = chosen["imus"] + 0.08 * (i - (len(kinds) - 1) / 2)  # error bars side by side
+        _error_bars(axes, x, chosen, color=COLORS[kind], label=LABELS[kind])
     teacher = means.loc[means["kind"] == "teacher", "nrmse_percent"]
     if len(teacher):
         label = LABELS["teacher"]

@@ -48,12 +48,14 @@ class Row:
         sensor_set: name of the sensor set that the network reads.
         network: `partial` that builds the network; checkpoints store its class and arguments.
         needs: rows that must be finished before this one on the same fold.
+        is_beyond_paper: whether the row is run only by name or by `--rows beyond`.
     """
 
     name: str
     sensor_set: str
     network: partial[nn.Module]
     needs: tuple[str, ...] = ()
+    is_beyond_paper: bool = False
 
 
 class QuickLook(NamedTuple):
@@ -339,6 +341,7 @@ class Run:
         history: Sequence[Epoch],
         parameters: int | None = None,
         summary: str | None = None,
+        prediction: Tensor | None = None,
     ) -> None:
         """Test a network on the held-out subject and write the results of its row.
 
@@ -349,6 +352,8 @@ class Run:
             history: its epochs; empty for a network that was not trained.
             parameters: number of parameters, by default those that the prediction depends on.
             summary: line to print; by default, it states the best epoch.
+            prediction: prediction of the test windows, `(windows, T, K)`; by default, they are
+                predicted here.
         """
         if parameters is None:
             one_window = fold.test[torch.zeros(1, dtype=torch.long, device=self.device)]
@@ -360,7 +365,8 @@ class Run:
                 f"best epoch {best.epoch} of {len(history)}, validation loss "
                 f"{best.validation_loss:.4f}, {seconds:.0f} s"
             )
-        prediction = training.predict(network, fold.test, self.args.batch_size)
+        if prediction is None:
+            prediction = training.predict(network, fold.test, self.args.batch_size)
         is_scored, samples = fold.test.is_scored.cpu(), fold.test.samples.cpu()
         samples = samples[is_scored].numpy()
         arrays = {
@@ -368,6 +374,7 @@ class Run:
             "prediction": prediction.cpu()[is_scored].numpy(),
             "activity": np.array(self.recording.activities)[self.recording.activity[samples]],
             "stretch": self.recording.stretch[samples],
+            "sample": samples,
             "target": np.array([target.name for target in self.script.TARGETS]),
             "unit": np.array([target.unit for target in self.script.TARGETS]),
         }
@@ -616,14 +623,18 @@ def describe_network(script: Script, row: Row) -> dict[str, Any]:
 
 
 def _choose_rows(script: Script, names: Sequence[str] | None) -> list[str]:
-    """Return the names of the rows in the order of the table; all of them for None and `all`."""
+    """Return the names of the rows in the order of the table; those of the paper for None."""
+    groups = {"all": [row.name for row in script.ROWS if not row.is_beyond_paper]}
+    beyond = [row.name for row in script.ROWS if row.is_beyond_paper]
+    if beyond:
+        groups["beyond"] = beyond
     rows = [row.name for row in script.ROWS]
-    if names is None or list(names) == ["all"]:
-        return rows
-    unknown = [name for name in names if name not in rows]
+    wanted = set().union(*(groups.get(name, [name]) for name in names or ["all"]))
+    unknown = [name for name in names or () if name not in (*rows, *groups)]
     if unknown:
-        raise InputError(f"--rows: no such row: {' '.join(unknown)}; choose from {' '.join(rows)}")
-    return [name for name in rows if name in names]
+        choices = " ".join([*rows, *groups])
+        raise InputError(f"--rows: no such row: {' '.join(unknown)}; choose from {choices}")
+    return [name for name in rows if name in wanted]
 
 
 def _with_needed(script: Script, rows: Sequence[str]) -> list[str]:

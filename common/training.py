@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -200,6 +201,46 @@ def predict(network: nn.Module, windows: Windows, batch_size: int) -> Tensor:
     network.eval()
     batches = windows.batches(batch_size)
     return torch.cat([network(*windows[indices].inputs) for indices in batches])
+
+
+@torch.no_grad()
+def predict_stream(
+    network: nn.Module, sequences: Windows, stretch: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """Predict sequences as a stream, in eval mode: each stretch from a cold start, state carried.
+
+    The outputs come `network.lookahead` samples late, so the last samples of a stretch get none.
+
+    Args:
+        network: the network, with a method `stream`.
+        sequences: sequences of one subject in the order of the recording, from `cut_sequences`.
+        stretch: `(samples,)` stretch of every sample of the recording.
+
+    Returns:
+        The estimate of every sample, `(sequences, T, K)`, and a mask `(sequences, T)`, False where
+        there is none.
+    """
+    network.eval()
+    outputs, stretches, state = [], [], None
+    for i, is_valid in enumerate(sequences.is_scored):
+        first = int(stretch[sequences.samples[i, 0]])
+        if not stretches or stretches[-1] != first:
+            state = None
+        length = int(is_valid.sum())
+        output, state = network.stream(
+            *(signal[sequences.samples[i : i + 1, :length]] for signal in sequences.signals),
+            state=state,
+        )
+        outputs.append(output[0])
+        stretches += [first] * length
+    output, stretches = torch.cat(outputs), torch.tensor(stretches, device=outputs[0].device)
+    has_estimate = stretches == stretches.roll(-network.lookahead)
+    has_estimate[len(stretches) - network.lookahead :] = False
+    prediction = output.new_zeros(*sequences.samples.shape, output.shape[-1])
+    prediction[sequences.is_scored] = output.roll(-network.lookahead, dims=0)
+    is_estimated = sequences.is_scored.clone()
+    is_estimated[sequences.is_scored] = has_estimate
+    return prediction, is_estimated
 
 
 def count_used_parameters(network: nn.Module, inputs: Sequence[Tensor]) -> int:

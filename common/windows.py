@@ -6,6 +6,7 @@ the training device, and a batch of windows indexes them.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -20,6 +21,9 @@ from common.files import InputError
 
 PROTOCOLS = ("paper", "strict")
 CHUNK = 256  # windows that `precompute` handles at once
+
+Cut = Callable[..., tuple[np.ndarray, np.ndarray]]
+"""A function such as `cut_windows`."""
 
 
 class Batch(NamedTuple):
@@ -85,8 +89,21 @@ class Windows:
 
     def with_signals(self, signals: Sequence[Tensor]) -> Windows:
         """Return windows of the same samples, cut from other signals, `(samples, C)` each."""
-        other = Windows(signals, self._targets, np.empty((0, 1), np.int64))
-        other.samples, other.is_scored = self.samples, self.is_scored
+        return self._changed(signals=tuple(signals))
+
+    def standardized(self, mean: Tensor, sd: Tensor) -> Windows:
+        """Return windows of the same samples with the targets `(targets - mean) / sd`."""
+        return self._changed(_targets=(self._targets - mean) / sd)
+
+    def split(self, length: int) -> Windows:
+        """Return every window as several of `length` samples, which must divide T."""
+        parts = (values.reshape(-1, length) for values in (self.samples, self.is_scored))
+        return self._changed(**dict(zip(("samples", "is_scored"), parts, strict=True)))
+
+    def _changed(self, **attributes: object) -> Windows:
+        """Return windows with other attributes, and without precomputed tensors."""
+        other = copy.copy(self)
+        vars(other).update(inputs=(), cached=(), **attributes)
         return other
 
 
@@ -117,7 +134,7 @@ class Fold(NamedTuple):
     """Training, validation and test windows with one subject held out.
 
     In `test`, every sample of the test subject is scored once (`Windows.is_scored`), except that
-    `strict` skips stretches shorter than a window.
+    windows of `strict` skip stretches shorter than a window.
     """
 
     test_subject: str
@@ -133,6 +150,7 @@ def make_fold(
     window: int,
     protocol: str,
     seed: int,
+    cut: Cut | None = None,
 ) -> Fold:
     """Hold out one subject for testing and 20 % of the rest for validation.
 
@@ -146,23 +164,23 @@ def make_fold(
             within a trial or step, 20 % of the training subjects (at least one) for validation;
             the test windows also cover the end of each stretch.
         seed: seed for drawing the validation subjects of `strict`.
+        cut: cuts the samples, by default `cut_windows`; `cut_sequences` for a streaming network.
     """
+    cut = cut or cut_windows
     training = [subject for subject in recording.subjects if subject != test_subject]
     if protocol == "paper":
-        windows, _ = cut_windows(recording, training, window, protocol)
-        train, validation = train_test_split(windows, test_size=0.2, random_state=1)
+        windows, is_scored = cut(recording, training, window, protocol)
+        split = train_test_split(windows, is_scored, test_size=0.2, random_state=1)
+        train, validation = split[0::2], split[1::2]
     else:
         held_out = draw_validation_subjects(training, seed)
         rest = [subject for subject in training if subject not in held_out]
-        train, _ = cut_windows(recording, rest, window, protocol)
-        validation, _ = cut_windows(recording, held_out, window, protocol)
-    test, is_scored = cut_windows(recording, [test_subject], window, protocol, cover_tails=True)
+        train = cut(recording, rest, window, protocol)
+        validation = cut(recording, held_out, window, protocol)
+    test = cut(recording, [test_subject], window, protocol, cover_tails=True)
     targets = recording.samples["targets"]
     return Fold(
-        test_subject,
-        Windows(signals, targets, train),
-        Windows(signals, targets, validation),
-        Windows(signals, targets, test, is_scored),
+        test_subject, *(Windows(signals, targets, *part) for part in (train, validation, test))
     )
 
 
@@ -170,6 +188,53 @@ def draw_validation_subjects(training: Sequence[str], seed: int) -> list[str]:
     """Draw 20 % of the training subjects, at least one."""
     count = max(1, round(0.2 * len(training)))
     return np.random.default_rng(seed).permutation(training)[:count].tolist()
+
+
+def cut_sequences(
+    recording: Recording,
+    subjects: Sequence[str],
+    length: int,
+    protocol: str,
+    cover_tails: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut every stretch of `subjects` into sequences for a streaming network.
+
+    Sequences never cross trials or steps, in either protocol. The last sequence of a stretch is
+    filled up by repeating its last sample, so that every sample is in one sequence.
+
+    Args:
+        recording: all subjects.
+        subjects: ids of the subjects to use.
+        length: samples per sequence.
+        protocol: without effect.
+        cover_tails: without effect.
+
+    Returns:
+        The same as `cut_windows`.
+    """
+    chosen = [recording.subjects.index(subject) for subject in subjects]
+    samples = np.flatnonzero(np.isin(recording.subject, chosen))
+    return cut_filled(samples, recording.stretch[samples], length)
+
+
+def cut_filled(
+    samples: np.ndarray, stretch: np.ndarray, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut each stretch into sequences, of which the last is filled up with its last sample.
+
+    Args:
+        samples: `(n,)` sample indices.
+        stretch: `(n,)` stretch of each sample; the samples of a stretch are adjacent.
+        length: samples per sequence.
+
+    Returns:
+        The same as `cut_windows`.
+    """
+    bounds = np.flatnonzero(np.diff(stretch, prepend=-1, append=-1))
+    starts = [np.arange(start, stop, length) for start, stop in pairwise(bounds)]
+    last = np.repeat(bounds[1:] - 1, [len(cuts) for cuts in starts])[:, None]
+    wanted = np.concatenate(starts)[:, None] + np.arange(length)
+    return samples[np.minimum(wanted, last)], wanted <= last
 
 
 def cut_windows(

@@ -30,6 +30,7 @@ NARROW = {
     "LMFN": {"hidden_size": 4, "fused_size": 8, "rank": 2},
     "TFN": {"hidden_size": 4, "size": 3, "fused_size": 8},
     "KineticsMFFMNet": {"hidden_sizes": (6, 4)},
+    "StreamingMFFMNet": {"hidden_sizes": (6, 8)},  # its features have the size of the teacher's
     "AblationNet": {"hidden_sizes": (6, 4)},
     "KineticsFMNet": {"hidden_sizes": (6, 4)},
     "Conv1DEncoder": {"maps": (4, 5, 6, 7)},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -27,6 +29,7 @@ def random_network(
     folder: Path,
     recording: Recording | None = None,
     test_subject: str = "7",
+    lookahead: int | None = None,
 ) -> Path:
     """Write the checkpoint of a row with random weights.
 
@@ -36,16 +39,20 @@ def random_network(
         folder: where to write.
         recording: data whose statistics the norm of the inputs holds, as after a training.
         test_subject: the subject of the recording that is left out.
+        lookahead: that of a streaming network, in samples; None for the default.
     """
     torch.manual_seed(0)
-    network = find_row(script, row).network()
+    chosen = find_row(script, row)
+    if lookahead is not None:
+        chosen = replace(chosen, network=partial(chosen.network, lookahead=lookahead))
+    network = chosen.network()
     if recording is not None:
         training = [subject for subject in recording.subjects if subject != test_subject]
         samples, _ = cut_windows(recording, training, script.WINDOW, "paper")
-        inputs = script.inputs(recording.samples, find_row(script, row).sensor_set)
+        inputs = script.inputs(recording.samples, chosen.sensor_set)
         with torch.no_grad():
             network.train()(*(signal[torch.from_numpy(samples)] for signal in inputs))
-    description = {**describe_network(script, find_row(script, row)), "test_subject": test_subject}
+    description = {**describe_network(script, chosen), "test_subject": test_subject}
     path = folder / f"{script.__name__}-{row}-{test_subject}.safetensors"
     save_checkpoint(path, network.state_dict(), description)
     return path

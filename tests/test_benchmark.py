@@ -172,6 +172,46 @@ def test_multiply_adds_of_a_row() -> None:
     assert multiply_adds(network, (1, 100, 3), (1, 100, 3)) == 190_169_600
 
 
+def count_samples(monkeypatch: Patch) -> None:
+    """Time a few samples of a stream only."""
+    monkeypatch.setattr(inference, "SAMPLES", 20)
+    monkeypatch.setattr(inference, "WARM_UP", 2)
+
+
+@pytest.mark.usefixtures("quick", "narrow")
+def test_streaming_rows_stand_beside_the_windowed_ones(tmp_path: Path, monkeypatch: Patch) -> None:
+    """The delay is what a streaming student is for; that of a window would hide it."""
+
+    def no_packages() -> None:
+        raise InputError("onnx: not installed")
+
+    count_samples(monkeypatch)
+    monkeypatch.setattr(inference.runtime, "check_installed", no_packages)
+    rows = ["--rows", "streaming-foot", "student-foot", "student-foot_trunk"]
+    main([*TINY, *rows, "--parts", "inference", "training", "--out", str(tmp_path)])
+    results = json.loads((tmp_path / "benchmark.json").read_text())
+    assert [r["row"] for r in results["training"]] == ["student-foot", "student-foot_trunk"]
+    [stream] = [r for r in results["inference"] if r["row"] == "streaming-foot"]
+    assert stream["lookahead_ms"] == 50
+    assert 0 < stream["sample_us"] <= stream["sample_p99_us"]
+    section = (tmp_path / "benchmark.md").read_text().partition("## Sample by sample")[2]
+    lines = [line for line in section.splitlines() if "`" in line]
+    assert len(lines) == 2  # the sensors of the third row are others
+    assert "| 50 + " in lines[0]
+    assert "not measured" in lines[0]
+    assert "| 500 + 250 + " in lines[1]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
+def test_streaming_rows_are_measured_in_onnxruntime(monkeypatch: Patch) -> None:
+    """It is the way in which a device would run them."""
+    pytest.importorskip("onnxruntime", reason="requirements-export.txt is not installed")
+    count_samples(monkeypatch)
+    result = inference.measure_stream(case_of("streaming-feet", "b"), threads=1)
+    assert 0 < result["onnx_sample_us"] <= result["onnx_sample_p99_us"]
+
+
 # Reading ------------------------------------------------------------------------------------------
 
 

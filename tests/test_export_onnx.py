@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,7 +29,7 @@ def kind(script: str, row: str) -> tuple[str, int]:
 
 
 ONE_OF_EACH_KIND = list({kind(*place): place for place in reversed(ROWS)}.values())
-QUICK = [  # seconds each; the student is in the test of the command, the others in the slow test
+QUICK = [  # seconds each; both students are in tests of their own, the others in the slow test
     ("Dataset_B_model_ablation", "early_gru"),
     ("Dataset_B_lmfn_tfn_fusion_models", "lmfn-all_imus_video"),
     ("Dataset_B_lmfn_tfn_fusion_models", "tfn-all_imus_video"),
@@ -147,6 +148,43 @@ def test_file_describes_its_inputs_and_outputs(
     assert str(ROOT).encode() not in out.read_bytes()  # the exporter notes where the code is
 
 
+@pytest.mark.usefixtures("packages")
+def test_streaming_network_carries_its_state(tmp_path: Path) -> None:
+    """A device would get wrong forces from the second sample on, or forces of another moment."""
+    trained = untrained(SCRIPTS["Dataset_A_Sensor_Distillation"], "distilled_streaming-foot")
+    checkpoint, out = tmp_path / "student.safetensors", tmp_path / "student.onnx"
+    save_checkpoint(checkpoint, trained.network.state_dict(), trained.description)
+    assert main(["--checkpoint", str(checkpoint), "--out", str(out)]) == 0
+    session = runtime.open_session(out)
+    values = (*session.get_inputs(), *session.get_outputs())
+    assert {value.name: value.shape for value in values} == {
+        "acc": ["batch", "samples", 3],
+        "gyr": ["batch", "samples", 3],
+        "state": ["batch", 84],  # per modality an LSTM (two states) and a GRU of 6 and of 8 units
+        "targets": ["batch", "samples", 7],
+        "new_state": ["batch", 84],
+    }
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["inputs"])["state"] == {"units": 84, "start": 0}
+    assert metadata["lookahead"] == "10"  # samples: 50 ms at 200 Hz
+    assert json.loads(metadata["about"])["arguments"]["lookahead"] == 10
+    acc, gyr = torch.randn(2, 3, 40, 3, generator=torch.Generator().manual_seed(1))
+    expected = trained.network(acc, gyr)
+    state, outputs = np.zeros((3, 84), np.float32), []
+    for part in (slice(0, 1), slice(1, 2), slice(2, 9), slice(9, 40)):
+        inputs = {"acc": acc[:, part].numpy(), "gyr": gyr[:, part].numpy(), "state": state}
+        output, state = session.run(None, inputs)
+        outputs.append(output)
+    np.testing.assert_allclose(np.concatenate(outputs, axis=1), expected, atol=1e-5)
+
+    class Forgetful:  # the command's own comparison must fail if the state gets lost
+        def run(self, names: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return session.run(names, inputs | {"state": np.zeros_like(inputs["state"])})
+
+    windows = runtime.random_windows(trained.script, 2)
+    assert runtime.streamed_difference(trained, Forgetful(), windows) > runtime.TOLERANCE
+
+
 def test_channels_are_named_as_in_the_data() -> None:
     """A user would feed the channels of one modality into the input of another."""
     for script in SCRIPTS.values():
@@ -174,15 +212,21 @@ def quick_export(monkeypatch: Patch) -> None:
 
 @pytest.mark.usefixtures("quick_export")
 @pytest.mark.parametrize("difference", [1.1e-4, float("nan")])
+@pytest.mark.parametrize(
+    ("row", "function"),
+    [("student-foot_trunk", "difference"), ("streaming-foot_trunk", "streamed_difference")],
+)
 def test_network_that_differs_is_not_written(
-    difference: float, student: tuple[Trained, Path], tmp_path: Path, monkeypatch: Patch
+    row: str, function: str, difference: float, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """Somebody would use a wrong network, or lose the right one that was there before."""
-    out = tmp_path / "network.onnx"
+    trained = untrained(SCRIPTS["Dataset_A_Sensor_Distillation"], row)
+    checkpoint, out = tmp_path / "student.safetensors", tmp_path / "network.onnx"
+    save_checkpoint(checkpoint, trained.network.state_dict(), trained.description)
     out.write_text("the one before")
-    monkeypatch.setattr(runtime, "difference", lambda *_: difference)
-    with pytest.raises(InputError, match=r"student-foot_trunk: onnxruntime differs .* nothing"):
-        main(["--checkpoint", str(student[1]), "--out", str(out)])
+    monkeypatch.setattr(runtime, function, lambda *_: difference)
+    with pytest.raises(InputError, match=rf"{row}: onnxruntime differs .* nothing"):
+        main(["--checkpoint", str(checkpoint), "--out", str(out)])
     assert out.read_text() == "the one before"
     files = sorted(path.name for path in tmp_path.iterdir())
     assert files == ["network.onnx", "student.safetensors"]

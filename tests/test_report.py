@@ -71,12 +71,13 @@ def test_folders_that_are_not_intact_runs_are_named(
         ("seed", 1, ["A-paper-1", "A-paper-2"]),
         ("data", synthetic_data(), ["A-paper-1", "A-paper-2"]),
         ("epochs", 3, ["A-paper-1", "A-paper-2"]),
+        ("loss", "balanced", ["A-paper-1", "A-paper-2"]),
     ],
 )
 def test_runs_that_differ_are_reported_separately(
     tmp_path: Path, setting: str, value: object, names: list[str]
 ) -> None:
-    """A mean over two protocols, seeds, files or trainings would be meaningless."""
+    """A mean over two protocols, seeds, files, trainings or losses would be meaningless."""
     first = make_run(tmp_path / "1")
     out = write_report(tmp_path, first, make_run(tmp_path / "2", nrmse=9.0, **{setting: value}))
     tables = [pd.read_csv(out / name / "table_III.csv") for name in names]
@@ -132,6 +133,7 @@ def test_unfinished_runs_are_reported(tmp_path: Path) -> None:
         (TWENTY_SUBJECTS, {}, True),
         (TWENTY_SUBJECTS, {"protocol": "strict"}, False),
         (TWENTY_SUBJECTS[:3], {}, False),
+        (TWENTY_SUBJECTS, {"loss": "balanced"}, False),
         (TWENTY_SUBJECTS, {"data": synthetic_data()}, False),
     ],
 )

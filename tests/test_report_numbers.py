@@ -225,7 +225,7 @@ def test_the_report_knows_the_rows_of_the_scripts(dataset: str) -> None:
             assert row.name not in rows, "two scripts have a row of that name"
             rows[row.name] = row.sensor_set
     assert {paper.kind(row) for row in rows} == (
-        paper.MODELS.keys() | paper.ABLATION.keys() | paper.MORE_ABLATION.keys()
+        {*paper.MODELS, *paper.ABLATION, *paper.MORE_ABLATION, *paper.BEYOND}
     )
     assert set(rows.values()) == {*paper.SPARSE_SETS[dataset], paper.FULL_SET[dataset]}
     assert paper.NRMSE_PERCENT[dataset].keys() <= rows.keys()

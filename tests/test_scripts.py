@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, ModuleType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -327,6 +327,28 @@ def test_flags_that_cannot_be_used_end_with_status_2(
 
 
 # Figures -----------------------------------------------------------------------------------------
+
+
+def test_curves_of_streaming_students_stand_at_their_time(tmp_path: Path) -> None:
+    """They lack samples at the end of a stretch: all later curves would be drawn too early."""
+    stretch = np.repeat([0, 1], [5, 20])
+    values = np.arange(25.0)[:, None] * np.ones(7)
+    has_estimate = np.r_[0:3, 5:23]  # two samples late
+    for row, chosen in (("student-foot", slice(None)), ("streaming-foot", has_estimate)):
+        samples = {"sample": np.arange(25)[chosen], "stretch": stretch[chosen]}
+        part = {"truth": values[chosen], "prediction": values[chosen], **samples}
+        np.savez(tmp_path / f"{row}.npz", activity=np.full(len(values[chosen]), ""), **part)
+    run = SimpleNamespace(
+        script=distillation_a,
+        recording=SimpleNamespace(is_synthetic=True),
+        folder=SimpleNamespace(predictions_file=lambda row, _: tmp_path / f"{row}.npz"),
+    )
+    rows = ["student-foot", "streaming-foot"]
+    axes = plots.traces(run, rows, "7", plots.COLORS).axes[0]
+    truth, student, streaming = (line.get_ydata() for line in axes.lines)
+    assert truth.tolist() == student.tolist() == values[5:, 0].tolist()
+    assert streaming[:-2].tolist() == truth[:-2].tolist()
+    assert np.isnan(streaming[-2:]).all()
 
 
 def test_learning_curves_show_every_training_and_its_best_epoch() -> None:

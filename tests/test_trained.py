@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import Dataset_A_lmfn_tfn_fusion_models as script
+import Dataset_A_Sensor_Distillation as distillation
 from common.files import InputError, save_checkpoint
 from common.runs import describe_network, find_row
 from tests.conftest import Files
@@ -64,6 +65,7 @@ def test_an_honest_checkpoint_is_loaded(
     save_checkpoint(tmp_path / "x.safetensors", tensors, description)
     trained = load_trained(tmp_path / "x.safetensors")
     assert trained.row.name == ROW
+    assert trained.lookahead is None
     assert not trained.network.training
     for name, values in trained.network.state_dict().items():
         torch.testing.assert_close(values, tensors[name], rtol=0, atol=0)
@@ -103,6 +105,46 @@ def test_nothing_is_built_from_the_description(
     tensors, description = honest
     save_checkpoint(tmp_path / "x.safetensors", tensors, {**description, **lie})
     refusal(tmp_path / "x.safetensors")
+
+
+def streaming_checkpoint(path: Path, **arguments: object) -> Path:
+    """Write a streaming network whose description has other arguments."""
+    row = find_row(distillation, "streaming-foot")
+    description = json.loads(json.dumps(describe_network(distillation, row)))
+    description["arguments"] |= arguments
+    save_checkpoint(path, row.network().state_dict(), description)
+    return path
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("lookahead", [0, 7, 10, 100])
+def test_a_streaming_network_keeps_the_lookahead_of_its_training(
+    lookahead: int, tmp_path: Path
+) -> None:
+    """Its estimates would be shown at the wrong time, or other delays could not be used at all."""
+    path = streaming_checkpoint(tmp_path / "x.safetensors", lookahead=lookahead)
+    trained = load_trained(path)
+    assert trained.lookahead == trained.network.lookahead == lookahead
+    row = find_row(distillation, trained.row.name)
+    assert row.network.keywords["lookahead"] == 10  # that of the script stays
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *({"lookahead": value} for value in (-1, 101, 10**12, True, "10", 7.5, None, [10])),
+        {"lookahead": 7, "dropout": 0.5},
+        {"lookahead": 7, "hidden_sizes": [6, 9]},
+        {"lookahead": 7, "file": "/etc/passwd"},
+    ],
+    ids=str,
+)
+def test_nothing_but_a_sensible_lookahead_is_taken_from_a_file(
+    arguments: Description, tmp_path: Path
+) -> None:
+    """A file could choose a delay without end, or use the one free number to change others."""
+    refusal(streaming_checkpoint(tmp_path / "x.safetensors", **arguments))
 
 
 @pytest.mark.parametrize("name", ["script", "row", "model", "arguments", "targets", "rate_hz"])

@@ -6,6 +6,8 @@ import json
 import re
 import reprlib
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +50,11 @@ class Trained(NamedTuple):
         data = settings.get("data") if isinstance(settings, dict) else None
         return isinstance(data, dict) and bool(data.get("synthetic"))
 
+    @property
+    def lookahead(self) -> int | None:
+        """Samples by which the output of a streaming network is late; None if it reads windows."""
+        return getattr(self.network, "lookahead", None)
+
     def inputs(self, samples: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the inputs of the network, from modalities `(..., C)` with all sensors."""
         return self.script.inputs(samples, self.row.sensor_set)
@@ -61,8 +68,9 @@ def load_trained(path: Path) -> Trained:
     """Build the network of a checkpoint and load its weights.
 
     The network is built from a row of a script in the project's folder. The description in the
-    file only selects that row and must match it exactly; nothing is built from the file itself, so
-    an untrusted file can do no harm.
+    file only selects that row and must match it exactly, except for the lookahead of a streaming
+    network, a number from 0 to a window; nothing else is built from the file itself, so an
+    untrusted file can do no harm.
 
     Raises:
         InputError: The file is damaged or does not match a row of these scripts.
@@ -172,6 +180,11 @@ def _matching_row(script: Script, description: Mapping[str, Any]) -> Row:
     if name not in [row.name for row in script.ROWS]:
         raise ValueError(f"the script has no row {reprlib.repr(name)}")
     row = find_row(script, name)
+    arguments = _entry(description, "arguments")
+    if "lookahead" in row.network.keywords and isinstance(arguments, dict):
+        lookahead = arguments.get("lookahead")  # --lookahead of the run
+        if type(lookahead) is int and 0 <= lookahead <= script.WINDOW:
+            row = replace(row, network=partial(row.network, lookahead=lookahead))
     expected = json.loads(json.dumps(describe_network(script, row)))  # tuples become lists
     for key, value in expected.items():
         found = _entry(description, key)

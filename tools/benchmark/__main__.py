@@ -6,7 +6,8 @@
              same losses. An epoch has only a few batches of random windows: its time grows with
              their number.
   inference  time to compute one window and 64, in PyTorch and, if it is installed, in onnxruntime;
-             delay of a live estimate; parameters, multiply-adds; memory to predict and to train
+             delay of a live estimate; parameters, multiply-adds; memory to predict and to train.
+             Of a streaming row, the time per sample on the CPU, with its state carried
   reading    samples per second, compared with h5py alone and with appending sample by sample
   options    every way of --faster: seconds per epoch and NRMSE on synthetic data
   jobs       windows per second of several trainings at the same time
@@ -69,8 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             text = tables.markdown(results)
             write_text(args.out / "benchmark.md", text)
-            if results["inference"]:
-                figure = tables.latency_figure(results["inference"])
+            windowed = [result for result in results["inference"] if "batch_1_ms" in result]
+            if windowed:
+                figure = tables.latency_figure(windowed)
                 write_figure(args.out / "latency.png", figure)
     print(f"{text}\nResults: {args.out}")
     return 0
@@ -82,12 +84,16 @@ def _tasks(part: str, args: argparse.Namespace) -> Iterator[Task]:
         yield from (partial(reading.measure, dataset, args.repeats) for dataset in args.datasets)
         return
     cases = training.choose_cases(args.datasets, args.rows)
+    if part != "inference":  # a streaming network has no published loop to compare with
+        cases = [case for case in cases if not case.row.is_beyond_paper]
     if part in ("options", "jobs"):  # one row is enough
         cases = [case for case in cases if not case.row.needs]
         cases = [case for case in cases if case.row.name.startswith("student")] or cases
         cases = cases[:1]
     for device in _devices(args.device):
         for case in cases:
+            if case.row.is_beyond_paper and device.type != "cpu":
+                continue  # one sample at a time is work for the CPU
             yield partial(_measure_case, part, case, device, args)
 
 
@@ -97,6 +103,8 @@ def _measure_case(
     sizes = {"batches": args.batches, "batch_size": args.batch_size, "repeats": args.repeats}
     if part == "training":
         yield from training.measure_training(case, **sizes, device=device)
+    elif part == "inference" and case.row.is_beyond_paper:
+        yield inference.measure_stream(case, threads=args.threads)
     elif part == "inference":
         yield inference.measure(
             case, hop=args.hop, batch_size=args.batch_size, threads=args.threads, device=device

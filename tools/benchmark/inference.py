@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import numpy as np
@@ -21,7 +22,12 @@ from tools.benchmark.training import Case, Rehearsal, train_two_batches
 from tools.export_onnx import graph, runtime
 from tools.trained import Trained
 
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
 WINDOWS = (1, 64)  # at once: a live estimate, and a recording
+SAMPLES = 2000  # of a stream, timed one by one
+WARM_UP = 100  # samples before them
 LEAST_RUNS = 10  # of each measurement
 LEAST_S = 2.0
 
@@ -70,6 +76,59 @@ def measure(
     return result
 
 
+def measure_stream(case: Case, *, threads: int) -> dict[str, Any]:
+    """Measure the time per sample of an untrained streaming network on the CPU.
+
+    Every call gets one sample and the state of the call before, as in live use.
+    """
+    script, trained = case.script, build_untrained(case)
+    windows = runtime.random_windows(script, math.ceil((WARM_UP + SAMPLES) / script.WINDOW))
+    stream = {name: values.flatten(0, 1)[None] for name, values in windows.items()}
+    inputs = trained.inputs(stream)
+    with torch.device("meta"):
+        sample = [torch.zeros(1, 1, values.shape[-1]) for values in inputs]
+        multiply_adds = count_multiply_adds(case.row.network(), sample)
+    network, late_ms = trained.network, 1e3 * trained.network.lookahead / script.RATE_HZ
+    parameters = count_used_parameters(network.requires_grad_(True), inputs)
+    network.requires_grad_(False)
+
+    def step(t: int, state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+        return network.stream(*(values[:, t : t + 1] for values in inputs), state=state).state
+
+    result = {
+        **case.labels,
+        "device": "cpu",
+        "threads": threads,
+        "parameters": parameters,
+        "multiply_adds": multiply_adds,
+        "lookahead_ms": late_ms,
+        **_stream_latency(step, None, "sample"),
+    }
+    session = _open_exported(trained, threads)
+    if isinstance(session, str):
+        return result | {"onnx": session}
+    arrays = runtime.session_inputs(trained, stream)
+    start = arrays.pop(graph.STATE)
+
+    def onnx_step(t: int, state: np.ndarray) -> np.ndarray:
+        sample = {name: values[:, t : t + 1] for name, values in arrays.items()}
+        return session.run(None, {**sample, graph.STATE: state})[1]
+
+    return result | _stream_latency(onnx_step, start, "onnx_sample")
+
+
+@torch.no_grad()
+def _stream_latency(step: Callable[[int, Any], Any], state: object, name: str) -> dict[str, float]:
+    """Return the median and 99th percentile of the times of single samples, in µs."""
+    times_us = []
+    for t in range(WARM_UP + SAMPLES):
+        started = time.perf_counter()
+        state = step(t, state)
+        times_us.append(1e6 * (time.perf_counter() - started))
+    median_us, p99_us = np.percentile(times_us[WARM_UP:], [50, 99])
+    return {f"{name}_us": float(median_us), f"{name}_p99_us": float(p99_us)}
+
+
 def build_untrained(case: Case) -> Trained:
     """Return the network of a row with random weights, frozen, in eval mode, on the CPU."""
     torch.manual_seed(0)
@@ -101,11 +160,12 @@ def count_multiply_adds(network: nn.Module, inputs: Sequence[Tensor]) -> int:
     """
     recurrent = 0
 
-    def forward(layer: nn.RNNBase, x: Tensor, *_: object) -> tuple[Tensor, None]:
+    def forward(layer: nn.RNNBase, x: Tensor, *_: object) -> tuple[Tensor, object]:
         nonlocal recurrent
         weights = [p.numel() for name, p in layer.named_parameters() if "weight" in name]
         recurrent += x.shape[:2].numel() * sum(weights)
-        return x.new_empty(*x.shape[:2], layer.hidden_size * (1 + layer.bidirectional)), None
+        output = x.new_empty(*x.shape[:2], layer.hidden_size * (1 + layer.bidirectional))
+        return output, (None, None) if layer.mode == "LSTM" else None  # no use is made of a state
 
     with (
         patch.object(nn.LSTM, "forward", forward),
@@ -142,20 +202,26 @@ def _measure_onnx(
     trained: Trained, batches: dict[int, dict[str, Tensor]], threads: int
 ) -> dict[str, Any]:
     """Measure the exported network, or return why it cannot be measured."""
-    try:
-        runtime.check_installed()
-    except InputError as error:
-        return {"onnx": f"not measured: {error}"}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.onnx"
-        graph.write(trained, path)
-        session = runtime.open_session(path, threads)
-        result: dict[str, Any] = {"onnx_bytes": path.stat().st_size}
+    session = _open_exported(trained, threads)
+    if isinstance(session, str):
+        return {"onnx": session}
+    result: dict[str, float] = {}
     for count, batch in batches.items():
         inputs = runtime.session_inputs(trained, batch)
         times_ms = _times_ms(lambda inputs=inputs: session.run(None, inputs))
         result |= _latency(times_ms, count, f"onnx_batch_{count}")
     return result
+
+
+def _open_exported(trained: Trained, threads: int) -> InferenceSession | str:
+    """Return the exported network in onnxruntime, or why it cannot be measured."""
+    try:
+        runtime.check_installed()
+    except InputError as error:
+        return f"not measured: {error}"
+    with tempfile.TemporaryDirectory() as folder:
+        graph.write(trained, Path(folder) / "network.onnx")
+        return runtime.open_session(Path(folder) / "network.onnx", threads)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from tabulate import tabulate
 from common.plots import figure_style
 
 NOT_MEASURED = "not measured"
+DELAY = "delay: window + hop + computation (ms)"
 Result = dict[str, Any]
 
 
@@ -20,8 +21,11 @@ def markdown(results: dict[str, Any]) -> str:
     machine = results["machine"]
     facts = [f"{name.replace('_', ' ')}: {value}" for name, value in machine.items() if value]
     sections = ["# Benchmark", "; ".join(facts) + "."]
+    streams = [result for result in results["inference"] if _is_stream(result)]
+    windowed = [result for result in results["inference"] if not _is_stream(result)]
+    parts = {**results, "inference": windowed, "streams": _beside_windowed(streams, windowed)}
     for part, (title, columns) in TABLES.items():
-        if found := results[part]:
+        if found := parts[part]:
             lines = []
             for result in found:
                 labels = {"dataset": result["dataset"]}
@@ -61,9 +65,44 @@ def _inference(result: Result) -> dict[str, str]:
         "64 windows: ms per window": f"{result['batch_64_ms'] / 64:.2f}",
         "in onnxruntime, per window": _number(result, "onnx_batch_64_ms", 64),
         "windows/s": f"{result['batch_64_windows_per_s']:,.0f}",
-        "delay: window + hop + computation (ms)": " + ".join(parts_ms),
+        DELAY: " + ".join(parts_ms),
         "MB to predict a batch": _number(result, "prediction_bytes", 1e6, ",.0f"),
         "MB to train on one": _number(result, "training_bytes", 1e6, ",.0f", missing=""),
+    }
+
+
+def _is_stream(result: Result) -> bool:
+    return "lookahead_ms" in result
+
+
+def _beside_windowed(streams: Sequence[Result], windowed: Sequence[Result]) -> list[Result]:
+    """Return the streaming students and the windowed students of the same sensors."""
+
+    def sensors(result: Result) -> tuple[str, str]:
+        return result["dataset"], result["row"].partition("-")[2]
+
+    chosen = {sensors(result) for result in streams}
+    students = [r for r in windowed if "student" in r["row"] or "distilled" in r["row"]]
+    return [*streams, *(r for r in students if sensors(r) in chosen and r["device"] == "cpu")]
+
+
+def _stream(result: Result) -> dict[str, str]:
+    if _is_stream(result):
+        delay_ms = f"{result['lookahead_ms']:.0f} + {result['sample_us'] / 1e3:.1f}"
+        pairs = (("PyTorch", "sample"), ("onnxruntime", "onnx_sample"))
+        times = {
+            f"{name}: µs per sample (99th percentile)": NOT_MEASURED
+            if f"{key}_us" not in result
+            else f"{result[f'{key}_us']:.0f} ({result[f'{key}_p99_us']:.0f})"
+            for name, key in pairs
+        }
+    else:
+        delay_ms = _inference(result)[DELAY]
+        times = {}
+    return {
+        "parameters": f"{result['parameters']:,}",
+        **times,
+        "delay: lookahead, or window + hop, + computation (ms)": delay_ms,
     }
 
 
@@ -114,6 +153,7 @@ def _number(
 TABLES: dict[str, tuple[str, Callable[[Result], dict[str, str]]]] = {
     "training": ("Training: seconds per epoch of {batches} batches", _training),
     "inference": ("Inference, {threads} CPU thread(s)", _inference),
+    "streams": ("Sample by sample, beside the windowed students, {threads} CPU thread(s)", _stream),
     "reading": ("Reading a file", _reading),
     "options": ("Ways to train faster, on synthetic data", _options),
     "jobs": ("Several trainings at the same time", _jobs),

@@ -118,6 +118,7 @@ class Rehearsal:
         self.args = argparse.Namespace(
             **{"protocol": "paper", "seed": 42, "epochs": EPOCHS, "patience": EPOCHS},
             **{"batch_size": batch_size, "learning_rate": rate, "faster": [], **weights},
+            loss="pooled",
         )
         windows = math.ceil(batches * batch_size / 0.8)
         self.recording = random_recording(self.script, windows).to(device)
@@ -151,7 +152,7 @@ class Rehearsal:
         self.windows, self.validation = windows, validation
         self.loss, self.criterion = loss, criterion
         for tensors, function, seconds in self._precomputed:
-            if tensors is windows.cached:
+            if any(values is cached for values in tensors for cached in windows.cached):
                 self.teacher, self.once_per_fold_s = function, seconds
         return []
 

@@ -10,6 +10,11 @@ The exported network is run in onnxruntime and compared with PyTorch in batches 
 windows: random ones and, with --data, recorded ones. If the results differ by more than 1e-4, no
 file is written and the exit status is 2.
 
+A streaming network has two more: the input `state`, (batch, units), zeros at the start of a stream,
+and the output `new_state`, which is the state of the next call. A call may have one sample or more;
+`lookahead` in the metadata is the number of samples by which the output is late. It is also
+compared on 1,000 samples that are given one by one.
+
   python -m tools.export_onnx --checkpoint FILE --out network.onnx
   python -m tools.export_onnx --checkpoint FILE --out network.onnx --data data/dataset_a.h5
 

@@ -1,4 +1,8 @@
-"""A trained network as an ONNX graph with one input per modality."""
+"""A trained network as an ONNX graph with one input per modality.
+
+A network that reads a stream also has its recurrent state as an input and an output, all of it in
+one tensor.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from tools.trained import Trained, channel_names
+from tools.trained import Trained, channel_names, count_channels
 
 if TYPE_CHECKING:
     import onnx_ir
 
 OUTPUT = "targets"
+STATE, NEW_STATE = "state", "new_state"  # of a network that reads a stream
 LARGEST_BATCH = 2**16  # windows; the exporter requires a bound, but the graph accepts more
+LONGEST_CALL = 2**16  # samples of a stream; the same
 SINGLE_CHUNK = 2**31  # time steps, more than a batch has
 
 # Gates of the ONNX operator as indices of PyTorch's gates. Both operators and their orders:
@@ -51,11 +57,12 @@ class NetworkOfModalities(nn.Module):
 
     Shape:
         One `(B, T, C)` per modality of the sensor set, with the channels of its sensors, to
-        `(B, T, K)`.
+        `(B, T, K)`. A network that reads a stream also takes and returns its state, `(B, units)`.
     """
 
     def __init__(self, trained: Trained) -> None:
         super().__init__()
+        self.state_sizes = state_sizes(trained)
         weights = (*trained.network.parameters(), *trained.network.buffers())
         self.network = copy.deepcopy(trained.network, {id(values): values for values in weights})
         one_sample = {name: torch.zeros(1) for name in trained.script.UNITS}
@@ -67,8 +74,13 @@ class NetworkOfModalities(nn.Module):
                 if isinstance(child, nn.LSTM | nn.GRU):
                     setattr(module, name, RecurrentNode(child))
 
-    def forward(self, *modalities: Tensor) -> Tensor:
-        """Estimate the targets."""
+    def forward(self, *modalities: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Estimate the targets; the state, if there is one, follows the modalities."""
+        if self.state_sizes:
+            *modalities, state = modalities
+            parts = state[None].split(self.state_sizes, dim=-1)
+            output, parts = self.network.stream(*modalities, state=parts)
+            return output, torch.cat(parts, dim=-1)[0]
         if self.is_joined:
             return self.network(torch.cat(modalities, dim=-1))
         return self.network(*modalities)
@@ -84,7 +96,8 @@ class RecurrentNode(nn.Module):
         layer: the layer, whose weights are copied.
 
     Shape:
-        `(B, T, C)` to the output `(B, T, directions * hidden_size)`, and None for the states.
+        As the layer's: `(B, T, C)`, and the state before or None, to the output
+        `(B, T, directions * hidden_size)` and the state after, `(directions, B, hidden_size)` each.
     """
 
     def __init__(self, layer: nn.LSTM | nn.GRU) -> None:
@@ -110,35 +123,57 @@ class RecurrentNode(nn.Module):
         gates = values.chunk(len(GATES[self.operator]))
         return torch.cat([gates[i] for i in GATES[self.operator]])
 
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+    def forward(
+        self, x: Tensor, state: Tensor | tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
         """Insert the node into the graph."""
         batch, samples, _ = x.shape
-        output = torch.onnx.ops.symbolic(
-            self.operator,
-            (x.transpose(0, 1), self.weight, self.recurrence, self.bias),
+        directions, size = len(self.weight), self.attributes["hidden_size"]
+        before = (state,) if isinstance(state, Tensor) else (state or ())
+        state_shapes = [(directions, batch, size)] * (2 if self.operator == "LSTM" else 1)
+        output, *after = torch.onnx.ops.symbolic_multi_out(
+            self.operator,  # its fifth input would be the lengths of sequences that differ
+            (x.transpose(0, 1), self.weight, self.recurrence, self.bias, None, *before),
             self.attributes,
-            dtype=x.dtype,
-            shape=(samples, len(self.weight), batch, self.attributes["hidden_size"]),
+            dtypes=[x.dtype] * (1 + len(state_shapes)),
+            shapes=[(samples, directions, batch, size), *state_shapes],
         )
-        return output.permute(2, 0, 1, 3).flatten(2), None  # (B, T, directions * hidden_size)
+        output = output.permute(2, 0, 1, 3).flatten(2)  # (B, T, directions * hidden_size)
+        return output, tuple(after) if self.operator == "LSTM" else after[0]
+
+
+def state_sizes(trained: Trained) -> list[int]:
+    """Return the units of each state tensor of a network that reads a stream, else nothing."""
+    if not hasattr(trained.network, "stream"):
+        return []
+    channels = count_channels(trained.script).items()
+    one_sample = {modality: torch.zeros(1, 1, count) for modality, count in channels}
+    return [part.shape[-1] for part in trained.network.stream(*trained.inputs(one_sample)).state]
 
 
 def _export(trained: Trained) -> torch.onnx.ONNXProgram:
     names = channel_names(trained.script, trained.sensor_set)
+    network = NetworkOfModalities(trained).eval()
     # Two windows, because the exporter would treat a batch of one as a constant.
-    windows = tuple(torch.zeros(2, trained.script.WINDOW, len(c)) for c in names.values())
-    batch = tuple({0: torch.export.Dim("batch", max=LARGEST_BATCH)} for _ in windows)
+    inputs = [torch.zeros(2, trained.script.WINDOW, len(c)) for c in names.values()]
+    batch = {0: torch.export.Dim("batch", max=LARGEST_BATCH)}
+    dimensions, input_names, output_names = [batch] * len(inputs), [*names], [OUTPUT]
+    if network.state_sizes:
+        samples = {1: torch.export.Dim("samples", max=LONGEST_CALL)}
+        inputs.append(torch.zeros(2, sum(network.state_sizes)))
+        dimensions = [batch | samples] * len(names) + [batch]
+        input_names.append(STATE)
+        output_names.append(NEW_STATE)
     with _silence():
         # In two steps, since the exporter, if it cannot trace a batch of any size, would silently
         # fix the batch at two windows.
-        traced = torch.export.export(
-            NetworkOfModalities(trained).eval(), windows, dynamic_shapes=(batch,)
-        )
+        dynamic = {"dynamic_shapes": (tuple(dimensions),)}
+        traced = torch.export.export(network, tuple(inputs), **dynamic)
         return torch.onnx.export(
             traced,
-            input_names=list(names),
-            output_names=[OUTPUT],
-            dynamic_shapes=(batch,),
+            input_names=input_names,
+            output_names=output_names,
+            **dynamic,
             dynamo=True,
             verbose=False,
         )
@@ -148,15 +183,26 @@ def _describe(model: onnx_ir.Model, trained: Trained) -> None:
     """Describe inputs and outputs in their documentation and in the metadata of the file."""
     script = trained.script
     names, units = channel_names(script, trained.sensor_set), script.UNITS
+    sizes = state_sizes(trained)
+    samples = "samples" if sizes else script.WINDOW
     for node in model.graph:
         node.metadata_props.clear()  # the exporter notes paths of this machine
-    for value, (modality, channels) in zip(model.graph.inputs, names.items(), strict=True):
-        shape = f"(batch, {script.WINDOW}, {len(channels)})"
+    inputs: dict[str, dict[str, object]] = {}
+    for value, (modality, channels) in zip(model.graph.inputs, names.items(), strict=False):
+        inputs[modality] = {"unit": units[modality], "channels": channels}
+        shape = f"(batch, {samples}, {len(channels)})"
         value.doc_string = f"{shape} in {units[modality]}: {', '.join(channels)}"
     targets = [f"{target.name} ({target.unit})" for target in script.TARGETS]
-    shape = f"(batch, {script.WINDOW}, {len(targets)})"
-    model.graph.outputs[0].doc_string = f"{shape}: {', '.join(targets)}"
-    inputs = {name: {"unit": units[name], "channels": c} for name, c in names.items()}
+    description = f"(batch, {samples}, {len(targets)}): {', '.join(targets)}"
+    if sizes:
+        late, shape = trained.network.lookahead, f"(batch, {sum(sizes)})"
+        description += f"; {late} samples late ({1000 * late / script.RATE_HZ:g} ms)"
+        before, after = model.graph.inputs[-1], model.graph.outputs[1]
+        before.doc_string = f"{shape}: {NEW_STATE} of the call before, zeros at the start"
+        after.doc_string = f"{shape}: {STATE} of the next call"
+        inputs[STATE] = {"units": sum(sizes), "start": 0}
+        model.metadata_props["lookahead"] = str(late)
+    model.graph.outputs[0].doc_string = description
     model.metadata_props["about"] = json.dumps(trained.description, ensure_ascii=False)
     model.metadata_props["inputs"] = json.dumps(inputs, ensure_ascii=False)
 

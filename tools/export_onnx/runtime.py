@@ -13,6 +13,7 @@ from torch import Tensor
 from common.files import InputError
 from common.runs import Script
 from common.windows import cut_windows
+from tools.export_onnx.graph import STATE, state_sizes
 from tools.trained import Trained, channel_names, count_channels
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 BATCH_SIZES = (1, 2, 64)  # windows that are compared at once: a live estimate, and a recording
 MAGNITUDES = (-1, 2)  # powers of ten between which random windows lie: the units of all inputs
+STREAMED = 1000  # samples that are compared one by one, if the network reads a stream
 TOLERANCE = 1e-4  # of `difference`
 
 
@@ -78,11 +80,17 @@ def open_session(path: Path, threads: int = 1) -> InferenceSession:
 
 
 def session_inputs(trained: Trained, windows: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """Return the inputs of an exported network, from windows of all modalities."""
+    """Return the inputs of an exported network, from windows of all modalities.
+
+    The state of a network that reads a stream is that at the start.
+    """
     names = channel_names(trained.script, trained.sensor_set)
     joined = torch.cat(trained.inputs(windows), dim=-1)  # a network may read them side by side
     parts = joined.split([len(channels) for channels in names.values()], dim=-1)
-    return {name: values.numpy() for name, values in zip(names, parts, strict=True)}
+    inputs = {name: values.numpy() for name, values in zip(names, parts, strict=True)}
+    if sizes := state_sizes(trained):
+        inputs[STATE] = np.zeros((len(joined), sum(sizes)), np.float32)
+    return inputs
 
 
 def difference(trained: Trained, session: InferenceSession, windows: dict[str, Tensor]) -> float:
@@ -92,14 +100,39 @@ def difference(trained: Trained, session: InferenceSession, windows: dict[str, T
     value of the target in the window: float32 has seven digits, and the outputs of networks that
     are trained for correlation have any magnitude.
     """
-    expected = trained.predict(windows).numpy()
-    error = np.abs(session.run(None, session_inputs(trained, windows))[0] - expected)
+    output = session.run(None, session_inputs(trained, windows))[0]
+    return _largest_difference(output, trained.predict(windows).numpy())
+
+
+def streamed_difference(
+    trained: Trained, session: InferenceSession, windows: dict[str, Tensor]
+) -> float:
+    """Return the difference on a stream: one window after the other, sample by sample.
+
+    Both carry their own state from the first sample to the last.
+    """
+    stream = {name: values.flatten(0, 1)[None, :STREAMED] for name, values in windows.items()}
+    inputs = session_inputs(trained, stream)
+    inputs_of_pytorch, state_of_pytorch = trained.inputs(stream), None
+    state, outputs, expected = inputs.pop(STATE), [], []
+    for t in range(inputs_of_pytorch[0].shape[1]):
+        sample = {name: values[:, t : t + 1] for name, values in inputs.items()}
+        output, state = session.run(None, {**sample, STATE: state})
+        outputs.append(output)
+        output, state_of_pytorch = trained.network.stream(
+            *(values[:, t : t + 1] for values in inputs_of_pytorch), state=state_of_pytorch
+        )
+        expected.append(output.numpy())
+    return _largest_difference(np.concatenate(outputs, axis=1), np.concatenate(expected, axis=1))
+
+
+def _largest_difference(output: np.ndarray, expected: np.ndarray) -> float:
     largest = np.abs(expected).max(axis=1, keepdims=True)  # (B, 1, K)
-    return float((error / np.maximum(largest, 1)).max())
+    return float((np.abs(output - expected) / np.maximum(largest, 1)).max())
 
 
 def check_difference(trained: Trained, path: Path, windows: dict[str, Tensor], kind: str) -> float:
-    """Compare an exported network with PyTorch in batches of all sizes.
+    """Compare an exported network with PyTorch in batches of all sizes, and as a stream.
 
     Args:
         trained: the network in PyTorch.
@@ -115,7 +148,10 @@ def check_difference(trained: Trained, path: Path, windows: dict[str, Tensor], k
     """
     session = open_session(path)
     batches = [{name: w[:size] for name, w in windows.items()} for size in BATCH_SIZES]
-    largest = float(np.max([difference(trained, session, batch) for batch in batches]))
+    differences = [difference(trained, session, batch) for batch in batches]
+    if state_sizes(trained):
+        differences.append(streamed_difference(trained, session, windows))
+    largest = float(np.max(differences))  # NaN if any is
     if not largest <= TOLERANCE:  # also if it is NaN
         raise InputError(
             f"{trained.row.name}: onnxruntime differs from PyTorch by {largest:.1e} on {kind} "

@@ -2,8 +2,9 @@
 
 The recording is an HDF5 file in the layout of the network's dataset, or a text file (CSV) with
 column names and a time column, or a MATLAB file with numeric arrays, at any sampling rate. Only the
-columns that the network reads are needed. Overlapping windows are blended into one curve. Warnings
-name channels that look faulty, and sensors, axes and units unlike those in training.
+columns that the network reads are needed. Overlapping windows are blended into one curve; a
+streaming network predicts sample by sample. Warnings name channels that look faulty, and sensors,
+axes and units unlike those in training.
 
 Writes into --out: prediction.csv (a line per sample: where it comes from, its time and the targets;
 empty where nothing can be predicted), prediction.png and prediction.json (checkpoint, data,
@@ -64,6 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     hop = args.hop or script.WINDOW // 2
     if hop > script.WINDOW:
         raise InputError(f"--hop {hop}: at most a window, {script.WINDOW} samples")
+    is_stream = trained.lookahead is not None
+    if is_stream and args.hop:
+        raise InputError(
+            f"--hop {hop}: {trained.row.name} has no windows, it predicts sample by sample; leave "
+            "out --hop"
+        )
     print(f"Network: {trained.row.name} of {Path(script.__file__).name}, on {device}")
     if trained.is_trained_on_synthetic_data:
         print("NOTICE: this network was trained on synthetic data; do not use it on people.")
@@ -79,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         samples = join_pieces(args.data, trained, pieces, units)
         result = predict_recording(trained, args.data, samples, hop, device)
     print(f"\n{output.table(result, script.TARGETS)}\n")
+    windows = {"window": script.WINDOW, "hop": None if args.as_tested else hop}
     description = {
         "title": f"{trained.row.name} on {_readable(args.data.name)}",
         "synthetic": is_synthetic(args.data),
@@ -89,8 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name: _readable(value) if isinstance(value, Path) else value
             for name, value in vars(args).items()
         },
-        "window": script.WINDOW,
-        "hop": None if args.as_tested else hop,
+        **({"lookahead": trained.lookahead} if is_stream else windows),
         "rate_hz": script.RATE_HZ,
         "delay": result.delay,
         "warnings": list(result.warnings),
@@ -167,8 +174,9 @@ def _parser() -> ArgumentParser:
     add(
         "--as-tested",
         action="store_true",
-        help="cut the windows of the run's own test; with the data file of the run this gives the "
-        "numbers in its predictions/, which shows that the checkpoint belongs to these results",
+        help="cut the windows, or streams, of the run's own test; with the data file of the run "
+        "this gives the numbers in its predictions/, which shows that the checkpoint belongs to "
+        "these results",
     )
     add_flags(parser)
     add_device(parser)

@@ -1,10 +1,10 @@
-"""Predict a recording in overlapping windows, or repeat the test of the run."""
+"""Predict a recording, in overlapping windows or as a stream, or repeat the test of the run."""
 
 from __future__ import annotations
 
 import timeit
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,14 +18,17 @@ from tqdm import tqdm
 from common import training
 from common.data import Recording
 from common.files import InputError
-from common.windows import PROTOCOLS, Windows, cut_windows
+from common.training import predict_stream
+from common.windows import PROTOCOLS, Windows, cut_filled, cut_sequences, cut_windows
 from tools.plausibility import percentile
 from tools.predict.recording import STRETCH, TIME, Samples, choose_subject
 from tools.predict.sensors import find_doubts
 from tools.trained import Trained
 
 BATCH_SIZE = 64
+SEQUENCE = 500  # samples of a stream that are predicted at once
 WARM_UP_CALLS, TIMED_CALLS = 3, 10
+TIMED_SAMPLES = 100  # of a stream
 MAX_THREADS = 1024
 OTHER_UNIT = 20.0  # times the estimates: newtons are 500 times body weights
 
@@ -58,32 +61,41 @@ def predict_recording(
 ) -> Prediction:
     """Predict every stretch of a recording that is at least as long as a window.
 
-    Prints what is left out, what is implausible, and the delay of a live estimate.
+    A streaming network predicts every stretch from a cold start, up to its last samples, whose
+    estimates would come after its end. Prints what is left out, what is implausible, and the delay
+    of a live estimate.
 
     Args:
         trained: the network, on `device`.
         path: the file of the recording, for errors.
         samples: the recording.
-        hop: samples from one window to the next.
+        hop: samples from one window to the next; without effect on a streaming network.
         device: device of the network.
 
     Raises:
         InputError: Nothing can be predicted, or the output of the network is not finite.
     """
-    script = trained.script
-    windows = Windows(
-        [signal.to(device) for signal in trained.inputs(samples.values)],
-        samples.values["targets"].to(device),
-        overlapping_windows(samples.stretch, script.WINDOW, hop),
-    )
-    is_predicted = np.zeros(len(samples.stretch), bool)
-    is_predicted[windows.samples.cpu().numpy()] = True
-    _report_left_out(path, trained, samples.stretch, is_predicted)
+    script, stretch, late = trained.script, samples.stretch, trained.lookahead
+    signals = [signal.to(device) for signal in trained.inputs(samples.values)]
+    is_predicted = np.zeros(len(stretch), bool)
+    if late is None:
+        windows = Windows(
+            signals,
+            samples.values["targets"].to(device),
+            overlapping_windows(stretch, script.WINDOW, hop),
+        )
+        is_predicted[windows.samples.cpu().numpy()] = True
+    else:
+        is_predicted = is_estimated_in_time(stretch, late)
+    _report_left_out(path, trained, stretch, is_predicted)
     warnings = find_doubts(trained, samples)
     for warning in warnings:
         print(f"WARNING: {warning}")
-    delay = _describe_delay(trained, windows, hop)
-    prediction = blend(trained, windows)
+    if late is None:
+        delay, prediction = _describe_delay(trained, windows, hop), blend(trained, windows)
+    else:
+        delay = _describe_delay_of_stream(trained, signals)
+        prediction = predict_stretches(trained, signals, stretch)
     if np.isnan(prediction[is_predicted]).any():
         raise InputError(
             f"{path}: the output of the network is not finite; its training diverged, or the "
@@ -150,6 +162,35 @@ def _predict_batches(
             bar.update(len(indices))
 
 
+def is_estimated_in_time(stretch: np.ndarray, lookahead: int) -> np.ndarray:
+    """Return which samples a streaming network estimates before the end of their stretch.
+
+    Args:
+        stretch: `(samples,)` number of the stretch; -1 for samples in none.
+        lookahead: samples by which the estimate is late.
+    """
+    when_estimated = np.append(stretch, np.full(lookahead, -1))[lookahead:]
+    return (stretch >= 0) & (when_estimated == stretch)
+
+
+def predict_stretches(
+    trained: Trained, signals: Sequence[Tensor], stretch: np.ndarray
+) -> np.ndarray:
+    """Return the prediction `(samples, K)` float32 of a streaming network, NaN where there is none.
+
+    Args:
+        trained: the network.
+        signals: its inputs, `(samples, C)` each.
+        stretch: `(samples,)` number of the stretch, increasing; -1 for samples in none.
+    """
+    samples = np.flatnonzero(stretch >= 0)
+    sequences = Windows(signals, signals[0], *cut_filled(samples, stretch[samples], SEQUENCE))
+    predicted, is_estimated = predict_stream(trained.network, sequences, stretch)
+    prediction = torch.full((len(stretch), predicted.shape[-1]), torch.nan)
+    prediction[sequences.samples[is_estimated].cpu()] = predicted[is_estimated].cpu()
+    return prediction.numpy()
+
+
 def _report_left_out(
     path: Path, trained: Trained, stretch: np.ndarray, is_predicted: np.ndarray
 ) -> None:
@@ -161,11 +202,16 @@ def _report_left_out(
     samples, window, rate_hz = len(stretch), trained.script.WINDOW, trained.script.RATE_HZ
     incomplete = int((stretch < 0).sum())
     short = samples - incomplete - int(is_predicted.sum())
-    reasons = []
-    if short:
+    late, reasons = trained.lookahead, []
+    if short and late is None:
         reasons.append(
             f"{short:,} are in stretches shorter than a window of {window} samples "
             f"({window / rate_hz:g} s)"
+        )
+    elif short:
+        reasons.append(
+            f"{short:,} are among the last {late} samples ({late / rate_hz:g} s) of a stretch, "
+            "whose estimates come after its end"
         )
     if incomplete:
         reasons.append(f"{incomplete:,} lack a value that the network reads")
@@ -183,18 +229,37 @@ def _report_left_out(
 def _describe_delay(trained: Trained, windows: Windows, hop: int) -> str:
     """Return how late a live estimate would be at most."""
     one_window = windows[torch.zeros(1, dtype=torch.int64)].inputs
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    calls = WARM_UP_CALLS + TIMED_CALLS
-    seconds = timeit.repeat(lambda: trained.network(*one_window).cpu(), number=1, repeat=calls)
-    torch.set_num_threads(threads)
-    computation_s = np.median(seconds[WARM_UP_CALLS:])
+    computation_s = _median_s(lambda: trained.network(*one_window), TIMED_CALLS)
     rate_hz = trained.script.RATE_HZ
     return (
         f"Delay of a live estimate: at most window {trained.script.WINDOW / rate_hz:g} s + hop "
         f"{hop / rate_hz:g} s + computation {computation_s:.2g} s (median of {TIMED_CALLS} warm "
         "calls, one CPU thread)"
     )
+
+
+@torch.no_grad()
+def _describe_delay_of_stream(trained: Trained, signals: Sequence[Tensor]) -> str:
+    """Return how late a live estimate of a streaming network would be."""
+    network, one_sample = trained.network, [signal[None, :1] for signal in signals]
+    state = network.stream(*one_sample).state
+    computation_s = _median_s(
+        lambda: network.stream(*one_sample, state=state).output, TIMED_SAMPLES
+    )
+    return (
+        f"Delay of a live estimate: lookahead {trained.lookahead / trained.script.RATE_HZ:g} s + "
+        f"computation {computation_s:.2g} s per sample (median of {TIMED_SAMPLES} warm calls, one "
+        "CPU thread)"
+    )
+
+
+def _median_s(compute: Callable[[], Tensor], calls: int) -> float:
+    """Return the median time of a computation and its way to the CPU, on one thread, in s."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    seconds = timeit.repeat(lambda: compute().cpu(), number=1, repeat=WARM_UP_CALLS + calls)
+    torch.set_num_threads(threads)
+    return float(np.median(seconds[WARM_UP_CALLS:]))
 
 
 def _compare_sizes(trained: Trained, prediction: np.ndarray, truth: np.ndarray) -> Iterator[str]:
@@ -214,7 +279,7 @@ def _compare_sizes(trained: Trained, prediction: np.ndarray, truth: np.ndarray) 
 def predict_as_tested(
     checkpoint: Path, trained: Trained, path: Path, subject: str | None, device: torch.device
 ) -> Prediction:
-    """Predict a subject in the windows and batches of the run's own test: the same numbers.
+    """Predict a subject in the windows, or streams, of the run's own test: the same numbers.
 
     Prints whether the data and the predictions are those of the run.
 
@@ -237,18 +302,24 @@ def predict_as_tested(
         print(f"WARNING: {path} holds other samples than the data file of the run")
     threads = settings.get("threads") or torch.get_num_threads()  # none for a run on a GPU
     training.set_up(threads, settings.get("faster", []))
-    numbers, is_scored = cut_windows(
-        recording, [subject], script.WINDOW, settings["protocol"], cover_tails=True
-    )
+    is_stream = trained.lookahead is not None
+    cut, length = (cut_sequences, script.SEQUENCE) if is_stream else (cut_windows, script.WINDOW)
+    numbers, is_scored = cut(recording, [subject], length, settings["protocol"], cover_tails=True)
     if not len(numbers):
         raise InputError(f"{path}: subject {subject}: no full window; choose another --subject")
+    # PyTorch rounds differently if weights are frozen, or not aligned in memory as in the run.
+    weights = {name: weight.clone() for name, weight in trained.network.state_dict().items()}
+    trained.network.load_state_dict(weights, assign=True)
+    trained.network.requires_grad_()
     values = recording.to(device).samples
-    windows = Windows(trained.inputs(values), values["targets"], numbers)
-    batches = [
-        predicted for _, predicted in _predict_batches(trained, windows, settings["batch_size"])
-    ]
-    prediction = torch.cat(batches).numpy()[is_scored]
-    samples = numbers[is_scored]
+    windows = Windows(trained.inputs(values), values["targets"], numbers, is_scored)
+    if is_stream:
+        predicted, is_estimated = predict_stream(trained.network, windows, recording.stretch)
+        prediction, is_scored = predicted.cpu().numpy(), is_estimated.cpu().numpy()
+    else:
+        batches = _predict_batches(trained, windows, settings["batch_size"])
+        prediction = torch.cat([predicted for _, predicted in batches]).numpy()
+    prediction, samples = prediction[is_scored], numbers[is_scored]
     if subject == test_subject:
         _compare(checkpoint, prediction)
     return Prediction(

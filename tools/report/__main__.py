@@ -5,7 +5,9 @@
 
 Give the folders of any runs, of one script or several, with all test subjects or some. Runs of one
 dataset that share the data file, protocol, seed and training go into the same tables; others are
-reported separately, with a notice. The command prints Markdown and writes into DIR:
+reported separately, with a notice. Streaming students, which are not in the paper, have a table of
+their own beside the windowed students of the same sensors. The command prints Markdown and writes
+into DIR:
 
   report.html            tables, figures, settings and versions on one page, to hand on
   report.md              the printed text
@@ -31,6 +33,7 @@ from tools.report import figures, tables
 from tools.report.html import Section, html_page
 from tools.report.runs import Results, load_results
 from tools.report.statistics import statistics_tables
+from tools.report.streaming import streaming_tables
 
 README_START, README_END = "<!-- results -->", "<!-- /results -->"
 
@@ -94,7 +97,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _write_report(all_results: Sequence[Results], args: argparse.Namespace) -> None:
     text, latex, metrics = "# Report\n", "", []
-    all_tables = [[*tables.summary_tables(r), *statistics_tables(r)] for r in all_results]
+    all_tables = [
+        [*tables.summary_tables(r), *streaming_tables(r), *statistics_tables(r)]
+        for r in all_results
+    ]
     for results, its_tables in zip(all_results, all_tables, strict=True):
         shown = [table for table in its_tables if not table.is_long]
         text += "\n" + "\n".join([_introduction(results), *(t.markdown() for t in shown)])

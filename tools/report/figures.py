@@ -72,7 +72,8 @@ def _draw_figures(
     metrics = results.metrics
     metrics = metrics[~metrics["row"].map(paper.kind).isin(paper.PARTS)]
     if metrics.empty:
-        print(f"{results.name}: no figures, because all rows are parts of other rows.")
+        reason = "all rows are parts of other rows, or not in the paper"
+        print(f"{results.name}: no figures, because {reason}.")
         return
     whole = replace(results, metrics=metrics)
     for table, rows in rows_by_table(whole).items():

@@ -61,6 +61,10 @@ MORE_ABLATION = {  # the other subsets of branches, which are not in the paper
     "mwff_mwfs_gate_lstm": "MWFF + MWFS, gate",
     "maf_mwff_mwfs_lstm": "MAF + MWFF + MWFS",
 }
+BEYOND = {  # real time, which is not in the paper: in a table of their own
+    "streaming": "Streaming student",
+    "distilled_streaming": "Streaming student + SD",
+}
 PARTS = {"dlr_rmse", "dlr_correlation"}  # networks of another row; the latter has no fixed scale
 
 NRMSE_PERCENT = {  # mean over targets; mean ± SD over subjects where the SD is known
@@ -141,7 +145,7 @@ def kind(row: str) -> str:
 
 def label(row: str) -> str:
     """Return the paper's name of a row's model, or the row's own if the paper has none."""
-    return {**MODELS, **ABLATION, **MORE_ABLATION}.get(kind(row), kind(row))
+    return {**MODELS, **ABLATION, **MORE_ABLATION, **BEYOND}.get(kind(row), kind(row))
 
 
 def table(dataset: str, script: str, sensor_set: str) -> PaperTable:
@@ -161,7 +165,7 @@ def table(dataset: str, script: str, sensor_set: str) -> PaperTable:
 
 def sort_rows(sets: Sequence[str], rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Sort pairs of row and sensor set by set and the paper's models; unknown ones come last."""
-    kinds = [*ABLATION, *MORE_ABLATION, *MODELS]
+    kinds = [*ABLATION, *MORE_ABLATION, *MODELS, *BEYOND]
 
     def position(pair: tuple[str, str]) -> tuple[bool, int, int]:
         row, sensor_set = kind(pair[0]), pair[1]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from common.files import InputError
@@ -16,7 +17,8 @@ from common.metrics import COLUMNS, METRICS
 from tools.report import paper
 from tools.trained import dataset_name, find_script
 
-SHARED_SETTINGS = ("data", "protocol", "epochs", "patience", "batch_size", "seed")
+SHARED_SETTINGS = ("data", "protocol", "epochs", "patience", "batch_size", "seed", "loss")
+DEFAULTS = {"loss": "pooled"}  # of settings that a run notes only if they differ from the paper's
 KEYS = ["row", "test_subject", "activity", "target"]
 HISTORY = {"row": str, "fold": str, "epoch": int, "training_loss": float, "validation_loss": float}
 
@@ -49,6 +51,8 @@ class Results:
         metrics: metrics of all runs in long form, with the columns `script` and `folder` added.
         runs: the runs.
         notices: remarks for the reader of the report.
+        streaming: the same for rows beyond the paper, which are not in `metrics`; the column
+            `lookahead_ms` is added, None for the default of the script.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Results:
     metrics: pd.DataFrame
     runs: list[Run]
     notices: list[str] = field(default_factory=list)
+    streaming: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def subjects(self) -> list[str]:
@@ -67,10 +72,13 @@ class Results:
     @property
     def training(self) -> str:
         """A description of the training."""
-        return (
+        description = (
             "at most {epochs} epochs with patience {patience}, batch size {batch_size} and seed "
             "{seed}"
-        ).format_map(self.settings)
+        )
+        if self.settings["loss"] != DEFAULTS["loss"]:
+            description += ", loss `{loss}`"
+        return description.format_map(self.settings)
 
     def select(self, rows: Sequence[str]) -> pd.DataFrame:
         """Return the metrics of some rows."""
@@ -100,7 +108,8 @@ def load_results(folders: Sequence[Path]) -> list[Results]:
         shared = [_dataset(run.settings), *(run.settings[name] for name in SHARED_SETTINGS)]
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(run)
     merged = [_merge(group) for group in groups.values()]
-    results = sorted((r for r in merged if len(r.metrics)), key=lambda r: r.name)
+    finished = (r for r in merged if len(r.metrics) or len(r.streaming))
+    results = sorted(finished, key=lambda r: r.name)
     if not results:
         raise InputError(
             f"{', '.join(map(str, folders))}: no row has finished yet; run the report again later"
@@ -120,7 +129,8 @@ def load_run(folder: Path) -> Run:
         raise InputError(f"{folder}: not a run (no config.json); give outputs/<script>/<run>")
     try:
         config = json.loads(path.read_text())
-        settings, calls = dict(config["settings"]), [dict(c) for c in config.get("calls", [])]
+        settings = DEFAULTS | dict(config["settings"])
+        calls = [dict(c) for c in config.get("calls", [])]
         missing = {"script", *SHARED_SETTINGS} - set(settings)
         if missing:
             raise ValueError(f"the settings lack {', '.join(sorted(missing))}")
@@ -165,7 +175,7 @@ def load_histories(results: Results) -> dict[str, pd.DataFrame]:
         try:
             if path.exists() and len(run.metrics):
                 history = pd.read_csv(path, usecols=list(HISTORY), dtype=HISTORY)
-                parts.setdefault(run.settings["script"], []).append(history)
+                parts.setdefault(run.settings["script"], []).append(_with_delay(history, run))
         except (OSError, ValueError, KeyError) as error:
             raise _damaged(path, error) from error
     return {
@@ -226,7 +236,14 @@ def _merge(runs: Sequence[Run]) -> Results:
         notices.append(
             f"Runs on {' and '.join(devices)} are combined; rounding differs between devices."
         )
-    parts = [run.metrics.assign(script=run.settings["script"], folder=run.folder) for run in runs]
+    parts = [
+        _with_delay(run.metrics, run).assign(
+            script=run.settings["script"],
+            folder=run.folder,
+            lookahead_ms=run.settings.get("lookahead_ms"),
+        )
+        for run in runs
+    ]
     metrics = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
     notices += _check_duplicates(metrics)
     metrics = metrics.drop_duplicates(KEYS, ignore_index=True)
@@ -238,19 +255,43 @@ def _merge(runs: Sequence[Run]) -> Results:
             f"{row}, {target}: NRMSE or PCC is undefined for subject {subjects}, and so are the "
             "means that include it."
         )
-    name = f"{dataset}-{settings['protocol']}"
-    imus = _count_imus(dataset, runs)
-    return Results(name, dataset, imus, settings, metrics, list(runs), notices)
+    is_streaming = _is_streaming(metrics)
+    return Results(
+        f"{dataset}-{settings['protocol']}",
+        dataset,
+        _count_imus(dataset, runs),
+        settings,
+        metrics[~is_streaming].drop(columns="lookahead_ms"),
+        list(runs),
+        notices,
+        metrics[is_streaming],
+    )
+
+
+def _is_streaming(table: pd.DataFrame) -> pd.Series:
+    return table["row"].map(paper.kind).isin(paper.BEYOND)
+
+
+def _with_delay(table: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """Add a delay that is not the default to the names of the streaming students of a run."""
+    late_ms = run.settings.get("lookahead_ms")
+    if late_ms is None or table.empty:
+        return table
+    labels = table["row"] + np.where(_is_streaming(table), f" ({late_ms:g} ms)", "")
+    return table.assign(row=labels)
 
 
 def _check_flags(runs: Sequence[Run]) -> None:
-    """Refuse runs of one script that differ in any setting but the device."""
+    """Refuse runs of one script that differ in a setting other than the device.
+
+    The delay concerns the streaming students only, whose names tell it.
+    """
     first: dict[str, Run] = {}
     for run in runs:
         other = first.setdefault(run.settings["script"], run)
         for name in {**other.settings, **run.settings}:
             theirs, ours = other.settings.get(name), run.settings.get(name)
-            if name != "device" and theirs != ours:
+            if name not in ("device", "lookahead_ms") and theirs != ours:
                 raise InputError(
                     f"{run.folder}: {name} is {ours}, but {theirs} in {other.folder}; "
                     "report these runs separately"

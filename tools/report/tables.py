@@ -15,7 +15,7 @@ from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from common.files import InputError, plural
 from tools.report import paper
-from tools.report.runs import Results
+from tools.report.runs import DEFAULTS, Results
 
 MAX_LISTED_ROWS = 10  # in a note
 DIFFERENT_SUBJECTS = "The rows were tested on different subjects: their means are not comparable"
@@ -212,7 +212,7 @@ def _means_table(
     for row, cells in zip(rows, body, strict=True):
         if not _same_subjects(metrics):
             name = f"NRMSE % on {plural(len(common), 'common subject')}"
-            cells[name] = _mean_sd(means.loc[row, common], 2)
+            cells[name] = mean_sd(means.loc[row, common], 2)
         if is_comparable_to_paper(results):
             cells["paper's NRMSE %"] = paper.NRMSE_PERCENT[results.dataset].get(row)
     notes = _notes(results, metrics, rows, table.number)
@@ -229,7 +229,7 @@ def _summarize_row(results: Results, row: str) -> dict[str, Cell]:
     }
     for metric, (name, digits) in SHOWN_METRICS.items():
         means = subject_means(metrics, metric).loc[row, metrics["test_subject"].unique()]
-        cells[name] = _mean_sd(means, digits)
+        cells[name] = mean_sd(means, digits)
     return cells
 
 
@@ -244,7 +244,7 @@ def _per_target_table(
     for row in rows:
         cells: dict[str, Cell] = {"row": row, "folds": _folds(results, overall[row])}
         for target, values in overall[row].groupby("target")[metric]:
-            cells[target] = _mean_sd(values, digits)
+            cells[target] = mean_sd(values, digits)
         body.append(cells)
     stem = f"{stem}_{metric.split('_')[0]}_per_target"
     notes = [] if _same_subjects(metrics) else [f"{DIFFERENT_SUBJECTS}."]
@@ -265,6 +265,8 @@ def _notes(results: Results, metrics: pd.DataFrame, rows: Sequence[str], number:
         theirs = f"{paper.SUBJECTS[results.dataset]} subjects, protocol `paper`"
         count = plural(len(results.subjects), "subject")
         ours = f"{count}, protocol `{results.settings['protocol']}`"
+        if results.settings["loss"] != DEFAULTS["loss"]:
+            ours += f", loss `{results.settings['loss']}`"
         notes.append(
             f"The paper's values ({theirs}) are left out because they are not comparable with "
             f"these results ({ours})."
@@ -277,9 +279,11 @@ def _notes(results: Results, metrics: pd.DataFrame, rows: Sequence[str], number:
 
 
 def is_comparable_to_paper(results: Results) -> bool:
-    """Return whether the data are measured, with the paper's protocol and number of subjects."""
+    """Return whether data are measured, and subjects, protocol and loss are the paper's."""
     is_whole = len(results.subjects) == paper.SUBJECTS.get(results.dataset)
-    return is_whole and results.settings["protocol"] == "paper" and not results.is_synthetic
+    papers = {"protocol": "paper", **DEFAULTS}
+    is_papers = all(results.settings[name] == value for name, value in papers.items())
+    return is_whole and is_papers and not results.is_synthetic
 
 
 def readme_tables(all_results: Sequence[Results]) -> str:
@@ -298,7 +302,7 @@ def readme_tables(all_results: Sequence[Results]) -> str:
     for results in all_results:
         if is_comparable_to_paper(results) and results.dataset not in comparable:
             comparable[results.dataset] = results
-        else:
+        elif len(results.metrics):
             others.append(results)
     parts = [_beside_paper(dataset, comparable.get(dataset)) for dataset in ("A", "B")]
     return "\n".join(parts + [_measured(results) for results in others])
@@ -337,7 +341,7 @@ def _measured(results: Results) -> str:
     return f"{title}\n\n{markdown_table(columns, body)}\n"
 
 
-def _mean_sd(values: pd.Series, digits: int) -> MeanSD | None:
+def mean_sd(values: pd.Series, digits: int) -> MeanSD | None:
     """Return mean and sample SD; no SD for a single value, None for no value."""
     if not len(values):
         return None

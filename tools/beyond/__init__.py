@@ -1,0 +1,1 @@
+"""Compare streaming students with the paper's windowed ones: `python -m tools.beyond`."""
