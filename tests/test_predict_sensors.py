@@ -172,7 +172,9 @@ def test_no_warning_on_a_new_subject(
         predict(checkpoint, data, *flags)
         for activity in DATASET_A_ACTIVITIES if dataset == "a" else ():
             predict(checkpoint, data, *flags, "--activity", activity, "--hop", "100")
-    assert not warnings(capsys.readouterr().out)
+    found = warnings(capsys.readouterr().out)
+    # The network is not trained: the size of its estimates says nothing about the unit of a target.
+    assert not [warning for warning in found if "measured values are" not in warning]
 
 
 def test_a_network_without_statistics_of_channels_checks_the_faults(
