@@ -324,5 +324,5 @@ def test_parallel_trainings_start_and_fail_together() -> None:
     sizes = (1, 2, 1, CPU, 1)  # batches, batch size, epochs, device, threads
     case = case_of("ffn_hf-foot")
     assert training.seconds_in_parallel(2, case, *sizes) > 0
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="there is no script"):
         training.seconds_in_parallel(2, case._replace(script_name="none"), *sizes)
