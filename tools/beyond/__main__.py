@@ -13,18 +13,16 @@ CPU cores.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from common.cli import ArgumentParser, positive_float, positive_int, run_main, whole_number
 from common.files import InputError, write_text
-from common.metrics import score
 from common.runs import Script, script_folder
 from synthetic_gait import write_file
+from tools.report.streaming import score_common_samples
 from tools.trained import find_script
 
 DATA_SEED = 42  # of the simulated walking
@@ -92,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = PLANS[dataset]
         script = find_script(plan.script)
         data = args.data or args.out / f"dataset_{dataset}.h5"
-        if not data.exists():
+        if not args.data and not data.exists():
             data.parent.mkdir(parents=True, exist_ok=True)
             write_file(data, dataset, args.subjects, args.minutes, DATA_SEED)
         test_subjects = args.test_subjects or script.read(data).subjects[-2:]
@@ -135,40 +133,20 @@ def score_calls(script: Script, output_dir: Path, calls: Sequence[Call]) -> pd.D
     lookahead.
 
     Returns:
-        A line per run, row, test subject and target, with `nrmse_percent` and `pcc`.
+        A line per run, row, test subject and target, with the columns `setting` and `seed` of the
+        run and the metrics of the report.
     """
-    paths = [
-        (call, path)
-        for call in calls
-        for path in sorted((script_folder(output_dir, script) / call.run_name).glob(PREDICTIONS))
-    ]
-    by_subject: dict[str, list[tuple[Call, str, dict[str, np.ndarray]]]] = {}
-    for call, path in paths:
-        row, _, subject = path.stem.rpartition("-subject_")
-        with np.load(path) as arrays:
-            by_subject.setdefault(subject, []).append((call, row, dict(arrays)))
-    lines = []
-    for subject, predictions in by_subject.items():
-        shared = reduce(np.intersect1d, [arrays["sample"] for *_, arrays in predictions])
-        for call, row, arrays in predictions:
-            chosen = np.isin(arrays["sample"], shared)
-            names = arrays["target"].tolist()
-            scores = score(arrays["truth"][chosen], arrays["prediction"][chosen], names)
-            lines += [
-                {
-                    "setting": call.run_name.rpartition("-")[0],
-                    "seed": call.run_name.rpartition("_")[2],
-                    "subject": subject,
-                    "row": row,
-                    "target": target,
-                    "nrmse_percent": nrmse,
-                    "pcc": pcc,
-                }
-                for target, nrmse, pcc in zip(
-                    names, scores["nrmse_percent"], scores["pcc"], strict=True
-                )
-            ]
-    return pd.DataFrame(lines)
+    files: dict[str, dict[str, Path]] = {}  # by test subject, and by run and row
+    for call in calls:
+        for path in sorted((script_folder(output_dir, script) / call.run_name).glob(PREDICTIONS)):
+            row, _, subject = path.stem.partition("-subject_")
+            files.setdefault(subject, {})[f"{call.run_name}/{row}"] = path
+    scores = pd.concat(
+        score_common_samples([*paths.values()], [*paths], subject)
+        for subject, paths in files.items()
+    )
+    found = scores["row"].str.extract(r"(?P<setting>.*)-seed_(?P<seed>\d+)/(?P<row>.*)")
+    return pd.concat([found, scores.drop(columns="row")], axis="columns")
 
 
 def write_tables(scores: pd.DataFrame, plan: Plan) -> list[str]:
@@ -198,7 +176,7 @@ def write_tables(scores: pd.DataFrame, plan: Plan) -> list[str]:
 
 def summary(scores: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Return mean and SD, over subjects and seeds, of the mean NRMSE and PCC over targets."""
-    pairs = [*by, "subject", "seed"]
+    pairs = [*by, "test_subject", "seed"]
     means = scores.groupby(pairs, sort=False)[["nrmse_percent", "pcc"]].mean()
     grouped = means.groupby(by, sort=False)
     table = grouped.agg(["mean", "std"])
@@ -208,7 +186,7 @@ def summary(scores: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 def paired_differences(scores: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     """Return paired differences between kinds of students: mean, SD, and how many are below 0."""
-    nrmse = scores.groupby(["subject", "seed", "row"])["nrmse_percent"].mean().unstack("row")
+    nrmse = scores.groupby(["test_subject", "seed", "row"])["nrmse_percent"].mean().unstack("row")
     lines = {}
     for name in plan.sets:
         for kind, other in COMPARISONS:

@@ -59,7 +59,7 @@ def streaming_tables(results: Results) -> list[Table]:
                 f"{sensor_set}: left out, because its rows have no test subject in common."
             )
             continue
-        scores += [_scores([files[row][s] for row in rows], rows, s) for s in subjects]
+        scores += [score_common_samples([files[row][s] for row in rows], rows, s) for s in subjects]
         folds = f"{len(subjects)} of {len(results.subjects)}"
         lines += [{**_costs(known.loc[row]), "row": row, "folds": folds} for row in rows]
     title = f"Beyond the paper: streaming students, {results.label}"
@@ -123,8 +123,20 @@ def _load(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _scores(paths: Sequence[Path], rows: Sequence[str], subject: str) -> pd.DataFrame:
-    """Score rows on the samples that all of them estimate; a line per row and target."""
+def score_common_samples(paths: Sequence[Path], rows: Sequence[str], subject: str) -> pd.DataFrame:
+    """Score rows on the samples that all of them estimate.
+
+    Args:
+        paths: file of the predictions of each row.
+        rows: name of each row.
+        subject: id of the test subject.
+
+    Returns:
+        A line per row and target, with the metrics of the report.
+
+    Raises:
+        InputError: predictions are damaged.
+    """
     names = ("sample", "truth", "prediction", "target")
     found = [_load(path, names) for path in paths]
     common = reduce(np.intersect1d, [arrays["sample"] for arrays in found])
