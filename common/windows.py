@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from common.data import ALL, Recording, find_subject
@@ -169,6 +168,8 @@ def make_fold(
     cut = cut or cut_windows
     training = [subject for subject in recording.subjects if subject != test_subject]
     if protocol == "paper":
+        from sklearn.model_selection import train_test_split  # takes 2 s: not in every command
+
         windows, is_scored = cut(recording, training, window, protocol)
         split = train_test_split(windows, is_scored, test_size=0.2, random_state=1)
         train, validation = split[0::2], split[1::2]

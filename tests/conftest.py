@@ -1,4 +1,8 @@
-"""Fixtures: one thread for PyTorch, small data and networks, and measured data if present."""
+"""Fixtures: one thread for PyTorch, small data and networks, and measured data if present.
+
+The process that hands out the tests reads this file as well, and needs none of the project: its
+modules are imported in the fixtures.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from synthetic_gait import write_file
-from tests.networks import narrow_networks
-from tests.running import no_figures
-
-torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start
+os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported, here and in other processes
 
 Capture = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
@@ -27,6 +25,8 @@ MEASURED = Path(os.environ.get("MEASURED_DATA", ROOT.parent / "shared" / "data")
 @pytest.fixture(scope="session")
 def synthetic_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return small synthetic files, by letter of the dataset; three subjects each."""
+    from synthetic_gait import write_file
+
     folder = tmp_path_factory.mktemp("synthetic")
     for dataset, minutes in (("a", 0.11), ("b", 0.15)):
         write_file(folder / f"{dataset}.h5", dataset, subjects=3, minutes=minutes, seed=1)
@@ -45,6 +45,8 @@ def example_b() -> Path:
 @pytest.fixture
 def narrow() -> Iterator[None]:
     """Make the networks of all scripts small."""
+    from tests.networks import narrow_networks
+
     with narrow_networks():
         yield
 
@@ -52,5 +54,7 @@ def narrow() -> Iterator[None]:
 @pytest.fixture
 def without_figures() -> Iterator[None]:
     """Draw no figures at the end of a run."""
+    from tests.running import no_figures
+
     with no_figures():
         yield

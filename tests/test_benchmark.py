@@ -116,6 +116,7 @@ def test_failing_way_of_faster_does_not_stop_the_others(monkeypatch: Patch) -> N
     assert by_way["tf32"]["seconds_per_epoch"] is None
 
 
+@pytest.mark.slow
 def test_options_run_the_script(synthetic_files: Files, monkeypatch: Patch) -> None:
     """A way would be reported as slow or harmful although the script was called wrongly."""
     monkeypatch.setattr(training, "FASTER", {})
@@ -178,6 +179,7 @@ def count_samples(monkeypatch: Patch) -> None:
     monkeypatch.setattr(inference, "WARM_UP", 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick", "narrow")
 def test_streaming_rows_stand_beside_the_windowed_ones(tmp_path: Path, monkeypatch: Patch) -> None:
     """The delay is what a streaming student is for; that of a window would hide it."""

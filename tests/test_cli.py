@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -9,43 +10,37 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
-
-START = "from common.cli import run_main; import pathlib, sys; "
-
-
-def run_code(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code in the project, in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-c", START + code],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
+from common.cli import run_main
+from tests.conftest import ROOT, Patch
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "gbk"])
-def test_a_terminal_that_lacks_a_character_does_not_end_a_run(encoding: str) -> None:
+@pytest.mark.parametrize("encoding", ["ascii", "gbk", "cp932"])
+def test_a_terminal_that_lacks_a_character_does_not_end_a_run(
+    encoding: str, monkeypatch: Patch
+) -> None:
     """The final table has ± and ²; hours of training must not end at them."""
-    code = "run_main(lambda: print('R\\u00b2 0.9 \\u00b1 0.1'))"
-    done = run_code(code, PYTHONIOENCODING=encoding)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("R")
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding))
+    with pytest.raises(SystemExit, match="0"):
+        run_main(lambda: print("R² 0.9 ± 0.1"))
+    assert shown.getvalue().startswith(b"R")
+    assert b" 0.9 " in shown.getvalue()
 
 
 def test_a_closed_pipe_stops_the_printing_and_not_the_work(tmp_path: Path) -> None:
     """`python Dataset_A_... | head -1` must still train, and save its results."""
     path = tmp_path / "result"
-    code = (
-        "exec('def main():\\n"
-        "  for i in range(20000): print(i)\\n"
-        "  pathlib.Path(sys.argv[1]).write_text(str(i))\\n'); run_main(main)"
-    )
+    code = """
+from common.cli import run_main
+import pathlib, sys
+def main():
+    for i in range(20000):
+        print(i)
+    pathlib.Path(sys.argv[1]).write_text(str(i))
+run_main(main)
+"""
     process = subprocess.Popen(
-        [sys.executable, "-c", START + code, str(path)],
+        [sys.executable, "-c", code, str(path)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -64,6 +59,8 @@ def test_figures_need_no_backend(backend: str, tmp_path: Path) -> None:
         "from common import plots; from matplotlib.figure import Figure; "
         f"Figure().savefig({str(tmp_path / 'figure.png')!r})"
     )
-    done = run_code(code, MPLBACKEND=backend)
+    environment = {**os.environ, "MPLBACKEND": backend}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "figure.png").stat().st_size

@@ -377,6 +377,7 @@ print(peak_bytes() - before, sum(values.nbytes for values in recording.samples.v
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is measured as on Linux")
 def test_reading_needs_little_more_memory_than_the_samples(tmp_path: Path) -> None:
     """The whole Dataset A has 3.3 GB: a copy or two of it would not fit into a laptop."""

@@ -99,6 +99,7 @@ def test_a_way_that_this_machine_lacks_is_found_before_the_run(
     assert not (tmp_path / NAME).exists()
 
 
+@pytest.mark.slow
 def test_a_compiled_loss_trains_to_the_same_numbers(
     synthetic_files: Files, tmp_path: Path, monkeypatch: Patch
 ) -> None:

@@ -237,7 +237,8 @@ def group_is_empty(group: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", ["1", "2"])
 def test_ctrl_c_ends_with_one_line(jobs: str, usual: list[str], tmp_path: Path) -> None:
     """Ctrl-C in a terminal reaches the workers as well: no traceback, and no process is left."""
     process = start_script(*usual, *LONG, "--jobs", jobs, "--run-name", "stopped")

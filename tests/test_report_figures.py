@@ -16,6 +16,7 @@ from tools.report.__main__ import main
 from tools.report.runs import load_results
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_figures_are_drawn_for_two_subjects(tmp_path: Path, capsys: Capture) -> None:
     """Two subjects have no quartiles, yet their figures must be drawn, without warnings."""

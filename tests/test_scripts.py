@@ -40,7 +40,8 @@ def chosen_rows(script: ModuleType) -> list[str]:
         return ["early_lstm", "mffm_gated", "maf_mwff_gate_lstm"]
     few, full = script.IMU_SETS[0], getattr(script, "FULL_SET", "")
     if family == "kinetics_fm_models":
-        return [f"{kind}-{few}" for kind in ("dlr_rmse", "dlr_correlation", "dlr", "dl")]
+        kinds = ["dlr_rmse", "dlr_correlation", "dlr", *(["dl"] if script.DATASET == "b" else [])]
+        return [f"{kind}-{few}" for kind in kinds]
     if family == "lmfn_tfn_fusion_models":
         return [f"lmfn-{few}", f"lmfn-{full}", f"tfn-{full}"]
     return [f"ffn_hf-{few}", f"ffn-{full}", f"lstm-{few}", f"conv2d-{few}"]

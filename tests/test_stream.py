@@ -306,6 +306,7 @@ def test_an_estimate_is_there_before_the_next_sample(process: Process) -> None:
     assert "Traceback" not in messages
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_it_ends_quietly_when_nobody_reads(process: Process) -> None:
     """`| head` ends with the lines that were asked for, and not with a traceback."""
