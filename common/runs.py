@@ -451,7 +451,9 @@ class Run:
         if self.device.type == "cuda":
             is_here = torch.cuda.is_available()
             return torch.cuda.get_device_name(self.device) if is_here else "CUDA, on the workers"
-        return f"CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
+        threads = torch.get_num_threads()
+        each = "1 thread" if threads == 1 else f"{threads} threads"
+        return f"CPU, {each} per training, {os.cpu_count()} cores"
 
     def _report_task(self, task: Task) -> None:
         """Print the result of a task, and the table of a fold once it is complete."""

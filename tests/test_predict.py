@@ -21,7 +21,7 @@ from common.windows import Windows
 from tests.conftest import Capture, Files, Folders
 from tests.networks import narrow_networks
 from tests.predicting import copy_columns, predict, random_network, target_values
-from tools.predict import prediction
+from tools.predict import output, prediction
 from tools.predict.recording import input_columns
 from tools.trained import find_script, load_trained, target_columns
 
@@ -282,3 +282,21 @@ def test_the_files_state_units_and_delay(
     description = json.loads((folder / "prediction.json").read_text(encoding="utf-8"))
     assert description["hop"] == 25
     assert "window 0.5 s + hop 0.25 s + computation" in description["delay"]
+
+
+@pytest.mark.parametrize(
+    ("is_synthetic", "is_trained_on_it", "warnings", "expected"),
+    [
+        (False, False, [], "student on walk.csv"),
+        (True, True, [], "student on walk.csv, SYNTHETIC DATA"),
+        (False, True, ["g?"], "student on walk.csv, network trained on SYNTHETIC DATA (1 warning)"),
+        (False, False, ["g?", "dead"], "student on walk.csv (2 warnings)"),
+    ],
+)
+def test_the_figure_says_what_speaks_against_it(
+    is_synthetic: bool, is_trained_on_it: bool, warnings: list[str], expected: str
+) -> None:
+    """Curves look plausible whatever the network was trained on, and are shown without the rest."""
+    description = {"title": "student on walk.csv", "synthetic": is_synthetic, "warnings": warnings}
+    description["trained_on_synthetic_data"] = is_trained_on_it
+    assert output.figure_title(description) == expected

@@ -20,7 +20,7 @@ import pandas as pd
 
 from common.cli import ArgumentParser, positive_float, positive_int, run_main, whole_number
 from common.files import InputError, write_text
-from common.runs import Script, script_folder
+from common.runs import Script, find_row, script_folder
 from synthetic_gait import write_file
 from tools.report.streaming import score_common_samples
 from tools.trained import find_script
@@ -104,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             script.main([*common, *jobs, *call.flags, "--rows", *call.rows])
         scores = score_calls(script, args.out, calls)
         scores.to_csv(args.out / f"scores_{dataset}.csv", index=False)
-        text = "\n\n".join([f"### Dataset {dataset.upper()}", *write_tables(scores, plan)])
+        tables = write_tables(scores, row_costs(script, args.out, calls[0]), plan)
+        text = "\n\n".join([f"### Dataset {dataset.upper()}", *tables])
         print(text)
         texts.append(text)
         write_text(args.out / "beyond.md", "\n\n".join(texts) + "\n")
@@ -133,8 +134,8 @@ def score_calls(script: Script, output_dir: Path, calls: Sequence[Call]) -> pd.D
     lookahead.
 
     Returns:
-        A line per run, row, test subject and target, with the columns `setting` and `seed` of the
-        run and the metrics of the report.
+        A line per run, row, test subject and target, in the order of the script's table, with the
+        columns `setting` and `seed` of the run and the metrics of the report.
     """
     files: dict[str, dict[str, Path]] = {}  # by test subject, and by run and row
     for call in calls:
@@ -146,20 +147,45 @@ def score_calls(script: Script, output_dir: Path, calls: Sequence[Call]) -> pd.D
         for subject, paths in files.items()
     )
     found = scores["row"].str.extract(r"(?P<setting>.*)-seed_(?P<seed>\d+)/(?P<row>.*)")
-    return pd.concat([found, scores.drop(columns="row")], axis="columns")
+    scores = pd.concat([found, scores.drop(columns="row")], axis="columns")
+    order = [row.name for row in script.ROWS]
+    return scores.sort_values("row", key=lambda rows: rows.map(order.index), kind="stable")
 
 
-def write_tables(scores: pd.DataFrame, plan: Plan) -> list[str]:
-    """Return the tables of a dataset in Markdown."""
+def row_costs(script: Script, output_dir: Path, call: Call) -> pd.DataFrame:
+    """Return the parameters and the delay of the rows of a call, without the computation.
+
+    The delay is the default lookahead or, of a network that reads windows, a window and a hop of
+    half a window.
+    """
+    metrics = pd.read_csv(script_folder(output_dir, script) / call.run_name / "metrics.csv")
+    costs = metrics.drop_duplicates("row").set_index("row")[["parameters"]]
+    windowed_ms = 1500 * script.WINDOW // script.RATE_HZ
+    delays = [
+        script.LOOKAHEAD_MS if find_row(script, row).is_beyond_paper else windowed_ms
+        for row in costs.index
+    ]
+    return costs.assign(**{"delay ms": delays})
+
+
+def write_tables(scores: pd.DataFrame, costs: pd.DataFrame, plan: Plan) -> list[str]:
+    """Return the tables of a dataset in Markdown.
+
+    Args:
+        scores: scores of all calls, from `score_calls`.
+        costs: parameters and delay per row, from `row_costs`.
+        plan: what was trained.
+    """
     name = plan.sets[0]
     pooled = scores[scores["setting"] == "pooled"]
-    both_losses = scores[scores["setting"].isin(["pooled", "balanced"])]
+    balanced = scores[scores["setting"] == "balanced"]
+    both_losses = pd.concat([pooled, balanced])
     first = [f"{kind}-{name}" for kind in KINDS]
     is_lookahead = (scores["row"] == f"streaming-{name}") & (scores["setting"] != "balanced")
     per_target = pooled.pivot_table("nrmse_percent", "row", "target", sort=False)
     return [
         "Loss of the paper (pooled):",
-        _markdown(summary(pooled, ["row"]), ".3f"),
+        _markdown(summary(pooled, ["row"]).join(costs), ".3f"),
         "NRMSE in % per target:",
         _markdown(per_target, ".2f"),
         "Differences in mean NRMSE (percentage points) on the same subject with the same seed:",
@@ -169,19 +195,21 @@ def write_tables(scores: pd.DataFrame, plan: Plan) -> list[str]:
             summary(both_losses[both_losses["row"].isin(["teacher", *first])], ["row", "setting"]),
             ".3f",
         ),
+        "Differences, as above, with the balanced loss:",
+        _markdown(paired_differences(balanced, plan), ".2f"),
         f"Lookahead of streaming-{name} (pooled: the default):",
         _markdown(summary(scores[is_lookahead], ["setting"]), ".3f"),
     ]
 
 
 def summary(scores: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Return mean and SD, over subjects and seeds, of the mean NRMSE and PCC over targets."""
+    """Return mean and SD, over n pairs of subject and seed, of the mean NRMSE and PCC."""
     pairs = [*by, "test_subject", "seed"]
     means = scores.groupby(pairs, sort=False)[["nrmse_percent", "pcc"]].mean()
     grouped = means.groupby(by, sort=False)
     table = grouped.agg(["mean", "std"])
     table.columns = ["NRMSE %", "SD", "PCC", "SD of PCC"]
-    return table.assign(**{"test subjects x seeds": grouped.size()})
+    return table.assign(n=grouped.size())
 
 
 def paired_differences(scores: pd.DataFrame, plan: Plan) -> pd.DataFrame:
@@ -202,7 +230,10 @@ def paired_differences(scores: pd.DataFrame, plan: Plan) -> pd.DataFrame:
 
 
 def _markdown(table: pd.DataFrame, digits: str) -> str:
-    return table.to_markdown(floatfmt=digits)
+    """Return a table with its index as the first columns; counts have no decimals."""
+    table = table.reset_index(names=table.index.names if table.index.names[0] else "")
+    counts = table.select_dtypes("integer")
+    return table.assign(**counts.map("{:,}".format)).to_markdown(index=False, floatfmt=digits)
 
 
 def _parser() -> ArgumentParser:

@@ -90,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     description = {
         "title": f"{trained.row.name} on {_readable(args.data.name)}",
         "synthetic": is_synthetic(args.data),
+        "trained_on_synthetic_data": trained.is_trained_on_synthetic_data,
         "checkpoint": _readable(args.checkpoint),
         "script": Path(script.__file__).name,
         "data": _readable(args.data),

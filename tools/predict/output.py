@@ -87,13 +87,24 @@ def draw(
     place = {name: result.labels[name].iloc[part.start] for name in result.labels}
     start = ", ".join(f"{name.split(' (')[0]} {value}" for name, value in place.items())
     all_axes[-1].set_xlabel(f"time (s) from {start}")
-    title = description["title"] + (", SYNTHETIC DATA" if description["synthetic"] else "")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(figure_title(description), fontsize=11)
     if result.delay:
         figure.supxlabel(result.delay, fontsize=8)
     handles, labels = all_axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), fontsize=8)
     return figure
+
+
+def figure_title(description: Mapping[str, Any]) -> str:
+    """Return the title of the figure, which says what speaks against trusting it."""
+    title = description["title"]
+    if description["synthetic"]:
+        title += ", SYNTHETIC DATA"
+    elif description["trained_on_synthetic_data"]:
+        title += ", network trained on SYNTHETIC DATA"
+    if count := len(description["warnings"]):
+        title += f" ({count} warning{'s' if count > 1 else ''})"
+    return title
 
 
 def _part_to_draw(result: Prediction, rate_hz: int) -> slice:

@@ -220,7 +220,7 @@ def _report_left_out(
             f"{path}: none of {samples:,} samples can be predicted: "
             f"{'; '.join(reasons) or 'it is empty'}; supply a longer recording"
         )
-    print(f"Samples: {samples:,}, {samples / rate_hz / 60:.1f} minutes")
+    print(f"Samples: {samples:,}, {samples / rate_hz:,.1f} s")
     if reasons:
         print(f"NOTICE: not predicted, and left empty: {'; '.join(reasons)}")
 
