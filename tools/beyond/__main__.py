@@ -181,23 +181,25 @@ def write_tables(scores: pd.DataFrame, costs: pd.DataFrame, plan: Plan) -> list[
     balanced = scores[scores["setting"] == "balanced"]
     both_losses = pd.concat([pooled, balanced])
     first = [f"{kind}-{name}" for kind in KINDS]
+    default_ms = costs.loc[f"streaming-{name}", "delay ms"]
     is_lookahead = (scores["row"] == f"streaming-{name}") & (scores["setting"] != "balanced")
     per_target = pooled.pivot_table("nrmse_percent", "row", "target", sort=False)
     return [
-        "Loss of the paper (pooled):",
+        "Loss of the paper (pooled). Mean over targets, then mean and SD over n pairs of test "
+        "subject and seed; delay without the computation:",
         _markdown(summary(pooled, ["row"]).join(costs), ".3f"),
-        "NRMSE in % per target:",
+        "The same, NRMSE in % per target:",
         _markdown(per_target, ".2f"),
         "Differences in mean NRMSE (percentage points) on the same subject with the same seed:",
         _markdown(paired_differences(pooled, plan), ".2f"),
-        f"Both losses, sensor set {name}:",
+        f"Both losses, sensor set `{name}`:",
         _markdown(
             summary(both_losses[both_losses["row"].isin(["teacher", *first])], ["row", "setting"]),
             ".3f",
         ),
         "Differences, as above, with the balanced loss:",
         _markdown(paired_differences(balanced, plan), ".2f"),
-        f"Lookahead of streaming-{name} (pooled: the default):",
+        f"Lookahead of `streaming-{name}` (pooled: the default, {default_ms} ms):",
         _markdown(summary(scores[is_lookahead], ["setting"]), ".3f"),
     ]
 
@@ -226,12 +228,12 @@ def paired_differences(scores: pd.DataFrame, plan: Plan) -> pd.DataFrame:
                     "SD": difference.std(),
                     "below 0": f"{(difference < 0).sum()} of {len(difference)}",
                 }
-    return pd.DataFrame(lines).T
+    return pd.DataFrame(lines).T.rename_axis("difference")
 
 
 def _markdown(table: pd.DataFrame, digits: str) -> str:
     """Return a table with its index as the first columns; counts have no decimals."""
-    table = table.reset_index(names=table.index.names if table.index.names[0] else "")
+    table = table.reset_index()
     counts = table.select_dtypes("integer")
     return table.assign(**counts.map("{:,}".format)).to_markdown(index=False, floatfmt=digits)
 
