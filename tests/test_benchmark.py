@@ -49,6 +49,7 @@ def quick(monkeypatch: Patch) -> None:
 # Training -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ["ffn_hf-foot", "distilled-foot", "lmfn-all_imus_emg"])
 def test_both_loops_learn_the_same(row: str) -> None:
     """The ratio of the times of two loops that do different things means nothing.

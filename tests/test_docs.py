@@ -36,6 +36,7 @@ from tests.networks import narrow_networks
 PAGES = ["README.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in sorted(ROOT.glob("docs/*.md")))]
 TEXT = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 PREDICT = "docs/predict_and_export.md"
+LONG = ("README.md", "docs/beyond.md", "docs/real_time.md")  # pages with long commands
 ELSEWHERE = (PREDICT, "docs/your_own_data.md")  # pages that are followed in tests of their own
 INSTALL = "python -m pip install -r "
 SET_UP = f"{INSTALL}requirements.txt && "
@@ -217,7 +218,7 @@ def follow(page: str, has_onnx: bool) -> None:
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=pytest.mark.slow) if page == "docs/beyond.md" else page
+        pytest.param(page, marks=pytest.mark.slow) if page in LONG else page
         for page in PAGES
         if page not in ELSEWHERE
     ],

@@ -25,6 +25,7 @@ from tests.made_runs import (
 )
 from tools.report.__main__ import main
 
+pytestmark = pytest.mark.slow
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 FLAGS = (  # nothing but the page is opened
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

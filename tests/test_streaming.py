@@ -369,6 +369,7 @@ class Interrupted:
         return self.loss(*arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("narrow")
 def test_an_interrupted_training_ends_at_the_same_bits(
     synthetic_files: Files, tmp_path: Path, monkeypatch: Patch

@@ -31,6 +31,7 @@ from tools import trained
 from tools.predict.__main__ import main as predict
 
 SCRIPT, TEACHER = "my_gait", "both"
+pytestmark = pytest.mark.slow
 TESTED = ["P 9", "P 10", "Zoë"]
 TINY = ["--epochs", "1", "--jobs", "1", "--device", "cpu"]
 PYTHON = [block for language, block in blocks(own_data.PAGE) if language == "python"]
@@ -156,7 +157,6 @@ def test_a_new_recording_is_predicted(place: Path) -> None:
     assert lines.iloc[:, -2:].notna().all(axis=None)
 
 
-@pytest.mark.slow
 def test_an_exported_network_names_its_channels_and_units(place: Path) -> None:
     """Users of the exported file have no script to look them up."""
     onnx = pytest.importorskip("onnx", reason="requirements-export.txt is not installed")
