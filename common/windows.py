@@ -168,7 +168,7 @@ def make_fold(
     cut = cut or cut_windows
     training = [subject for subject in recording.subjects if subject != test_subject]
     if protocol == "paper":
-        from sklearn.model_selection import train_test_split  # takes 2 s: not in every command
+        from sklearn.model_selection import train_test_split  # slow to import
 
         windows, is_scored = cut(recording, training, window, protocol)
         split = train_test_split(windows, is_scored, test_size=0.2, random_state=1)
