@@ -54,6 +54,19 @@ def test_differences_are_those_of_the_same_subject_and_seed() -> None:
     assert table["below 0"].item() == "4 of 4"
 
 
+def test_costs_are_those_of_the_networks(tmp_path: Path) -> None:
+    """The delay is what a streaming student is for: 50 ms instead of a window and half of one."""
+    folder = tmp_path / script.__name__ / "pooled-seed_42"
+    folder.mkdir(parents=True)
+    lines = "row,parameters\nstudent-feet,7\nstudent-feet,7\nstreaming-feet,5\n"
+    (folder / "metrics.csv").write_text(lines)
+    costs = beyond.row_costs(script, tmp_path, beyond.Call(folder.name, [], []))
+    assert costs["parameters"].to_dict() == {"student-feet": 7, "streaming-feet": 5}
+    assert costs["delay ms"].to_dict() == {"student-feet": 750, "streaming-feet": 50}
+    per_sample = costs["multiply-adds per sample"]
+    assert per_sample["streaming-feet"] < per_sample["student-feet"]
+
+
 def test_a_mistyped_data_file_is_not_replaced_by_simulated_walking(tmp_path: Path) -> None:
     """The tables would look like those of people."""
     path = tmp_path / "measured.h5"

@@ -22,7 +22,7 @@ from common.cli import ArgumentParser, positive_float, positive_int, run_main, w
 from common.files import InputError, write_text
 from common.runs import Script, find_row, script_folder
 from synthetic_gait import write_file
-from tools.report.streaming import score_common_samples
+from tools.report.streaming import delay_and_multiply_adds, score_common_samples
 from tools.trained import find_script
 
 DATA_SEED = 42  # of the simulated walking
@@ -153,19 +153,13 @@ def score_calls(script: Script, output_dir: Path, calls: Sequence[Call]) -> pd.D
 
 
 def row_costs(script: Script, output_dir: Path, call: Call) -> pd.DataFrame:
-    """Return the parameters and the delay of the rows of a call, without the computation.
-
-    The delay is the default lookahead or, of a network that reads windows, a window and a hop of
-    half a window.
-    """
+    """Return parameters, multiply-adds and delay of the rows of a call, as in the report."""
     metrics = pd.read_csv(script_folder(output_dir, script) / call.run_name / "metrics.csv")
     costs = metrics.drop_duplicates("row").set_index("row")[["parameters"]]
-    windowed_ms = 1500 * script.WINDOW // script.RATE_HZ
-    delays = [
-        script.LOOKAHEAD_MS if find_row(script, row).is_beyond_paper else windowed_ms
-        for row in costs.index
-    ]
-    return costs.assign(**{"delay ms": delays})
+    found = [delay_and_multiply_adds(script, find_row(script, row)) for row in costs.index]
+    costs["multiply-adds per sample"] = [multiply_adds for _, multiply_adds in found]
+    costs["delay ms"] = [round(delay_ms) for delay_ms, _ in found]
+    return costs
 
 
 def write_tables(scores: pd.DataFrame, costs: pd.DataFrame, plan: Plan) -> list[str]:
@@ -173,7 +167,7 @@ def write_tables(scores: pd.DataFrame, costs: pd.DataFrame, plan: Plan) -> list[
 
     Args:
         scores: scores of all calls, from `score_calls`.
-        costs: parameters and delay per row, from `row_costs`.
+        costs: costs per row, from `row_costs`.
         plan: what was trained.
     """
     name = plan.sets[0]
