@@ -41,6 +41,7 @@ ELSEWHERE = (PREDICT, "docs/your_own_data.md")  # pages that are followed in tes
 INSTALL = "python -m pip install -r "
 SET_UP = f"{INSTALL}requirements.txt && "
 FULL = "--run-name full"
+LOOP = re.compile(r"for script in (\S+); do (.*); done")
 TINY = ["--epochs", "1", "--device", "cpu", "--jobs", "1"]
 BENCHMARK = "--datasets a --rows ffn_hf-foot --parts training --batches 1 --repeats 1"
 MORE_FLAGS = {  # that make a command quick
@@ -61,18 +62,29 @@ def blocks(page: str) -> list[tuple[str, str]]:
     return [(language, textwrap.dedent(content)) for _, language, content in found]
 
 
+def lines_to_run(block: str) -> Iterator[str]:
+    """Yield the commands of a block, with loops over scripts unrolled."""
+    for line in block.splitlines():
+        if loop := LOOP.fullmatch(line):
+            pattern, command = loop.groups()
+            for path in sorted(ROOT.glob(pattern)):
+                yield command.replace("$script", path.name)
+        else:
+            yield line
+
+
 def commands(page: str) -> list[str]:
     """Return the commands of a page."""
     return [
-        line
+        command
         for language, block in blocks(page)
-        for line in block.splitlines()
+        for command in lines_to_run(block)
         if language == "bash"
     ]
 
 
 ALL_COMMANDS = [command for page in PAGES for command in commands(page)]
-FULL_COMMANDS = [line for line in commands("README.md") if FULL in line]
+FULL_COMMANDS = [command for command in commands("README.md") if FULL in command]
 
 
 def load_script(name: str) -> ModuleType:
@@ -205,7 +217,7 @@ def follow(page: str, has_onnx: bool) -> None:
     """Run the commands and snippets of a page from top to bottom."""
     for language, block in blocks(page):
         if language == "bash":
-            for command in block.splitlines():
+            for command in lines_to_run(block):
                 if not command.startswith(INSTALL) and ("onnx" not in command or has_onnx):
                     run_command(command)
         elif language == "python" and ("onnxruntime" not in block or has_onnx):
