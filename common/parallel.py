@@ -30,7 +30,7 @@ PARAMETER_BYTES = 28  # weights, gradients, Adam's moments, best epoch, workspac
 
 
 class WorkerDiedError(RuntimeError):
-    """A worker process died repeatedly while running a task, or all of them died for good."""
+    """A worker process died repeatedly, or all of them or the scheduler died for good."""
 
 
 def in_workers(
@@ -70,6 +70,8 @@ def in_workers(
 
 
 def _raise_error(future: Future) -> None:
+    if future.cancelled():  # by the client, when it can no longer reach the scheduler
+        raise WorkerDiedError("the connection to the Dask scheduler was lost; start it again")
     error = future.exception()
     if isinstance(error, KilledWorker):
         raise WorkerDiedError(
@@ -95,6 +97,7 @@ def _connect(stack: ExitStack, jobs: int, scheduler: str | None) -> Client:
             silence_logs=logging.CRITICAL,
         )
         return Client(stack.enter_context(cluster))
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # we report a lost scheduler
     try:
         return Client(scheduler, timeout=30)
     except (OSError, ValueError) as error:

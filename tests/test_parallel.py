@@ -261,8 +261,8 @@ def test_a_worker_that_cannot_be_started_again_ends_the_run(
 
 
 @pytest.fixture
-def two_workers(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
-    """Start a scheduler and two workers on loopback with the commands in the README."""
+def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
+    """Start a scheduler and two workers on loopback with the commands in docs/cluster.md."""
     started = []
 
     def start(*arguments: str) -> subprocess.Popen:
@@ -278,7 +278,9 @@ def two_workers(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
         start("distributed.cli.dask_scheduler", *local, "--scheduler-file", str(file))
         wait_until(lambda: file.exists() and file.stat().st_size > 0)  # written in one piece
         address = json.loads(file.read_text())["address"]
-        yield address, [start("distributed.cli.dask_worker", address, *flags) for _ in range(2)]
+        for _ in range(2):
+            start("distributed.cli.dask_worker", address, *flags)
+        yield address, started
     finally:
         for process in started:
             process.kill()
@@ -288,10 +290,10 @@ def two_workers(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["worker killed", "worker terminated", "client killed"])
 def test_what_is_lost_on_a_cluster_is_done_again(
-    lost: str, usual: list[str], tmp_path: Path, two_workers: tuple[str, list[subprocess.Popen]]
+    lost: str, usual: list[str], tmp_path: Path, cluster: tuple[str, list[subprocess.Popen]]
 ) -> None:
     """A node dies or is preempted, or the job that started the run: the numbers stay the same."""
-    address, workers = two_workers
+    address, (_, worker, _) = cluster
     usual += ["--batch-size", "1", "--epochs", "25", "--save-every", "0.000001"]
     script.main([*usual, "--run-name", "whole"])
     command = [sys.executable, SCRIPT, *usual, "--scheduler", address]
@@ -304,8 +306,27 @@ def test_what_is_lost_on_a_cluster_is_done_again(
         script.main(["--output-dir", str(tmp_path), "--resume", "lost", "--scheduler", address])
     else:
         number = signal.SIGKILL if lost == "worker killed" else signal.SIGTERM
-        os.kill(workers[0].pid, number)
+        os.kill(worker.pid, number)
         assert process.wait(timeout=300) == 0
-        workers[0].wait(timeout=60)
+        worker.wait(timeout=60)
     assert outcome(folder) == outcome(tmp_path / NAME / "whole")
     assert left_overs(folder) == []
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_gone_is_named(
+    usual: list[str], tmp_path: Path, cluster: tuple[str, list[subprocess.Popen]]
+) -> None:
+    """The user must look for the scheduler, not for a missing result or a full disk."""
+    address, (scheduler, *_) = cluster
+    usual += ["--batch-size", "1", "--epochs", "25", "--save-every", "0.000001"]
+    command = [sys.executable, SCRIPT, *usual, "--run-name", "lost", "--scheduler", address]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: len(list(tmp_path.glob("*/lost/unfinished/*.pt"))) == 2)
+    scheduler.kill()
+    _, complaint = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert complaint.count("the connection to the Dask scheduler was lost") == len(ROWS)
+    assert "Traceback" not in complaint
