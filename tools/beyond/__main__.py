@@ -3,7 +3,7 @@
 Simulates walking in the layouts of Datasets A and B, trains the teacher, the windowed and the
 streaming students, without and with distillation, with both losses and several lookaheads, and
 writes tables to <out>/beyond.md, and their numbers to <out>/scores_<dataset>.csv. A command that
-was interrupted continues where it stopped when you run it again. Plan for two hours or more on two
+was interrupted continues where it stopped when you run it again. Plan for three hours on two
 CPU cores.
 
   python -m tools.beyond --out outputs/beyond
