@@ -420,6 +420,22 @@ def test_the_class_takes_arrays_and_modalities(network: Path, walk: pd.DataFrame
         assert other.sample == one.sample + 20
 
 
+def test_onednn_is_off_for_a_sample_only(monkeypatch: Patch) -> None:
+    """With it, a sample takes longer than it lasts; without it, the user's other networks slow."""
+    seen, trained = [], echo(1)
+
+    def spy(*modalities: Tensor, state: object = None) -> None:
+        seen.append(torch.backends.mkldnn.enabled)
+        raise RuntimeError("stop")
+
+    monkeypatch.setattr(trained.network, "stream", spy)
+    assert torch.backends.mkldnn.enabled
+    with pytest.raises(RuntimeError, match="stop"):
+        Stream(trained).push(np.zeros(6))
+    assert seen == [False]
+    assert torch.backends.mkldnn.enabled
+
+
 @pytest.mark.parametrize(("module", "row"), [(script, ROW), (script_b, "streaming-feet")])
 def test_as_tested_repeats_the_test_of_the_run(
     module: object, row: str, synthetic_files: Files, tmp_path: Path, capsys: Capture

@@ -59,6 +59,21 @@ class Trained(NamedTuple):
         """Return the inputs of the network, from modalities `(..., C)` with all sensors."""
         return self.script.inputs(samples, self.row.sensor_set)
 
+    def stream(
+        self, *inputs: Tensor, state: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Run a streaming network on its next sample, quickly; return its output and state.
+
+        On the CPU, PyTorch computes an LSTM with oneDNN, which is made for whole sequences. For a
+        single sample, the network is a third faster without it.
+        """
+        onednn = torch.backends.mkldnn
+        before, onednn.enabled = onednn.enabled, False
+        try:
+            return self.network.stream(*inputs, state=state)
+        finally:
+            onednn.enabled = before
+
     def predict(self, samples: Mapping[str, Tensor]) -> Tensor:
         """Return the prediction `(B, T, K)` for windows of all modalities, `(B, T, C)` each."""
         return self.network(*self.inputs(samples))

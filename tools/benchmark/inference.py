@@ -93,7 +93,7 @@ def measure_stream(case: Case, *, threads: int) -> dict[str, Any]:
     network.requires_grad_(False)
 
     def step(t: int, state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
-        return network.stream(*(values[:, t : t + 1] for values in inputs), state=state).state
+        return trained.stream(*(values[:, t : t + 1] for values in inputs), state=state)[1]
 
     result = {
         **case.labels,

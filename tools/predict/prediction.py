@@ -241,11 +241,9 @@ def _describe_delay(trained: Trained, windows: Windows, hop: int) -> str:
 @torch.no_grad()
 def _describe_delay_of_stream(trained: Trained, signals: Sequence[Tensor]) -> str:
     """Return how late a live estimate of a streaming network would be."""
-    network, one_sample = trained.network, [signal[None, :1] for signal in signals]
-    state = network.stream(*one_sample).state
-    computation_s = _median_s(
-        lambda: network.stream(*one_sample, state=state).output, TIMED_SAMPLES
-    )
+    one_sample = [signal[None, :1] for signal in signals]
+    _, state = trained.stream(*one_sample)
+    computation_s = _median_s(lambda: trained.stream(*one_sample, state=state)[0], TIMED_SAMPLES)
     return (
         f"Delay of a live estimate: lookahead {trained.lookahead / trained.script.RATE_HZ:g} s + "
         f"computation {computation_s:.2g} s per sample (median of {TIMED_SAMPLES} warm calls, one "

@@ -97,7 +97,7 @@ class Stream:
         if not np.isfinite(values).all():
             raise ValueError("a sample with NaN or infinity; leave it out, and reset after a gap")
         modalities = torch.tensor(values)[None, None].split([*self.sizes.values()], dim=-1)
-        output, self._state = self.trained.network.stream(*modalities, state=self._state)
+        output, self._state = self.trained.stream(*modalities, state=self._state)
         self._pushed += 1
         self._since_reset += 1
         if self._since_reset <= self.lookahead:
