@@ -92,7 +92,7 @@ def script_parser(script: Script) -> ArgumentParser:
         "--rows",
         nargs="+",
         metavar="NAME",
-        help="rows of the table to run, from the list below, or `all`"
+        help="rows of the table to run, from the list below, or `all` rows of the paper"
         + (", or `beyond` for those beyond the paper" if beyond else "")
         + " (default: all; on synthetic data, some scripts select fewer rows)",
     )

@@ -28,11 +28,11 @@ class Dataset(NamedTuple):
 
 DATASETS = {
     "a": Dataset(
-        "healthy adults who walk in a laboratory, on level ground, a treadmill, ramps and stairs",
+        "adults who walk in a laboratory, on level ground, a treadmill, ramps and stairs",
         "Camargo et al. 2021, https://doi.org/10.1016/j.jbiomech.2021.110320",
     ),
     "b": Dataset(
-        "healthy adults who walk in a laboratory",
+        "adults who walk in a laboratory",
         "Tan et al. 2022, https://doi.org/10.1109/TII.2022.3189648",
     ),
 }

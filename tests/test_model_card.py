@@ -47,7 +47,13 @@ def test_card_says_what_the_networks_are_and_how_good(tmp_path: Path) -> None:
     for words in (
         *("run mine", "100 samples at 200 Hz (0.5 s)", "gyr (rad/s)", "ankle moment (BW·BH)"),
         *("3 subjects: 7, 8, 9", "protocol paper", "epochs 40", "seed 42", "alpha 0.25"),
-        *("healthy adults", "optimistic", "same axes", "0.75 s late", "Not for clinical decisions"),
+        *(
+            "adults who walk",
+            "optimistic",
+            "same axes",
+            "0.75 s late",
+            "Not for clinical decisions",
+        ),
         *("Camargo et al. 2021", "checkpoints/distilled-foot_trunk-subject_9.safetensors"),
     ):
         assert words in " ".join(card.split()), words
@@ -62,6 +68,6 @@ def test_card_of_synthetic_data_says_so(tmp_path: Path, is_synthetic: bool) -> N
     card, _ = write_card(tmp_path / "run", rows, distillation_b, protocol="strict", **others)
     assert ("SYNTHETIC DATA" in card) == is_synthetic
     assert ("Tan et al. 2022" in card.partition("## Networks")[2]) != is_synthetic
-    assert ("healthy adults" in card) != is_synthetic
+    assert ("adults who walk" in card) != is_synthetic
     assert "optimistic" not in card
     assert "gyr (deg/s)" in card
