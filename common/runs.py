@@ -437,11 +437,13 @@ class Run:
                 "everything works; its results are not comparable with those of the paper."
             )
         if self.is_quick:
+            paper = _choose_rows(script, None)
+            asked = len(set(paper) & set(self.rows))
             lines.append(
-                f"Quick look: {len(self.rows)} of {len(script.ROWS)} rows, epochs: at most "
-                f"{self.args.epochs}, batches of {self.args.batch_size} windows; the paper "
-                f"uses {script.EPOCHS} epochs and batches of {BATCH_SIZE}. See --rows, --epochs "
-                "and --batch-size; --rows all runs all rows."
+                f"Quick look: {asked} of the paper's {len(paper)} rows (--rows all runs them all), "
+                f"at most {plural(self.args.epochs, 'epoch')}, batches of {self.args.batch_size} "
+                f"windows; the paper uses {script.EPOCHS} epochs and batches of {BATCH_SIZE}. See "
+                "--rows, --epochs and --batch-size."
             )
         if self.added_rows:
             lines.append(f"Rows added because others need them: {', '.join(self.added_rows)}")

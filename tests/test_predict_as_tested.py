@@ -47,6 +47,7 @@ def test_the_predictions_of_the_run_are_repeated(
     printed = capsys.readouterr().out
     assert "bit for bit" in printed
     assert "WARNING" not in printed
+    assert "was trained on subject" not in printed
     if protocol == "strict":
         window = script.WINDOW
         new = target_values(predict(checkpoint, data, "--subject", subject, "--hop", str(window)))
@@ -54,6 +55,26 @@ def test_the_predictions_of_the_run_are_repeated(
         alone = in_one_window(saved["stretch"], window)
         assert alone.mean() > 0.3
         np.testing.assert_allclose(new[alone], saved["prediction"][alone], rtol=1e-5, atol=1e-6)
+
+
+def test_a_subject_of_the_training_and_a_copied_checkpoint_are_noticed(
+    synthetic_files: Files, tmp_path: Path, capsys: Capture
+) -> None:
+    """Errors on training data look too good; a test that nothing was compared with, proven."""
+    data = Path(shutil.copy(synthetic_files["b"], tmp_path))
+    flags = ["--rows", "lmfn-feet", "--epochs", "1", "--device", "cpu", "--jobs", "1"]
+    fusion_b.main([*flags, "--data", str(data), "--output-dir", str(tmp_path / "outputs")])
+    [checkpoint] = tmp_path.glob("outputs/*/*/checkpoints/*")
+    copy = Path(shutil.copy(checkpoint, tmp_path / "copy.safetensors"))
+    capsys.readouterr()
+    for subject, is_seen in (("02", True), ("03", False)):
+        predict(copy, data, "--subject", subject)
+        printed = capsys.readouterr().out
+        assert (f"NOTICE: the network was trained on subject {subject}" in printed) == is_seen
+    predict(copy, data, "--as-tested")
+    printed = capsys.readouterr().out
+    assert "Not compared with the run: there is no " in printed
+    assert "was trained on subject" not in printed
 
 
 def in_one_window(stretch: np.ndarray, window: int) -> np.ndarray:

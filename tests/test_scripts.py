@@ -267,8 +267,8 @@ def test_synthetic_data_stand_in_and_the_run_says_so(
     printed = capsys.readouterr().out
     assert printed.count("SYNTHETIC DATA") == 2
     assert "NOTICE: no CUDA device is in use; training on the CPU is slow." in printed
-    look = f"Quick look: 1 of {len(script.ROWS)} rows, epochs: at most 1, batches of "
-    assert look in printed
+    look = f"Quick look: 1 of the paper's {len(script.ROWS)} rows (--rows all runs them all), "
+    assert f"{look}at most 1 epoch, batches of " in printed
     assert "the paper uses 40 epochs and batches of 64" in printed
     assert (tmp_path / "data" / "sample_dataset_b.h5").exists()
     assert len(result) == len(script.TARGETS)

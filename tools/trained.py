@@ -44,11 +44,22 @@ class Trained(NamedTuple):
         return self.script.SENSOR_SETS[self.row.sensor_set]
 
     @property
-    def is_trained_on_synthetic_data(self) -> bool:
-        """Whether the checkpoint says so."""
+    def training_data(self) -> dict[str, Any]:
+        """The data file of its run, as the checkpoint describes it; empty if it does not."""
         settings = self.description.get("settings")
         data = settings.get("data") if isinstance(settings, dict) else None
-        return isinstance(data, dict) and bool(data.get("synthetic"))
+        return data if isinstance(data, dict) else {}
+
+    @property
+    def is_trained_on_synthetic_data(self) -> bool:
+        """Whether the checkpoint says so."""
+        return bool(self.training_data.get("synthetic"))
+
+    def has_seen(self, path: Path, subject: str) -> bool:
+        """Whether it was trained on a subject of this file, by the name and size of the file."""
+        data, file = self.training_data, (path.name, path.stat().st_size)
+        is_same_file = (data.get("file"), data.get("bytes")) == file
+        return is_same_file and subject != self.description.get("test_subject")
 
     @property
     def lookahead(self) -> int | None:

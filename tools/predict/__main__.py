@@ -85,6 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             pieces, units = read_file(args.data, trained, parse_clock(args), units, mapping)
         samples = join_pieces(args.data, trained, pieces, units)
         result = predict_recording(trained, args.data, samples, hop, device)
+    subject = result.labels["subject"].iloc[0] if "subject" in result.labels else None
+    if subject is not None and trained.has_seen(args.data, subject):
+        print(
+            f"NOTICE: the network was trained on subject {subject}; its errors are smaller than "
+            "those on a new person."
+        )
     print(f"\n{output.table(result, script.TARGETS)}\n")
     windows = {"window": script.WINDOW, "hop": None if args.as_tested else hop}
     description = {

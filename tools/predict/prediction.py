@@ -364,6 +364,7 @@ def _compare(checkpoint: Path, prediction: np.ndarray) -> None:
     """Print how far the prediction is from that of the run, if it lies beside the checkpoint."""
     path = checkpoint.parent.parent / "predictions" / f"{checkpoint.stem}.npz"
     if not path.exists():
+        print(f"Not compared with the run: there is no {path}")
         return
     try:
         before = np.load(path)["prediction"]
