@@ -439,8 +439,9 @@ class Run:
         if self.is_quick:
             paper = _choose_rows(script, None)
             asked = len(set(paper) & set(self.rows))
+            others = " (--rows all runs them all)" if asked < len(paper) else ""
             lines.append(
-                f"Quick look: {asked} of the paper's {len(paper)} rows (--rows all runs them all), "
+                f"Quick look: {asked} of the paper's {len(paper)} rows{others}, "
                 f"at most {plural(self.args.epochs, 'epoch')}, batches of {self.args.batch_size} "
                 f"windows; the paper uses {script.EPOCHS} epochs and batches of {BATCH_SIZE}. See "
                 "--rows, --epochs and --batch-size."

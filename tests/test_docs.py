@@ -17,6 +17,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -305,6 +306,33 @@ def test_full_commands_ask_for_every_row_and_fold(name: str, monkeypatch: Patch)
     assert args.rows is None
     assert args.epochs is None
     assert args.run_name == "full"
+
+
+UNRUN = [
+    line
+    for page in PAGES
+    for language, block in blocks(page)
+    for line in block.replace("\\\n", "").splitlines()
+    if not language and re.match(r"python (Dataset_|-m tools\.)", line)
+]
+
+
+@pytest.mark.parametrize("command", UNRUN)
+def test_commands_that_cannot_run_here_have_valid_flags_and_rows(
+    command: str, monkeypatch: Patch
+) -> None:
+    """They need data or a cluster, but a flag or a row that does not exist fails at once."""
+    _, *words = shlex.split(command)
+    if words[0] == "-m":
+        rows = load_command(words[1])._parser().parse_args(words[2:]).rows
+        scripts = [load_script(path.name) for path in ROOT.glob("Dataset_*.py")]
+    else:
+        scripts, asked = [load_script(words[0])], []
+        monkeypatch.setattr(scripts[0], "Run", lambda _, args: asked.append(args) or nullcontext())
+        with suppress(AttributeError):  # there is no run
+            scripts[0].main(words[1:])
+        rows = asked[0].rows
+    assert set(rows or ()) <= {row.name for script in scripts for row in script.ROWS}
 
 
 # Text ---------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def test_the_predictions_of_the_run_are_repeated(
     printed = capsys.readouterr().out
     assert "bit for bit" in printed
     assert "WARNING" not in printed
-    assert "was trained on subject" not in printed
+    assert "used in the training" not in printed
     if protocol == "strict":
         window = script.WINDOW
         new = target_values(predict(checkpoint, data, "--subject", subject, "--hop", str(window)))
@@ -70,11 +70,11 @@ def test_a_subject_of_the_training_and_a_copied_checkpoint_are_noticed(
     for subject, is_seen in (("02", True), ("03", False)):
         predict(copy, data, "--subject", subject)
         printed = capsys.readouterr().out
-        assert (f"NOTICE: the network was trained on subject {subject}" in printed) == is_seen
+        assert (f"NOTICE: subject {subject} was used in the training" in printed) == is_seen
     predict(copy, data, "--as-tested")
     printed = capsys.readouterr().out
     assert "Not compared with the run: there is no " in printed
-    assert "was trained on subject" not in printed
+    assert "used in the training" not in printed
 
 
 def in_one_window(stretch: np.ndarray, window: int) -> np.ndarray:

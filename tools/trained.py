@@ -56,7 +56,10 @@ class Trained(NamedTuple):
         return bool(self.training_data.get("synthetic"))
 
     def has_seen(self, path: Path, subject: str) -> bool:
-        """Whether it was trained on a subject of this file, by the name and size of the file."""
+        """Whether its training used a subject of this file, known by its name and size.
+
+        With the protocol `strict`, some of these subjects only chose the best epoch.
+        """
         data, file = self.training_data, (path.name, path.stat().st_size)
         is_same_file = (data.get("file"), data.get("bytes")) == file
         return is_same_file and subject != self.description.get("test_subject")

@@ -119,7 +119,7 @@ def streamed_difference(
         sample = {name: values[:, t : t + 1] for name, values in inputs.items()}
         output, state = session.run(None, {**sample, STATE: state})
         outputs.append(output)
-        output, state_of_pytorch = trained.network.stream(
+        output, state_of_pytorch = trained.stream(
             *(values[:, t : t + 1] for values in inputs_of_pytorch), state=state_of_pytorch
         )
         expected.append(output.numpy())

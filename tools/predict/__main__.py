@@ -88,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     subject = result.labels["subject"].iloc[0] if "subject" in result.labels else None
     if subject is not None and trained.has_seen(args.data, subject):
         print(
-            f"NOTICE: the network was trained on subject {subject}; its errors are smaller than "
-            "those on a new person."
+            f"NOTICE: subject {subject} was used in the training of this network; errors on a new "
+            "person are larger."
         )
     print(f"\n{output.table(result, script.TARGETS)}\n")
     windows = {"window": script.WINDOW, "hop": None if args.as_tested else hop}
