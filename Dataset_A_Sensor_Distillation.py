@@ -9,15 +9,10 @@ Rows of the table (Kinetics-MFFM-Net in the paper's Tables II and III):
     distilled-<set>    the same network, trained with the help of the teacher
 <set> is a sensor set, from the foot alone (`foot`) to all four IMUs (`all_imus`).
 
-Rows beyond the paper (`--rows beyond`): students for real time, which read one sample after another
-and are late by --lookahead instead of a window:
-    streaming-<set>, distilled_streaming-<set>
-
-Models: KineticsMFFMNet, built from GatedDualEncoder and MFFM; StreamingMFFMNet, built from
-StreamingEncoder and MFFM, for the streaming rows.
+Models: KineticsMFFMNet, built from GatedDualEncoder and MFFM.
 Training: `train_and_test` minimizes the RMSE against the measured targets (`supervised_loss`).
 For distilled students, `distillation_loss` adds the RMSE against the output and the feature of the
-trained teacher. `train_and_test_streaming` does the same on sequences of samples.
+trained teacher.
 Output: outputs/Dataset_A_Sensor_Distillation/<run>/ with config.json, history.csv,
 metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see
 docs/speed.md.
@@ -35,33 +30,19 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from common import cli, plots
-from common.data import Columns, Recording, SensorSet, Target, read_dataset_a
-from common.runs import QuickLook, Row, Run
-from common.training import (
-    Criterion,
-    DivergedError,
-    Epoch,
-    Loss,
-    Progress,
-    accelerate,
-    predict,
-    predict_stream,
-)
-from common.windows import Batch, Windows, cut_sequences, make_fold, precompute
+from common import cli
+from common.data import SensorSet, Target, read_dataset_a
+from common.runs import Row, Run
+from common.training import Progress, predict
+from common.windows import Batch, Fold, make_fold, precompute
 
 # Data and hyperparameters of the paper ---------------------------------------------------------
 
@@ -69,13 +50,12 @@ DATASET = "a"
 RATE_HZ = 200
 WINDOW = 100  # samples: 0.5 s
 EPOCHS = 40  # at most
+BATCH_SIZE = 64  # windows
+PATIENCE = 10  # epochs without a lower validation loss
 LEARNING_RATE = 1e-3
 # Weights of the teacher's output and feature in the loss; the script published for Dataset B has
 # 0.1 and 5.0
 ALPHA, BETA = 0.5, 1.0
-# Beyond the paper, for the streaming students
-LOOKAHEAD_MS = 50  # delay of the output
-SEQUENCE = 2 * WINDOW  # samples of a training sequence: 1 s
 
 SENSORS = ("foot", "shank", "thigh", "trunk")  # right leg and trunk, in the order of the columns
 MUSCLES = (  # processed EMG
@@ -83,7 +63,17 @@ MUSCLES = (  # processed EMG
     *("rectusfemoris", "bicepsfemoris", "semitendinosus", "gracilis", "gluteusmedius"),
     "rightexternaloblique",
 )
-UNITS = {"acc": "m/s²", "gyr": "rad/s", "emg": "1"}  # of the modalities in the file
+COLUMNS = {  # of the file, by modality
+    "acc": [f"{sensor}_Accel_{axis}" for sensor in SENSORS for axis in "XYZ"],
+    "gyr": [f"{sensor}_Gyro_{axis}" for sensor in SENSORS for axis in "XYZ"],
+    "emg": list(MUSCLES),
+    "targets": [
+        *("hip_flexion_r_moment", "hip_adduction_r_moment"),
+        *("knee_angle_r_moment", "ankle_angle_r_moment"),
+        *("right_vx", "right_vy", "right_vz"),
+    ],
+}
+UNITS = {"acc": "m/s²", "gyr": "rad/s", "emg": "1"}  # EMG is relative to its maximum
 SENSOR_SETS = {
     "foot": SensorSet(("foot",)),
     "foot_trunk": SensorSet(("foot", "trunk")),
@@ -91,11 +81,6 @@ SENSOR_SETS = {
     "all_imus": SensorSet(SENSORS),
     "all_imus_emg": SensorSet(SENSORS, ("acc", "gyr", "emg")),
 }
-TARGET_COLUMNS = (
-    *("hip_flexion_r_moment", "hip_adduction_r_moment"),
-    *("knee_angle_r_moment", "ankle_angle_r_moment"),
-    *("right_vx", "right_vy", "right_vz"),
-)
 TARGETS = (  # moments divided by body weight times height, forces by body weight
     Target("hip flexion moment", "BW·BH"),
     Target("hip adduction moment", "BW·BH"),
@@ -106,34 +91,8 @@ TARGETS = (  # moments divided by body weight times height, forces by body weigh
     Target("GRF z", "BW"),
 )
 
-
-def column_names(sensor_set: SensorSet) -> list[str]:
-    """Return the names of the columns from which the inputs of a sensor set are computed."""
-    imus = [
-        f"{sensor}_{kind}_{axis}"
-        for kind in ("Accel", "Gyro")
-        for sensor in sensor_set.sensors
-        for axis in "XYZ"
-    ]
-    return [*imus, *(MUSCLES if "emg" in sensor_set.modalities else ())]
-
-
-def prepare(columns: Columns) -> dict[str, np.ndarray]:
-    """Return the modalities `(samples, C)` and the targets `(samples, K)`.
-
-    Units: acc in m/s², gyr in rad/s, EMG relative to its maximum.
-    """
-    return {
-        "acc": columns[[f"{sensor}_Accel_{axis}" for sensor in SENSORS for axis in "XYZ"]],
-        "gyr": columns[[f"{sensor}_Gyro_{axis}" for sensor in SENSORS for axis in "XYZ"]],
-        "emg": columns[list(MUSCLES)],
-        "targets": columns[list(TARGET_COLUMNS)],
-    }
-
-
-def read(path: Path) -> Recording:
-    """Read the HDF5 file."""
-    return read_dataset_a(path, prepare)
+read = partial(read_dataset_a, columns=COLUMNS)
+"""Reads the HDF5 file."""
 
 
 def select(samples: Mapping[str, Tensor], sensor_set: SensorSet) -> list[Tensor]:
@@ -349,167 +308,6 @@ class KineticsMFFMNet(nn.Module):
         return DistillationFeatures(self.head(self.fusion(encoded)), self.projection(encoded))
 
 
-class StreamingEncoder(nn.Module):
-    """Encode one modality sample by sample with an LSTM and a GRU, mixed by a learned gate.
-
-    Source: GatedDualEncoder in one direction, so that no feature depends on later samples; not in
-    the paper. LSTM and GRU have two layers each.
-
-    Needs: nothing.
-
-    Args:
-        channels: number of channels of the modality, C.
-        hidden_sizes: units of the first and the second recurrent layer.
-        dropout: dropout probability after each recurrent layer.
-
-    Shape:
-        Input: `(B, T, C)`: sequences, samples in time, channels; and the state after the sample
-            before, six tensors `(1, B, units)`, or None at the start.
-        Output: `(B, T, hidden_sizes[1])`, and the state after the last sample.
-
-    Example:
-        >>> features, state = StreamingEncoder(12)(torch.zeros(2, 100, 12))
-        >>> features.shape
-        torch.Size([2, 100, 128])
-    """
-
-    def __init__(
-        self, channels: int, hidden_sizes: tuple[int, int] = (192, 128), dropout: float = 0.25
-    ) -> None:
-        super().__init__()
-        first, second = hidden_sizes
-        self.lstm = nn.ModuleList(
-            nn.LSTM(size, hidden, batch_first=True)
-            for size, hidden in ((channels, first), (first, second))
-        )
-        self.gru = nn.ModuleList(
-            nn.GRU(size, hidden, batch_first=True)
-            for size, hidden in ((channels, first), (first, second))
-        )
-        self.dropout = nn.Dropout(dropout)
-        self.gate = nn.Linear(2 * second, second)
-
-    def forward(
-        self, x: Tensor, state: tuple[Tensor, ...] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Encode `(B, T, C)` as `(B, T, hidden_sizes[1])`, and return the state as well."""
-        lstm = gru = x
-        new_state: tuple[Tensor, ...] = ()
-        for i, (lstm_layer, gru_layer) in enumerate(zip(self.lstm, self.gru, strict=True)):
-            hidden, cell, gru_hidden = (None, None, None) if state is None else state[3 * i :][:3]
-            lstm, (hidden, cell) = lstm_layer(lstm, None if hidden is None else (hidden, cell))
-            gru, gru_hidden = gru_layer(gru, gru_hidden)
-            lstm, gru = self.dropout(lstm), self.dropout(gru)
-            new_state += (hidden, cell, gru_hidden)
-        gate = torch.sigmoid(self.gate(torch.cat([lstm, gru], dim=-1)))
-        return gate * lstm + (1 - gate) * gru, new_state
-
-
-class StreamedOutput(NamedTuple):
-    """The prediction for some samples of a stream, and the state for the samples after them.
-
-    Attributes:
-        output: `(B, T, K)`, in the units of the targets.
-        state: the recurrent states after the last sample, `(1, B, units)` each.
-    """
-
-    output: Tensor
-    state: tuple[Tensor, ...]
-
-
-class StreamingMFFMNet(nn.Module):
-    """Estimate joint moments and ground reaction forces sample by sample, with a short delay.
-
-    The output at sample t is the estimate for sample t - `lookahead`, computed from the samples up
-    to t. `forward` reads whole sequences, for training; `stream` reads one or more samples at a
-    time and carries the state, with the same result.
-
-    Source: KineticsMFFMNet with encoders in one direction and without the attention, which reads
-    later samples; not in the paper. The input normalization has fixed statistics in eval mode.
-
-    Needs: StreamingEncoder, MFFM, DistillationFeatures, StreamedOutput, typing.NamedTuple
-
-    Args:
-        channels: number of channels of each modality.
-        targets: number of targets, K.
-        lookahead: samples by which the output is late.
-        hidden_sizes: units of the first and the second layer of the encoders.
-        dropout: dropout probability after each recurrent layer.
-        projection: whether the network has the projection for distillation.
-
-    Shape:
-        Input: one `(B, T, C)` per modality: sequences, samples in time, channels.
-        Output: `(B, T, K)`, in the units of the targets.
-
-    Example:
-        >>> network = StreamingMFFMNet(channels=(3, 3), targets=7, lookahead=10).eval()
-        >>> acc, gyr = torch.zeros(1, 1, 3), torch.zeros(1, 1, 3)
-        >>> output, state = network.stream(acc, gyr)
-        >>> output, state = network.stream(acc, gyr, state=state)
-        >>> output.shape
-        torch.Size([1, 1, 7])
-    """
-
-    def __init__(
-        self,
-        channels: tuple[int, ...],
-        targets: int,
-        *,
-        lookahead: int,
-        hidden_sizes: tuple[int, int] = (192, 128),
-        dropout: float = 0.25,
-        projection: bool = False,
-    ) -> None:
-        super().__init__()
-        size = hidden_sizes[1]
-        self.lookahead = lookahead
-        self.norms = nn.ModuleList(nn.BatchNorm1d(count, affine=False) for count in channels)
-        self.encoders = nn.ModuleList(
-            StreamingEncoder(count, hidden_sizes, dropout) for count in channels
-        )
-        self.fusion = MFFM(len(channels), size, branches=("mwff", "mwfs"))
-        self.head = nn.Linear(self.fusion.out_size, targets)
-        self.projection = nn.Linear(len(channels) * size, size) if projection else None
-
-    def encode(
-        self, *modalities: Tensor, state: tuple[Tensor, ...] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the encoded modalities `(B, T, M * hidden_sizes[1])`, and the state."""
-        if len(modalities) != len(self.norms):
-            shapes = ", ".join(f"(B, T, {norm.num_features})" for norm in self.norms)
-            raise ValueError(f"{len(modalities)} modalities given, but the inputs are {shapes}")
-        encoded, new_state = [], ()
-        for i, (x, norm, encoder) in enumerate(
-            zip(modalities, self.norms, self.encoders, strict=True)
-        ):
-            x = norm(x.transpose(1, 2)).transpose(1, 2)  # BatchNorm1d expects (B, C, T)
-            features, after = encoder(x, None if state is None else state[6 * i : 6 * i + 6])
-            encoded.append(features)
-            new_state += after
-        return torch.cat(encoded, dim=-1), new_state
-
-    def forward(self, *modalities: Tensor) -> Tensor:
-        """Estimate `(B, T, K)` from one `(B, T, C)` per modality, from the start of a stream."""
-        return self.stream(*modalities).output
-
-    def stream(
-        self, *modalities: Tensor, state: tuple[Tensor, ...] | None = None
-    ) -> StreamedOutput:
-        """Estimate the next samples of a stream.
-
-        Args:
-            modalities: one `(B, T, C)` per modality, of one or more samples.
-            state: the state returned for the samples before, or None at the start.
-        """
-        encoded, state = self.encode(*modalities, state=state)
-        return StreamedOutput(self.head(self.fusion(encoded)), state)
-
-    def features(self, *modalities: Tensor) -> DistillationFeatures:
-        """Return the prediction and the projected encoder outputs for distillation."""
-        encoded, _ = self.encode(*modalities)
-        return DistillationFeatures(self.head(self.fusion(encoded)), self.projection(encoded))
-
-
 # Losses ----------------------------------------------------------------------------------------
 
 
@@ -525,7 +323,7 @@ def supervised_loss(network: nn.Module, batch: Batch) -> Tensor:
     return rmse(network(*batch.inputs), batch.targets)
 
 
-def distillation_loss(alpha: float, beta: float) -> Loss:
+def distillation_loss(alpha: float, beta: float) -> Callable[[nn.Module, Batch], Tensor]:
     """Return the loss of a distilled student.
 
     The loss is RMSE(student, targets) + alpha * RMSE(student, teacher) + beta * RMSE(student's
@@ -548,78 +346,6 @@ def distillation_loss(alpha: float, beta: float) -> Loss:
     return loss
 
 
-def target_scale(windows: Windows, loss: str) -> tuple[Tensor, Tensor]:
-    """Return the mean and the SD, `(K,)` each, that are removed from the targets for training.
-
-    Args:
-        windows: training windows.
-        loss: `pooled`, the paper's: the targets stay as they are (0 and 1); one RMSE over all of
-            them lets the largest outweigh the others. `balanced`: mean and SD of the targets.
-    """
-    targets = windows.targets[windows.is_scored]
-    if loss == "pooled":
-        return torch.zeros_like(targets[0]), torch.ones_like(targets[0])
-    sd = targets.std(dim=0)
-    return targets.mean(dim=0), torch.where(sd > 0, sd, 1)
-
-
-@contextmanager
-def restoring_units(network: nn.Module, mean: Tensor, sd: Tensor) -> Iterator[None]:
-    """After a training on standardized targets, put their mean and SD into the last layer."""
-
-    def restore(weights: Mapping[str, Tensor]) -> None:
-        weights["head.weight"].mul_(sd[:, None])
-        weights["head.bias"].mul_(sd).add_(mean)
-
-    try:
-        yield
-    except DivergedError as error:
-        if error.best_weights:
-            restore(error.best_weights)
-        raise
-    restore(network.state_dict())
-
-
-def late_rmse(output: Tensor, target: Tensor, is_scored: Tensor, lookahead: int) -> Tensor:
-    """Return the RMSE of outputs that come late, over the scored samples and all targets.
-
-    Args:
-        output: `(B, T, K)`; the output at sample t belongs to sample t - `lookahead`.
-        target: `(B, T, K)`.
-        is_scored: `(B, T)`, False where a sample only fills up its sequence.
-        lookahead: number of samples.
-    """
-    error = output[:, lookahead:] - target[:, : target.shape[1] - lookahead]
-    is_scored = is_scored[:, lookahead:]
-    norm = torch.linalg.vector_norm(error * is_scored[..., None], dtype=torch.float64)
-    return norm / (is_scored.sum() * error.shape[-1]).clamp(min=1).sqrt()
-
-
-def streaming_loss(network: nn.Module, batch: Batch) -> Tensor:
-    """Return the RMSE of a streaming network's prediction against the measured targets."""
-    (is_scored,) = batch.cached
-    return late_rmse(network(*batch.inputs), batch.targets, is_scored, network.lookahead)
-
-
-def distilled_streaming_loss(alpha: float, beta: float) -> Loss:
-    """Return `distillation_loss` for a streaming student.
-
-    The teacher, which reads whole windows, is compared with the student at the sample that the
-    student's output belongs to: it has seen what comes later.
-    """
-
-    def loss(network: nn.Module, batch: Batch) -> Tensor:
-        student = network.features(*batch.inputs)
-        is_scored, teacher_output, teacher_feature = batch.cached
-        return (
-            late_rmse(student.output, batch.targets, is_scored, network.lookahead)
-            + alpha * late_rmse(student.output, teacher_output, is_scored, network.lookahead)
-            + beta * late_rmse(student.feature, teacher_feature, is_scored, network.lookahead)
-        )
-
-    return loss
-
-
 # Rows of the table -----------------------------------------------------------------------------
 
 TEACHER_SET = "all_imus_emg"
@@ -632,11 +358,7 @@ def inputs(samples: Mapping[str, Tensor], sensor_set: str) -> list[Tensor]:
 
 
 def table_row(
-    name: str,
-    sensor_set: str,
-    projection: bool,
-    needs: tuple[str, ...] = (),
-    is_streaming: bool = False,
+    name: str, sensor_set: str, projection: bool = False, needs: tuple[str, ...] = ()
 ) -> Row:
     """Return a row of the table.
 
@@ -645,69 +367,53 @@ def table_row(
         sensor_set: name of the sensor set that the network reads.
         projection: whether the network has the projection for distillation.
         needs: rows that have to be trained first, with the same subject held out.
-        is_streaming: whether the network is a StreamingMFFMNet, which is not in the paper.
     """
     sensors, modalities = SENSOR_SETS[sensor_set]
     channels = {"acc": 3 * len(sensors), "gyr": 3 * len(sensors), "emg": len(MUSCLES)}
-    network_class = (
-        partial(StreamingMFFMNet, lookahead=round(LOOKAHEAD_MS * RATE_HZ / 1000))
-        if is_streaming
-        else KineticsMFFMNet
-    )
     network = partial(
-        network_class,
+        KineticsMFFMNet,
         channels=tuple(channels[modality] for modality in modalities),
         targets=len(TARGETS),
         projection=projection,
     )
-    return Row(name, sensor_set, network, needs, is_beyond_paper=is_streaming)
+    return Row(name, sensor_set, network, needs)
 
 
-ROWS = [table_row("teacher", TEACHER_SET, projection=True)]
-for student_set in STUDENT_SETS:
-    ROWS += [
-        table_row(f"student-{student_set}", student_set, projection=False),
-        table_row(f"distilled-{student_set}", student_set, projection=True, needs=("teacher",)),
+def student_rows(sensor_set: str) -> list[Row]:
+    """Return the rows of a student, without and with distillation."""
+    return [
+        table_row(f"student-{sensor_set}", sensor_set),
+        table_row(f"distilled-{sensor_set}", sensor_set, projection=True, needs=("teacher",)),
     ]
-for student_set in STUDENT_SETS:
-    ROWS += [
-        table_row(f"streaming-{student_set}", student_set, projection=False, is_streaming=True),
-        table_row(
-            f"distilled_streaming-{student_set}",
-            student_set,
-            projection=True,
-            needs=("teacher",),
-            is_streaming=True,
-        ),
-    ]
+
+
+ROWS = [
+    table_row("teacher", TEACHER_SET, projection=True),
+    *(row for name in STUDENT_SETS for row in student_rows(name)),
+]
 
 # Training --------------------------------------------------------------------------------------
 
 
 def train(
     network: nn.Module,
-    windows: Windows,
-    validation: Windows,
-    loss: Loss,
-    criterion: Criterion,
+    fold: Fold,
+    loss: Callable[[nn.Module, Batch], Tensor],
+    criterion: Callable[[Tensor, Tensor], Tensor],
     epochs: int,
     args: argparse.Namespace,
     progress: Progress,
-) -> list[Epoch]:
+) -> None:
     """Train with Adam and early stopping; leave the weights of the best epoch in `network`.
 
     Args:
         network: network to train, on its device.
-        windows: training windows.
-        validation: validation windows.
+        fold: training and validation windows.
         loss: loss of the network on a batch, minimized by Adam.
-        criterion: validation loss, of the predictions and targets of all validation windows.
+        criterion: validation loss, of the estimates and targets of all validation windows.
         epochs: maximum number of epochs.
-        args: flags `seed`, `learning_rate`, `batch_size`, `patience` (in epochs) and `faster`.
-        progress: progress of the training, which is saved regularly and resumed if it exists.
-
-    Returns:
-        The finished epochs.
+        args: flags `seed`, `learning_rate`, `batch_size` and `patience` (in epochs).
+        progress: collects the epochs; saves the state regularly, and resumes from it if it exists.
 
     Raises:
         DivergedError: The validation loss is not finite.
@@ -715,18 +421,17 @@ def train(
     torch.manual_seed(args.seed)  # for dropout; shuffling has its own generator
     optimizer = torch.optim.Adam(network.parameters(), lr=args.learning_rate)
     progress.start(network, optimizer, epochs, args.seed)
-    loss = accelerate(loss, args.faster)  # no change without --faster
     while len(progress.history) < epochs and progress.epochs_since_best < args.patience:
         network.train()
-        for indices in progress.shuffled_batches(len(windows), args.batch_size):
+        for indices in progress.shuffled_batches(len(fold.train), args.batch_size):
             optimizer.zero_grad(set_to_none=True)
-            batch_loss = loss(network, windows[indices])
+            batch_loss = loss(network, fold.train[indices])
             batch_loss.backward()
             optimizer.step()
             progress.add(batch_loss, len(indices))
-        prediction = predict(network, validation, args.batch_size)
-        progress.end_epoch(criterion(prediction, validation.targets))
-    return progress.restore_best()
+        estimates = predict(network, fold.validation, args.batch_size)
+        progress.end_epoch(criterion(estimates, fold.validation.targets))
+    progress.restore_best()
 
 
 # Running ---------------------------------------------------------------------------------------
@@ -735,128 +440,68 @@ def train(
 def train_and_test(row: Row, test_subject: str, run: Run) -> None:
     """Train one row of the table with one subject held out, and test it on that subject.
 
-    The teacher and the plain students minimize `supervised_loss`; a distilled student minimizes
-    `distillation_loss` against the outputs of the trained teacher.
+    The teacher and the students without distillation minimize `supervised_loss`; a distilled
+    student minimizes `distillation_loss` against the outputs of the trained teacher.
     """
-    if row.is_beyond_paper:
-        train_and_test_streaming(row, test_subject, run)
-        return
     args, samples = run.args, run.recording.samples
     signals = inputs(samples, row.sensor_set)
     fold = make_fold(run.recording, signals, test_subject, WINDOW, args.protocol, args.seed)
-    mean, sd = target_scale(fold.train, args.loss)
     torch.manual_seed(args.seed)
     network = row.network().to(run.device)
-    windows, validation = fold.train.standardized(mean, sd), fold.validation.standardized(mean, sd)
+    loss = supervised_loss
     if row.needs:  # distilled student: the teacher's outputs are computed once per fold
         teacher = run.load_network("teacher", test_subject)
-        teacher_windows = windows.with_signals(inputs(samples, TEACHER_SET))
-        output, feature = precompute(teacher.features, teacher_windows)
-        windows.cached = ((output - mean) / sd, feature)
+        teacher_windows = fold.train.with_signals(inputs(samples, TEACHER_SET))
+        fold.train.cached = precompute(teacher.features, teacher_windows)
         loss = distillation_loss(args.alpha, args.beta)
-    else:
-        loss = supervised_loss
     progress = run.progress(row, test_subject)
-    epochs = args.epochs or EPOCHS
-    with restoring_units(network, mean, sd):
-        history = train(network, windows, validation, loss, rmse, epochs, args, progress)
-    run.record(row, fold, network, history)
+    train(network, fold, loss, rmse, args.epochs, args, progress)
+    run.record(row, fold, network, progress.history)
 
 
-def train_and_test_streaming(row: Row, test_subject: str, run: Run) -> None:
-    """Train and test a streaming student (beyond the paper) on sequences instead of windows.
-
-    It is tested as it is used: every trial or step of the test subject is streamed from a cold
-    start, and the last samples, whose estimate would come after its end, are not scored.
-    """
-    args, samples = run.args, run.recording.samples
-    signals = inputs(samples, row.sensor_set)
-    late = round(args.lookahead * RATE_HZ / 1000)  # samples
-    row = replace(row, network=partial(row.network, lookahead=late))
-    fold = make_fold(
-        run.recording, signals, test_subject, SEQUENCE, args.protocol, args.seed, cut_sequences
-    )
-    mean, sd = target_scale(fold.train, args.loss)
-    torch.manual_seed(args.seed)
-    network = row.network().to(run.device)
-    windows, validation = fold.train.standardized(mean, sd), fold.validation.standardized(mean, sd)
-    windows.cached = (fold.train.is_scored,)
-    length = int(fold.train.is_scored.sum()) / len(windows)  # samples per sequence, on average
-    loss = streaming_loss
-    if row.needs:
-        teacher = run.load_network("teacher", test_subject)
-        teacher_windows = windows.with_signals(inputs(samples, TEACHER_SET)).split(WINDOW)
-        outputs = precompute(teacher.features, teacher_windows)  # (windows, WINDOW, ...)
-        output, feature = (values.reshape(len(windows), SEQUENCE, -1) for values in outputs)
-        windows.cached += ((output - mean) / sd, feature)
-        loss = distilled_streaming_loss(args.alpha, args.beta)
-
-    def criterion(prediction: Tensor, target: Tensor) -> Tensor:
-        return late_rmse(prediction, target, fold.validation.is_scored, late)
-
-    progress = run.progress(row, test_subject)
-    epochs = args.epochs or EPOCHS
-    # As many samples per batch as with windows; some sequences are shorter.
-    batch_size = max(1, round(args.batch_size * WINDOW / length))
-    args = argparse.Namespace(**{**vars(args), "batch_size": batch_size})
-    with restoring_units(network, mean, sd):
-        history = train(network, windows, validation, loss, criterion, epochs, args, progress)
-    prediction, is_estimated = predict_stream(network, fold.test, run.recording.stretch)
-    fold.test.is_scored = is_estimated
-    run.record(row, fold, network, history, prediction=prediction)
+# Defaults on synthetic data; minutes of walking per subject
+QUICK_LOOK = {
+    "subjects": 8,
+    "minutes": 0.35,
+    "epochs": 4,
+    "rows": ("teacher", "student-foot_trunk", "distilled-foot_trunk"),
+    "batch_size": 8,
+}
 
 
-def lookahead(text: str) -> float:
-    """Parse a delay of up to a window in ms; return it rounded up to whole samples."""
-    samples = math.ceil(cli.finite_number(text) * RATE_HZ / 1000)
-    if samples > WINDOW:
-        raise argparse.ArgumentTypeError(
-            f"must be at most a window, {1000 * WINDOW / RATE_HZ:g} ms, not {text}"
-        )
-    return 1000 * samples / RATE_HZ
-
-
-# Defaults of a run on synthetic data
-QUICK_LOOK = QuickLook(
-    subjects=8,
-    minutes=0.35,
-    epochs=4,
-    rows=("teacher", "student-foot_trunk", "distilled-foot_trunk"),
-    batch_size=8,
-)
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this script."""
+    cli.add_weight(parser, "--alpha", ALPHA, "the RMSE to the teacher's output")
+    cli.add_weight(parser, "--beta", BETA, "the RMSE to the teacher's feature")
 
 
 def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
     """Train and test the selected rows on the selected folds; return the metrics."""
-    script = sys.modules[__name__]
-    parser = cli.script_parser(script)
-    cli.add_weight(parser, "--alpha", ALPHA, "the RMSE to the teacher's output")
-    cli.add_weight(parser, "--beta", BETA, "the RMSE to the teacher's feature")
-    parser.add_argument(
-        "--loss",
-        choices=("pooled", "balanced"),
-        default="pooled",
-        help="pooled: RMSE over all targets in their units, as in the paper; balanced: every "
-        "target is standardized for training, so that all count alike (default: pooled)",
+    args = cli.parse(
+        __file__,
+        __doc__,
+        argv,
+        dataset=DATASET,
+        rows=[row.name for row in ROWS],
+        epochs=EPOCHS,
+        batch_size=BATCH_SIZE,
+        patience=PATIENCE,
+        learning_rate=LEARNING_RATE,
+        quick_look=QUICK_LOOK,
+        add_flags=add_weights,
     )
-    parser.add_argument(
-        "--lookahead",
-        type=lookahead,
-        default=LOOKAHEAD_MS,
-        metavar="MS",
-        help="delay of the streaming rows, in which they see what comes next; rounded up to whole "
-        f"samples (default: {LOOKAHEAD_MS})",
-    )
-    args = cli.parse(script, parser, argv)
-    run = Run(script, args)
-    run.settings |= {"alpha": args.alpha, "beta": args.beta}
-    if args.loss != "pooled":
-        run.settings["loss"] = args.loss
-    if args.lookahead != LOOKAHEAD_MS:
-        run.settings["lookahead_ms"] = args.lookahead
-    with run:
+    with Run(
+        __file__,
+        args,
+        read,
+        rows=ROWS,
+        sensor_sets=SENSOR_SETS,
+        targets=TARGETS,
+        window=WINDOW,
+        rate_hz=RATE_HZ,
+    ) as run:
         run.each(train_and_test)
-        return run.report(plots.distillation_figures)
+        return run.report()
 
 
 if __name__ == "__main__":

@@ -31,22 +31,19 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common import cli, plots
-from common.data import Columns, Recording, SensorSet, Target, read_dataset_a
-from common.runs import QuickLook, Row, Run
-from common.training import Criterion, Epoch, Loss, Progress, accelerate, predict
-from common.windows import Batch, Windows, make_fold, precompute
+from common import cli
+from common.data import SensorSet, Target, read_dataset_a
+from common.runs import Row, Run
+from common.training import Progress, predict
+from common.windows import Batch, Fold, make_fold, precompute
 
 # Data and hyperparameters of the paper ---------------------------------------------------------
 
@@ -54,6 +51,8 @@ DATASET = "a"
 RATE_HZ = 200
 WINDOW = 100  # samples: 0.5 s
 EPOCHS = 40  # at most
+BATCH_SIZE = 64  # windows
+PATIENCE = 10  # epochs without a lower validation loss
 LEARNING_RATE = 3e-4  # as in the published baseline scripts; the paper's text says 1e-3
 
 SENSORS = ("foot", "shank", "thigh", "trunk")  # right leg and trunk, in the order of the columns
@@ -62,7 +61,17 @@ MUSCLES = (  # processed EMG
     *("rectusfemoris", "bicepsfemoris", "semitendinosus", "gracilis", "gluteusmedius"),
     "rightexternaloblique",
 )
-UNITS = {"acc": "m/s²", "gyr": "rad/s", "emg": "1"}  # of the modalities in the file
+COLUMNS = {  # of the file, by modality
+    "acc": [f"{sensor}_Accel_{axis}" for sensor in SENSORS for axis in "XYZ"],
+    "gyr": [f"{sensor}_Gyro_{axis}" for sensor in SENSORS for axis in "XYZ"],
+    "emg": list(MUSCLES),
+    "targets": [
+        *("hip_flexion_r_moment", "hip_adduction_r_moment"),
+        *("knee_angle_r_moment", "ankle_angle_r_moment"),
+        *("right_vx", "right_vy", "right_vz"),
+    ],
+}
+UNITS = {"acc": "m/s²", "gyr": "rad/s", "emg": "1"}  # EMG is relative to its maximum
 SENSOR_SETS = {
     "foot": SensorSet(("foot",)),
     "foot_trunk": SensorSet(("foot", "trunk")),
@@ -70,11 +79,6 @@ SENSOR_SETS = {
     "all_imus": SensorSet(SENSORS),
     "all_imus_emg": SensorSet(SENSORS, ("acc", "gyr", "emg")),
 }
-TARGET_COLUMNS = (
-    *("hip_flexion_r_moment", "hip_adduction_r_moment"),
-    *("knee_angle_r_moment", "ankle_angle_r_moment"),
-    *("right_vx", "right_vy", "right_vz"),
-)
 TARGETS = (  # moments divided by body weight times height, forces by body weight
     Target("hip flexion moment", "BW·BH"),
     Target("hip adduction moment", "BW·BH"),
@@ -85,34 +89,8 @@ TARGETS = (  # moments divided by body weight times height, forces by body weigh
     Target("GRF z", "BW"),
 )
 
-
-def column_names(sensor_set: SensorSet) -> list[str]:
-    """Return the names of the columns from which the inputs of a sensor set are computed."""
-    imus = [
-        f"{sensor}_{kind}_{axis}"
-        for kind in ("Accel", "Gyro")
-        for sensor in sensor_set.sensors
-        for axis in "XYZ"
-    ]
-    return [*imus, *(MUSCLES if "emg" in sensor_set.modalities else ())]
-
-
-def prepare(columns: Columns) -> dict[str, np.ndarray]:
-    """Return the modalities `(samples, C)` and the targets `(samples, K)`.
-
-    Units: acc in m/s², gyr in rad/s, EMG relative to its maximum.
-    """
-    return {
-        "acc": columns[[f"{sensor}_Accel_{axis}" for sensor in SENSORS for axis in "XYZ"]],
-        "gyr": columns[[f"{sensor}_Gyro_{axis}" for sensor in SENSORS for axis in "XYZ"]],
-        "emg": columns[list(MUSCLES)],
-        "targets": columns[list(TARGET_COLUMNS)],
-    }
-
-
-def read(path: Path) -> Recording:
-    """Read the HDF5 file."""
-    return read_dataset_a(path, prepare)
+read = partial(read_dataset_a, columns=COLUMNS)
+"""Reads the HDF5 file."""
 
 
 def select(samples: Mapping[str, Tensor], sensor_set: SensorSet) -> list[Tensor]:
@@ -507,28 +485,23 @@ ROWS = [
 
 def train(
     network: nn.Module,
-    windows: Windows,
-    validation: Windows,
-    loss: Loss,
-    criterion: Criterion,
+    fold: Fold,
+    loss: Callable[[nn.Module, Batch], Tensor],
+    criterion: Callable[[Tensor, Tensor], Tensor],
     epochs: int,
     args: argparse.Namespace,
     progress: Progress,
-) -> list[Epoch]:
+) -> None:
     """Train with Adam and early stopping; leave the weights of the best epoch in `network`.
 
     Args:
         network: network to train, on its device.
-        windows: training windows.
-        validation: validation windows.
+        fold: training and validation windows.
         loss: loss of the network on a batch, minimized by Adam.
-        criterion: validation loss, of the predictions and targets of all validation windows.
+        criterion: validation loss, of the estimates and targets of all validation windows.
         epochs: maximum number of epochs.
-        args: flags `seed`, `learning_rate`, `batch_size`, `patience` (in epochs) and `faster`.
-        progress: progress of the training, which is saved regularly and resumed if it exists.
-
-    Returns:
-        The finished epochs.
+        args: flags `seed`, `learning_rate`, `batch_size` and `patience` (in epochs).
+        progress: collects the epochs; saves the state regularly, and resumes from it if it exists.
 
     Raises:
         DivergedError: The validation loss is not finite.
@@ -536,18 +509,17 @@ def train(
     torch.manual_seed(args.seed)  # for dropout; shuffling has its own generator
     optimizer = torch.optim.Adam(network.parameters(), lr=args.learning_rate)
     progress.start(network, optimizer, epochs, args.seed)
-    loss = accelerate(loss, args.faster)  # no change without --faster
     while len(progress.history) < epochs and progress.epochs_since_best < args.patience:
         network.train()
-        for indices in progress.shuffled_batches(len(windows), args.batch_size):
+        for indices in progress.shuffled_batches(len(fold.train), args.batch_size):
             optimizer.zero_grad(set_to_none=True)
-            batch_loss = loss(network, windows[indices])
+            batch_loss = loss(network, fold.train[indices])
             batch_loss.backward()
             optimizer.step()
             progress.add(batch_loss, len(indices))
-        prediction = predict(network, validation, args.batch_size)
-        progress.end_epoch(criterion(prediction, validation.targets))
-    return progress.restore_best()
+        estimates = predict(network, fold.validation, args.batch_size)
+        progress.end_epoch(criterion(estimates, fold.validation.targets))
+    progress.restore_best()
 
 
 # Running ---------------------------------------------------------------------------------------
@@ -567,24 +539,44 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
         for windows in (fold.train, fold.validation, fold.test):
             windows.inputs = precompute(network.features, windows)
     progress = run.progress(row, test_subject)
-    epochs = args.epochs or EPOCHS
-    history = train(
-        network, fold.train, fold.validation, supervised_loss, rmse, epochs, args, progress
-    )
-    run.record(row, fold, network, history)
+    train(network, fold, supervised_loss, rmse, args.epochs, args, progress)
+    run.record(row, fold, network, progress.history)
 
 
-# Defaults of a run on synthetic data
-QUICK_LOOK = QuickLook(subjects=6, minutes=0.35, epochs=4)
+# Defaults on synthetic data; minutes of walking per subject
+QUICK_LOOK = {
+    "subjects": 6,
+    "minutes": 0.35,
+    "epochs": 4,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
     """Train and test the selected rows on the selected folds; return the metrics."""
-    script = sys.modules[__name__]
-    args = cli.parse(script, cli.script_parser(script), argv)
-    with Run(script, args) as run:
+    args = cli.parse(
+        __file__,
+        __doc__,
+        argv,
+        dataset=DATASET,
+        rows=[row.name for row in ROWS],
+        epochs=EPOCHS,
+        batch_size=BATCH_SIZE,
+        patience=PATIENCE,
+        learning_rate=LEARNING_RATE,
+        quick_look=QUICK_LOOK,
+    )
+    with Run(
+        __file__,
+        args,
+        read,
+        rows=ROWS,
+        sensor_sets=SENSOR_SETS,
+        targets=TARGETS,
+        window=WINDOW,
+        rate_hz=RATE_HZ,
+    ) as run:
         run.each(train_and_test)
-        return run.report(plots.comparison_figures)
+        return run.report()
 
 
 if __name__ == "__main__":

@@ -33,10 +33,8 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 from warnings import warn
 
@@ -45,11 +43,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from common import cli, plots
-from common.data import Columns, Recording, SensorSet, Target, read_dataset_b
-from common.runs import QuickLook, Row, Run
-from common.training import Criterion, Epoch, Loss, Progress, accelerate, predict
-from common.windows import Batch, Fold, Windows, make_fold
+from common import cli
+from common.data import SensorSet, Target, read_dataset_b
+from common.runs import Row, Run
+from common.training import Progress, predict
+from common.windows import Batch, Fold, make_fold
 
 # Data and hyperparameters of the paper ---------------------------------------------------------
 
@@ -57,6 +55,8 @@ DATASET = "b"
 RATE_HZ = 100
 WINDOW = 50  # samples: 0.5 s
 EPOCHS = 40  # at most
+BATCH_SIZE = 64  # windows
+PATIENCE = 10  # epochs without a lower validation loss
 LEARNING_RATE = 1e-3
 CORRELATION_EPOCHS = 55  # at most, for the correlation network of Kinetics-FM-DLR-Net
 RMSE_DROPOUTS = (0.3, 0.3, 0.3)  # in the three recurrent trunks of the RMSE networks
@@ -77,7 +77,14 @@ VIEWS = ("x_90", "x_180", "y_90", "y_180")  # image axis and camera: 90 at the s
 FEET = ("R_FOOT", "L_FOOT")
 SHANKS = ("R_SHANK", "L_SHANK")
 THIGHS = ("R_THIGH", "L_THIGH")
-UNITS = {"acc": "m/s²", "gyr": "deg/s", "video": "pixels / m"}  # of the modalities
+COLUMNS = {  # of the file, by modality
+    "acc": [f"Accel{axis}_{sensor}" for sensor in SENSORS for axis in "XYZ"],
+    "gyr": [f"Gyro{axis}_{sensor}" for sensor in SENSORS for axis in "XYZ"],
+    "video": [f"{joint}_{view}" for joint in JOINTS for view in VIEWS],
+    "targets": ["EXT_KM_X", "EXT_KM_Y", "plate_2_force_x", "plate_2_force_z", "plate_2_force_y"],
+    "body": ["body weight", "body height"],  # mass in kg (despite its name), height in m
+}
+UNITS = {"acc": "m/s²", "gyr": "deg/s", "video": "pixels / m"}  # after `convert`
 SENSOR_SETS = {
     "feet": SensorSet(FEET),
     "feet_pelvis": SensorSet(("WAIST", *FEET)),
@@ -95,40 +102,30 @@ TARGETS = (
 )
 
 
-def column_names(sensor_set: SensorSet) -> list[str]:
-    """Return the names of the columns from which the inputs of a sensor set are computed."""
-    imus = [
-        f"{kind}{axis}_{sensor}"
-        for kind in ("Accel", "Gyro")
-        for sensor in sensor_set.sensors
-        for axis in "XYZ"
-    ]
-    video = [*(f"{joint}_{view}" for joint in JOINTS for view in VIEWS), "body height"]
-    return [*imus, *(video if "video" in sensor_set.modalities else ())]
+def convert(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the modalities `(samples, C)` and the targets `(samples, K)` in their units.
 
+    Video positions are relative to the mid-hip in the same view, in pixels per meter of body
+    height. The file stores the force on the plate; the ground reaction force, which acts on the
+    foot, has the opposite sign.
 
-def prepare(columns: Columns) -> dict[str, np.ndarray]:
-    """Return the modalities `(samples, C)` and the targets `(samples, K)`.
-
-    Units: acc in m/s², gyr in deg/s, video in pixels per meter of body height. The video positions
-    are relative to the mid-hip in the same view. The file stores the force on the plate; the ground
-    reaction force, which acts on the foot, has the opposite sign.
+    Args:
+        columns: `(samples, ...)` per entry of `COLUMNS`.
     """
-    mid_hip = columns[[f"MidHip_{view}" for view in VIEWS]]
-    joints = columns[[f"{joint}_{view}" for joint in JOINTS for view in VIEWS]]
-    weight_n = columns["body weight"] * GRAVITY_M_S2  # the column is a mass in kg
-    force_n = columns[[f"plate_2_force_{axis}" for axis in "xzy"]]
+    mass_kg, height_m = columns["body"][:, :1], columns["body"][:, 1:]
+    first = COLUMNS["video"].index("MidHip_x_90")
+    mid_hip = columns["video"][:, first : first + len(VIEWS)]
+    moments, force_n = columns["targets"][:, :2], columns["targets"][:, 2:]
     return {
-        "acc": columns[[f"Accel{axis}_{sensor}" for sensor in SENSORS for axis in "XYZ"]],
-        "gyr": columns[[f"Gyro{axis}_{sensor}" for sensor in SENSORS for axis in "XYZ"]],
-        "video": (joints - np.tile(mid_hip, len(JOINTS))) / columns["body height"],
-        "targets": np.hstack([columns[["EXT_KM_X", "EXT_KM_Y"]], -force_n / weight_n]),
+        "acc": columns["acc"],
+        "gyr": columns["gyr"],
+        "video": (columns["video"] - np.tile(mid_hip, len(JOINTS))) / height_m,
+        "targets": np.hstack([moments, -force_n / (mass_kg * GRAVITY_M_S2)]),
     }
 
 
-def read(path: Path) -> Recording:
-    """Read the HDF5 file."""
-    return read_dataset_b(path, prepare)
+read = partial(read_dataset_b, columns=COLUMNS, convert=convert)
+"""Reads the HDF5 file."""
 
 
 def select(samples: Mapping[str, Tensor], sensor_set: SensorSet) -> list[Tensor]:
@@ -641,7 +638,9 @@ def bias_penalty(network: nn.Module) -> Tensor:
     return BIAS_PENALTY * sum(head.bias.square().sum() for head in network.heads)
 
 
-def branch_loss(criterion: Criterion) -> Loss:
+def branch_loss(
+    criterion: Callable[[Tensor, Tensor], Tensor],
+) -> Callable[[nn.Module, Batch], Tensor]:
     """Return the loss of a Kinetics-FM-Net: `criterion` summed over its four outputs."""
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
@@ -724,28 +723,23 @@ ROWS = [*(row for name in IMU_SETS for row in dlr_rows(name)), *map(dl_row, IMU_
 
 def train(
     network: nn.Module,
-    windows: Windows,
-    validation: Windows,
-    loss: Loss,
-    criterion: Criterion,
+    fold: Fold,
+    loss: Callable[[nn.Module, Batch], Tensor],
+    criterion: Callable[[Tensor, Tensor], Tensor],
     epochs: int,
     args: argparse.Namespace,
     progress: Progress,
-) -> list[Epoch]:
+) -> None:
     """Train with Adam and early stopping; leave the weights of the best epoch in `network`.
 
     Args:
         network: network to train, on its device.
-        windows: training windows.
-        validation: validation windows.
+        fold: training and validation windows.
         loss: loss of the network on a batch, minimized by Adam.
-        criterion: validation loss, of the predictions and targets of all validation windows.
+        criterion: validation loss, of the estimates and targets of all validation windows.
         epochs: maximum number of epochs.
-        args: flags `seed`, `learning_rate`, `batch_size`, `patience` (in epochs) and `faster`.
-        progress: progress of the training, which is saved regularly and resumed if it exists.
-
-    Returns:
-        The finished epochs.
+        args: flags `seed`, `learning_rate`, `batch_size` and `patience` (in epochs).
+        progress: collects the epochs; saves the state regularly, and resumes from it if it exists.
 
     Raises:
         DivergedError: The validation loss is not finite.
@@ -753,18 +747,17 @@ def train(
     torch.manual_seed(args.seed)  # for dropout; shuffling has its own generator
     optimizer = torch.optim.Adam(network.parameters(), lr=args.learning_rate)
     progress.start(network, optimizer, epochs, args.seed)
-    loss = accelerate(loss, args.faster)  # no change without --faster
     while len(progress.history) < epochs and progress.epochs_since_best < args.patience:
         network.train()
-        for indices in progress.shuffled_batches(len(windows), args.batch_size):
+        for indices in progress.shuffled_batches(len(fold.train), args.batch_size):
             optimizer.zero_grad(set_to_none=True)
-            batch_loss = loss(network, windows[indices])
+            batch_loss = loss(network, fold.train[indices])
             batch_loss.backward()
             optimizer.step()
             progress.add(batch_loss, len(indices))
-        prediction = predict(network, validation, args.batch_size)
-        progress.end_epoch(criterion(prediction, validation.targets))
-    return progress.restore_best()
+        estimates = predict(network, fold.validation, args.batch_size)
+        progress.end_epoch(criterion(estimates, fold.validation.targets))
+    progress.restore_best()
 
 
 # Running ---------------------------------------------------------------------------------------
@@ -784,15 +777,15 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
         return
     torch.manual_seed(args.seed)
     network = row.network().to(run.device)
-    epochs, criterion, loss = args.epochs or EPOCHS, rmse, dual_loss
+    epochs, criterion, loss = args.epochs, rmse, dual_loss
     if row.name.startswith("dlr_rmse"):
         loss = branch_loss(rmse)
     elif row.name.startswith("dlr_correlation"):
-        epochs, criterion = args.epochs or CORRELATION_EPOCHS, correlation_loss
+        epochs, criterion = args.correlation_epochs, correlation_loss
         loss = branch_loss(correlation_loss)
     progress = run.progress(row, test_subject)
-    history = train(network, fold.train, fold.validation, loss, criterion, epochs, args, progress)
-    run.record(row, fold, network, history)
+    train(network, fold, loss, criterion, epochs, args, progress)
+    run.record(row, fold, network, progress.history)
 
 
 def fit_regression(row: Row, fold: Fold, run: Run) -> None:
@@ -818,21 +811,43 @@ def fit_regression(row: Row, fold: Fold, run: Run) -> None:
     )
 
 
-# Defaults of a run on synthetic data
-QUICK_LOOK = QuickLook(subjects=6, minutes=0.4, epochs=3, rows=("dlr-feet", "dl-feet"))
+# Defaults on synthetic data; minutes of walking per subject
+QUICK_LOOK = {
+    "subjects": 6,
+    "minutes": 0.4,
+    "epochs": 3,
+    "rows": ("dlr-feet", "dl-feet"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
     """Train and test the selected rows on the selected folds; return the metrics."""
-    script = sys.modules[__name__]
-    args = cli.parse(script, cli.script_parser(script), argv)
-    correlation_rows = [row.name for row in ROWS if row.name.startswith("dlr_correlation")]
-    run = Run(script, args)
-    if not run.args.epochs:
-        run.settings["row_epochs"] = dict.fromkeys(correlation_rows, CORRELATION_EPOCHS)
-    with run:
+    args = cli.parse(
+        __file__,
+        __doc__,
+        argv,
+        dataset=DATASET,
+        rows=[row.name for row in ROWS],
+        epochs=None,
+        batch_size=BATCH_SIZE,
+        patience=PATIENCE,
+        learning_rate=LEARNING_RATE,
+        quick_look=QUICK_LOOK,
+    )
+    args.correlation_epochs = args.epochs or CORRELATION_EPOCHS
+    args.epochs = args.epochs or EPOCHS
+    with Run(
+        __file__,
+        args,
+        read,
+        rows=ROWS,
+        sensor_sets=SENSOR_SETS,
+        targets=TARGETS,
+        window=WINDOW,
+        rate_hz=RATE_HZ,
+    ) as run:
         run.each(train_and_test)
-        return run.report(plots.comparison_figures)
+        return run.report()
 
 
 if __name__ == "__main__":

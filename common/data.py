@@ -1,13 +1,12 @@
-"""Read an HDF5 file of Dataset A or B, or your own: named columns, checks, tensors by modality."""
+"""Read an HDF5 file of Dataset A or B, or user-supplied data, into tensors by modality."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -21,8 +20,6 @@ from torch import Tensor
 
 from common.files import InputError, shorten
 
-# The 129 columns of Dataset A, in the order of the file -------------------------------------------
-
 DATASET_A_ACTIVITIES = ("Treadmill", "Levelground", "Ramp", "Stair")
 IMU_SENSORS = ("foot", "shank", "thigh", "trunk")  # right side
 MUSCLES = (
@@ -30,53 +27,30 @@ MUSCLES = (
     *("rectusfemoris", "bicepsfemoris", "semitendinosus", "gracilis", "gluteusmedius"),
     "rightexternaloblique",
 )
-GONIOMETERS = ("ankle_sagittal", "ankle_frontal", "knee_sagittal", "hip_sagittal", "hip_frontal")
-
-PELVIS = tuple(f"pelvis_{name}" for name in ("tilt", "list", "rotation", "tx", "ty", "tz"))
-HIP = ("hip_flexion", "hip_adduction", "hip_rotation")
-BELOW_HIP = ("knee_angle", "ankle_angle", "subtalar_angle", "mtp_angle")
-LUMBAR = ("lumbar_extension", "lumbar_bending", "lumbar_rotation")
-COORDINATES = (  # joint angles, in OpenSim's order
-    *PELVIS,
-    *(f"{name}_{side}" for side in "rl" for name in HIP + BELOW_HIP),
-    *LUMBAR,
-)
-TREE_COORDINATES = (  # the same coordinates in the order of OpenSim's inverse dynamics
-    *PELVIS,
-    *(f"{name}_{side}" for side in "rl" for name in HIP),
-    *LUMBAR,
-    *(f"{name}_{side}" for name in BELOW_HIP for side in "rl"),
-)
-
-
-def load_name(coordinate: str) -> str:
-    """Return OpenSim's name of the generalized force of a coordinate."""
-    is_translation = coordinate in PELVIS[3:]
-    return f"{coordinate}_{'force' if is_translation else 'moment'}"
-
-
-DATASET_A_COLUMNS = (
-    *(f"{sensor}_{kind}_{axis}" for sensor in IMU_SENSORS for kind in ("Accel", "Gyro")
-      for axis in "XYZ"),
-    *COORDINATES,
-    *map(load_name, TREE_COORDINATES),
-    *(f"right_v{axis}" for axis in "xyz"),
-    *(f"right_moment_{axis}" for axis in "xyz"),
-    *(f"right_p{axis}" for axis in "xyz"),
-    *GONIOMETERS,
-    *(f"{muscle}_raw" for muscle in MUSCLES),
-    *MUSCLES,
-    *(f"{coordinate}_power" for coordinate in TREE_COORDINATES),
-)  # fmt: skip
-
-# Recordings ---------------------------------------------------------------------------------------
-
-BLOCK_BYTES = 4 * 2**20  # size of a block to read; larger blocks do not fit in the CPU cache
+DATASET_A_WIDTH = 129  # columns
+DATASET_A_POSITIONS = {  # of the inputs and targets, in a file that does not name its columns
+    **{
+        f"{sensor}_{kind}_{axis}": 6 * i + 3 * j + k
+        for i, sensor in enumerate(IMU_SENSORS)
+        for j, kind in enumerate(("Accel", "Gyro"))
+        for k, axis in enumerate("XYZ")
+    },
+    **{"hip_flexion_r_moment": 53, "hip_adduction_r_moment": 54},
+    **{"knee_angle_r_moment": 62, "ankle_angle_r_moment": 64},
+    **{"right_vx": 70, "right_vy": 71, "right_vz": 72},
+    **{muscle: 95 + i for i, muscle in enumerate(MUSCLES)},  # processed EMG
+}
 BODY_PREFIX = "body "  # names of columns with a subject's constants in Dataset B start with it
 MATLAB_5 = b"MATLAB 5.0 MAT-file"  # first bytes of a .mat file that is not HDF5
-NUMBER = r"\d+"  # a subject of Dataset A or B
-NAME = r"\w(?:[\w .+-]*\w)?"  # a subject or an activity of your own; it stands in file names
-ALL = "all"  # in the place of a subject or an activity, it stands for all of them
+NUMBER = r"\d+"  # id of a subject of Dataset A or B
+NAME = r"\w(?:[\w .+-]*\w)?"  # a user-supplied id or activity, which becomes part of file names
+ALL = "all"  # a reserved name: all subjects, or all activities
+
+Groups = Mapping[str, Sequence[str]]
+"""Name of a group of columns (a modality, `"targets"`) -> names of its columns, in order."""
+
+Convert = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+"""Computes modalities and `"targets"`, `(samples, C)` each, from groups of columns."""
 
 
 class SensorSet(NamedTuple):
@@ -139,79 +113,65 @@ class Recording:
         return digest.hexdigest()
 
 
-@dataclass
-class Columns:
-    """Samples of one HDF5 dataset, looked up by column name.
+def read_dataset_a(path: Path, columns: Groups) -> Recording:
+    """Read Dataset A: `/All_subjects/Subject_<id>/<activity>`, each `(samples, 129)`, at 200 Hz.
 
-    `columns["a"]` is `(samples, 1)`, `columns[["a", "b"]]` is `(samples, 2)`.
+    The attribute `columns` of the file names its columns; without it, the file must have the
+    129 columns of the paper's file, in that order. The attribute `trial_starts` of an activity
+    (sample indices) is used if it exists.
 
-    Attributes:
-        path: the file.
-        place: name of the HDF5 dataset.
-        positions: column name -> position.
-        values: `(samples, width)` as stored.
-        fill_missing: whether a missing column is read as NaN instead of being an error.
-        nan_counts: column name -> number of NaN, for the columns that were looked up.
+    Raises:
+        InputError: The file does not have this layout; the message says where, and how to fix it.
     """
-
-    path: Path
-    place: str
-    positions: dict[str, int]
-    values: np.ndarray
-    fill_missing: bool = False
-    nan_counts: dict[str, int] = field(default_factory=dict)
-
-    def __getitem__(self, key: str | Sequence[str]) -> np.ndarray:
-        """Return the named columns as float32.
-
-        Raises:
-            InputError: A column is missing or has infinite values.
-        """
-        names = [key] if isinstance(key, str) else list(key)
-        missing = [name for name in names if name not in self.positions]
-        if missing and not self.fill_missing:
-            raise InputError(
-                f"{self.path}: {self.place}: no column {', '.join(missing)}; "
-                "the attribute `columns` must name every column that the script reads"
-            )
-        selected = self.values.take([self.positions.get(name, 0) for name in names], axis=1)
-        with np.errstate(over="ignore"):  # overflow gives infinity, which is rejected below
-            selected = selected.astype(np.float32, copy=False)
-        if missing:
-            selected[:, [name in missing for name in names]] = np.nan
-        self.nan_counts.update(dict.fromkeys(names, 0))
-        if not np.isfinite(selected).all():
-            self._check_finite(names, selected)
-        return selected
-
-    def _check_finite(self, names: list[str], selected: np.ndarray) -> None:
-        """Reject infinite values and count NaN."""
-        infinite = np.isinf(selected)
-        if infinite.any():
-            sums = infinite.sum(axis=0)
-            counts = [f"{n} in {name}" for name, n in zip(names, sums, strict=True) if n]
-            raise InputError(
-                f"{self.path}: {self.place}: infinite values: {', '.join(counts)}; replace them "
-                "with the measured values, or with NaN to have these samples dropped"
-            )
-        counts = np.isnan(selected, order="F").sum(axis=0)  # "F": sums along contiguous memory
-        self.nan_counts.update(zip(names, counts.tolist(), strict=True))
+    with open_hdf5(path) as file:
+        tables = dataset_a_tables(path, file)
+        has_trials = all("trial_starts" in table.dataset.attrs for table in tables)
+        return _read(file, path, tables, columns, None, has_trials, NUMBER)
 
 
-Prepare = Callable[[Columns], dict[str, np.ndarray]]
-"""Converts columns to `(samples, C)` per modality and `"targets"` `(samples, K)`."""
+def read_dataset_b(path: Path, columns: Groups, convert: Convert) -> Recording:
+    """Read Dataset B: `/subject_<id>`, each `(steps, 152, 256)`, at 100 Hz.
 
+    The attribute `columns` of the file names the columns. A step ends with its last sample that has
+    a nonzero column; the rest is padding. Columns named `body ...` do not count if they are
+    constant in the step, because some files repeat the subject's weight and height in the padding.
 
-class Block(NamedTuple):
-    """Samples of one table.
-
-    Attributes:
-        columns: the samples, by column name.
-        trial: `(samples,)` index of the trial (A) or step (B) within the table.
+    Raises:
+        InputError: The file does not have this layout; the message says where, and how to fix it.
     """
+    with open_hdf5(path) as file:
+        return _read(file, path, dataset_b_tables(path, file), columns, convert, True, NUMBER)
 
-    columns: Columns
-    trial: np.ndarray
+
+def read_trials(
+    path: Path, columns: Groups, rate_hz: float, convert: Convert | None = None
+) -> Recording:
+    """Read user-supplied data: `/All_subjects/Subject_<id>/<activity>`, each `(samples, columns)`.
+
+    Ids and activities are text. The attribute `columns` of the file names its columns, and the
+    attribute `trial_starts` of an activity (sample indices) says where its trials start.
+
+    Args:
+        path: the file; docs/your_own_data.md describes how to write it.
+        columns: the columns to read.
+        rate_hz: sampling rate that the script reads; the attribute `rate_hz` of the file, if it
+            exists, must be the same.
+        convert: computes modalities and targets from the columns, if they are not the same.
+
+    Raises:
+        InputError: The file does not have this layout; the message says where, and how to fix it.
+    """
+    with open_hdf5(path) as file:
+        file_hz = file.attrs.get("rate_hz", rate_hz)
+        if file_hz != rate_hz:
+            raise InputError(
+                f"{path}: recorded at {file_hz:g} Hz, but RATE_HZ of the script is {rate_hz:g}; "
+                "resample the data, or change RATE_HZ"
+            )
+        return _read(file, path, trial_tables(path, file), columns, convert, True, NAME)
+
+
+# Tables -------------------------------------------------------------------------------------------
 
 
 class Table(NamedTuple):
@@ -231,94 +191,76 @@ class Table(NamedTuple):
     dataset: h5py.Dataset
     positions: dict[str, int]
 
-    def read(self, part: slice = slice(None)) -> Block:
-        """Read the table or a slice of its first axis, without the padding of Dataset B.
+    def read(
+        self, columns: Groups, fill_missing: bool = False
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Read groups of columns, without the padding of Dataset B.
+
+        Returns:
+            Group -> `(samples, C)` float32, and the index of each sample's trial (A) or step (B),
+            `(samples,)`.
 
         Raises:
-            InputError: The table is damaged or its attribute `trial_starts` cannot be used.
+            InputError: The table is damaged, has infinite values, lacks a column, or its attribute
+                `trial_starts` cannot be used.
         """
         try:
-            values = self.dataset[part]
+            values = self.dataset[()]
         except (OSError, RuntimeError) as error:
             raise InputError(
                 f"{self.path}: {self.dataset.name}: damaged ({error}); copy the file again"
             ) from error
         if values.ndim == 2:
-            trial = _trials(self.path, self.dataset, part)
+            trial = _trials(self.path, self.dataset)
         else:
-            is_valid = samples_before_padding(
-                values, [i for name, i in self.positions.items() if name.startswith(BODY_PREFIX)]
-            )
-            steps = np.arange(*part.indices(len(self.dataset)))
-            trial = np.repeat(steps, np.count_nonzero(is_valid, axis=1))
+            body = [i for name, i in self.positions.items() if name.startswith(BODY_PREFIX)]
+            is_valid = samples_before_padding(values, body)
+            trial = np.repeat(np.arange(len(values)), np.count_nonzero(is_valid, axis=1))
             values = values[is_valid]
-        return Block(Columns(self.path, self.dataset.name, self.positions, values), trial)
-
-    def blocks(self) -> Iterator[Block]:
-        """Yield the table in blocks of a few MB.
-
-        Blocks hold whole chunks, so each chunk is decompressed once.
-        """
-        chunk = self.dataset.chunks[0] if self.dataset.chunks else 1
-        chunk_bytes = chunk * self.dataset.dtype.itemsize * math.prod(self.dataset.shape[1:])
-        size = chunk * max(1, BLOCK_BYTES // max(1, chunk_bytes))
-        for start in range(0, max(1, len(self.dataset)), size):  # an empty table: one block
-            yield self.read(slice(start, start + size))
+        place = f"{self.path}: {self.dataset.name}"
+        return select_columns(values, self.positions, columns, place, fill_missing), trial
 
 
-def read_dataset_a(path: Path, prepare: Prepare) -> Recording:
-    """Read Dataset A: `/All_subjects/Subject_<id>/<activity>`, each `(samples, 129)`, at 200 Hz.
-
-    The attribute `columns` of the file names its columns; without it, the file must have the
-    columns of `DATASET_A_COLUMNS`, in that order. The attribute `trial_starts` of an activity
-    (sample indices) is used if it exists.
-
-    Raises:
-        InputError: The file does not have this layout; the message says where, and how to fix it.
-    """
-    with open_hdf5(path) as file:
-        tables = dataset_a_tables(path, file)
-        has_trials = all("trial_starts" in table.dataset.attrs for table in tables)
-        return _read(file, path, tables, prepare, has_trials)
-
-
-def read_dataset_b(path: Path, prepare: Prepare) -> Recording:
-    """Read Dataset B: `/subject_<id>`, each `(steps, 152, 256)`, at 100 Hz.
-
-    The attribute `columns` of the file names the columns. A step ends with its last sample that has
-    a nonzero column; the rest is padding. Columns named `body ...` do not count if they are
-    constant in the step, because some files repeat the subject's weight and height in the padding.
-
-    Raises:
-        InputError: The file does not have this layout; the message says where, and how to fix it.
-    """
-    with open_hdf5(path) as file:
-        return _read(file, path, dataset_b_tables(path, file), prepare, has_trials=True)
-
-
-def read_trials(path: Path, prepare: Prepare, rate_hz: float) -> Recording:
-    """Read a file of your own: `/All_subjects/Subject_<id>/<activity>`, each `(samples, columns)`.
-
-    Ids and activities are text. The attribute `columns` of the file names its columns, and the
-    attribute `trial_starts` of an activity (sample indices) says where its trials start.
+def select_columns(
+    values: np.ndarray,
+    positions: Mapping[str, int],
+    columns: Groups,
+    place: str,
+    fill_missing: bool = False,
+) -> dict[str, np.ndarray]:
+    """Return group -> `(samples, C)` float32 from a table `(samples, width)`.
 
     Args:
-        path: the file, as `python -m tools.make_dataset` writes it.
-        prepare: returns the modalities and the targets.
-        rate_hz: the rate that the script reads; the attribute `rate_hz` of the file, if it exists,
-            must be the same.
+        values: the table.
+        positions: column name -> position in the table.
+        columns: the columns to return, by group.
+        place: file and dataset, for errors.
+        fill_missing: whether a missing column is returned as NaN instead of raising an error.
 
     Raises:
-        InputError: The file does not have this layout; the message says where, and how to fix it.
+        InputError: A column is missing or has infinite values.
     """
-    with open_hdf5(path) as file:
-        own_hz = file.attrs.get("rate_hz", rate_hz)
-        if own_hz != rate_hz:
+    groups = {}
+    for group, names in columns.items():
+        missing = [name for name in names if name not in positions]
+        if missing and not fill_missing:
             raise InputError(
-                f"{path}: made at {own_hz:g} Hz, but RATE_HZ of the script is {rate_hz:g}; make "
-                "the file again with python -m tools.make_dataset"
+                f"{place}: no column {', '.join(missing)}; the attribute `columns` must name every "
+                "column that the script reads"
             )
-        return _read(file, path, trial_tables(path, file), prepare, True, NAME)
+        selected = values.take([positions.get(name, 0) for name in names], axis=1)
+        with np.errstate(over="ignore"):  # overflow gives infinity, which is rejected below
+            selected = selected.astype(np.float32, copy=False)
+        selected[:, [name in missing for name in names]] = np.nan
+        infinite = np.isinf(selected).sum(axis=0)
+        if infinite.any():
+            counts = [f"{n} in {name}" for name, n in zip(names, infinite, strict=True) if n]
+            raise InputError(
+                f"{place}: infinite values: {', '.join(counts)}; replace them with the measured "
+                "values, or with NaN to have these samples dropped"
+            )
+        groups[group] = selected
+    return groups
 
 
 def dataset_a_tables(path: Path, file: h5py.File, all_activities: bool = True) -> list[Table]:
@@ -333,38 +275,37 @@ def dataset_a_tables(path: Path, file: h5py.File, all_activities: bool = True) -
         InputError: The file does not have the layout of Dataset A.
     """
     root = _member(path, file, "All_subjects")
-    names = _column_names(path, file) or DATASET_A_COLUMNS
-    positions = {name: i for i, name in enumerate(names)}
-    tables = []
-    for subject, key in _subject_keys(path, root, "Subject_").items():
-        group = _member(path, root, key)
-        for activity in DATASET_A_ACTIVITIES:
-            if all_activities or activity in group:
-                dataset = _member(path, group, activity)
-                tables.append(_table(path, subject, activity, dataset, positions))
-    return tables
+    positions = _positions(path, file) if "columns" in file.attrs else DATASET_A_POSITIONS
+    width = len(positions) if "columns" in file.attrs else DATASET_A_WIDTH
+    return [
+        _table(path, subject, activity, _member(path, root[key], activity), positions, width)
+        for subject, key in _subject_keys(path, root, "Subject_").items()
+        for activity in DATASET_A_ACTIVITIES
+        if all_activities or activity in root[key]
+    ]
 
 
 def trial_tables(path: Path, file: h5py.File) -> list[Table]:
-    """Return the activities of all subjects of a file of your own, sorted by subject.
+    """Return the activities of all subjects of user-supplied data, sorted by subject.
 
     Raises:
         InputError: The file does not have the layout that `read_trials` describes.
     """
     root = _member(path, file, "All_subjects")
-    positions = _required_columns(path, file)
+    positions = _positions(path, file)
     tables = []
     for subject, key in _subject_keys(path, root, "Subject_", NAME).items():
-        group = _member(path, root, key)
+        group = root[key]
         if not isinstance(group, h5py.Group) or not len(group):
             raise InputError(f"{path}: {group.name}: no activities; add a dataset for each")
         for activity in group:
-            table = _table(path, subject, activity, _member(path, group, activity), positions)
+            dataset = _member(path, group, activity)
+            table = _table(path, subject, activity, dataset, positions, len(positions))
             if activity == ALL:
-                raise InputError(f"{path}: {table.dataset.name}: stands for all; rename it")
+                raise InputError(f"{path}: {table.dataset.name}: a reserved name; rename it")
             if "trial_starts" not in table.dataset.attrs:
                 raise InputError(
-                    f"{path}: {table.dataset.name}: no attribute `trial_starts`; add the numbers "
+                    f"{path}: {table.dataset.name}: no attribute `trial_starts`; add the indices "
                     "of the samples at which its trials start, [0] if there is one trial"
                 )
             tables.append(table)
@@ -377,9 +318,9 @@ def dataset_b_tables(path: Path, file: h5py.File) -> list[Table]:
     Raises:
         InputError: The file does not have the layout of Dataset B.
     """
-    positions = _required_columns(path, file)
+    positions = _positions(path, file)
     return [
-        _table(path, subject, "", _member(path, file, key), positions)
+        _table(path, subject, "", _member(path, file, key), positions, len(positions))
         for subject, key in _subject_keys(path, file, "subject_").items()
     ]
 
@@ -397,14 +338,6 @@ def samples_before_padding(steps: np.ndarray, body: Sequence[int] = ()) -> np.nd
         is_nonzero[..., position] &= (values != values[:, :1]).any(axis=1, keepdims=True)
     filled = is_nonzero.any(axis=-1)
     return np.flip(np.logical_or.accumulate(np.flip(filled, axis=1), axis=1), axis=1)
-
-
-def is_synthetic(path: Path) -> bool:
-    """Return whether a file says that its data are simulated (HDF5 attribute `synthetic`)."""
-    if not h5py.is_hdf5(path):
-        return False
-    with open_hdf5(path) as file:
-        return bool(file.attrs.get("synthetic", False))
 
 
 @contextmanager
@@ -433,13 +366,13 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
-def _column_names(path: Path, file: h5py.File) -> list[str] | None:
-    """Return the names in the file's attribute `columns`, None if it has none.
+def _positions(path: Path, file: h5py.File) -> dict[str, int]:
+    """Return the position of every column that the file's attribute `columns` names.
 
     The attribute is a JSON list or an array of strings.
     """
     if "columns" not in file.attrs:
-        return None
+        raise InputError(f"{path}: no attribute `columns` (a JSON list of names); add it")
     stored = file.attrs["columns"]
     try:
         if isinstance(stored, np.ndarray) and stored.size > 1 and stored.dtype.kind in "OSU":
@@ -454,14 +387,6 @@ def _column_names(path: Path, file: h5py.File) -> list[str] | None:
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise InputError(f"{path}: the attribute `columns` names {repeated[0]} twice; rename one")
-    return names
-
-
-def _required_columns(path: Path, file: h5py.File) -> dict[str, int]:
-    """Return the position of every column that the file names."""
-    names = _column_names(path, file)
-    if names is None:
-        raise InputError(f"{path}: no attribute `columns` (a JSON list of names); add it")
     return {name: i for i, name in enumerate(names)}
 
 
@@ -509,7 +434,7 @@ def find_subject(subjects: Collection[str], wanted: str) -> str | None:
 def ignored_members(file: h5py.File, pattern: str = NUMBER) -> list[str]:
     """Return the members that seem to be subjects but are not read because of their names.
 
-    In Dataset A and files of your own, these are all other members of `/All_subjects`; in Dataset
+    In Dataset A and user-supplied data, these are all other members of `/All_subjects`; in Dataset
     B, those whose name begins with "subject" and the arrays with three axes.
     """
     if "All_subjects" in file:
@@ -527,7 +452,7 @@ def ignored_members(file: h5py.File, pattern: str = NUMBER) -> list[str]:
 
 
 def describe_ignored(ignored: Sequence[str]) -> str:
-    """Return a line that names ignored members and the names that subjects must have."""
+    """Return a line about ignored members and the names that subjects must have."""
     return (
         f"ignored {shorten(', '.join(ignored))}: a subject must be named Subject_<number> in "
         "Dataset A, subject_<number> in Dataset B and Subject_<id> in a file of your own"
@@ -544,10 +469,15 @@ def _member(path: Path, group: h5py.Group, name: str) -> h5py.Group | h5py.Datas
 
 
 def _table(
-    path: Path, subject: str, activity: str, dataset: h5py.Dataset, positions: dict[str, int]
+    path: Path,
+    subject: str,
+    activity: str,
+    dataset: h5py.Dataset,
+    positions: dict[str, int],
+    width: int,
 ) -> Table:
     """Return a table after checking its type and shape."""
-    axes, width = (2 if activity else 3), len(positions)
+    axes = 2 if activity else 3
     if not isinstance(dataset, h5py.Dataset):
         raise InputError(f"{path}: {dataset.name}: is a group; it must be a dataset of samples")
     if dataset.dtype.kind not in "fiu":
@@ -567,8 +497,8 @@ def _table(
     return Table(path, subject, activity, dataset, positions)
 
 
-def _trials(path: Path, dataset: h5py.Dataset, part: slice) -> np.ndarray:
-    """Return the index of the trial of each sample in `part`."""
+def _trials(path: Path, dataset: h5py.Dataset) -> np.ndarray:
+    """Return the index of the trial of each sample."""
     starts = np.asarray(dataset.attrs.get("trial_starts", [0]))
     is_numbers = starts.ndim == 1 and starts.dtype.kind in "iu"
     starts = starts.astype(int) if is_numbers else starts  # unsigned differences wrap around
@@ -577,9 +507,7 @@ def _trials(path: Path, dataset: h5py.Dataset, part: slice) -> np.ndarray:
             f"{path}: {dataset.name}: the attribute `trial_starts` must contain increasing sample "
             "indices"
         )
-    first, stop, _ = part.indices(len(dataset))
-    lengths = np.diff(np.clip(starts, first, stop), prepend=first, append=stop)
-    return np.repeat(np.arange(len(lengths)), lengths)
+    return np.searchsorted(starts, np.arange(len(dataset)), side="right")
 
 
 # From tables to a recording -----------------------------------------------------------------------
@@ -596,118 +524,94 @@ def _read(
     file: h5py.File,
     path: Path,
     tables: list[Table],
-    prepare: Prepare,
+    columns: Groups,
+    convert: Convert | None,
     has_trials: bool,
-    pattern: str = NUMBER,
+    pattern: str,
 ) -> Recording:
-    """Read the usable samples of all tables.
+    """Read the usable samples of all tables, one table at a time.
 
     Raises:
         InputError: A column of a subject is all NaN, or the file has only one subject.
     """
-    size = sum(math.prod(table.dataset.shape[:-1]) for table in tables)
-    buffer = _Buffer(size)
-    for table in tables:
-        buffer.add(table, prepare)
-    for (subject, column), count in buffer.value_counts.items():
-        if count == 0 and buffer.sample_counts[subject]:
-            raise InputError(
-                f"{path}: subject {subject}: {column} is all NaN; "
-                "add the values or remove the subject from the file"
-            )
+    subjects = list(dict.fromkeys(table.subject for table in tables))
     ignored = ignored_members(file, pattern)
-    if len(buffer.subjects) < 2:
+    if len(subjects) < 2:
         note = f" ({describe_ignored(ignored)})" if ignored else ""
         raise InputError(
             f"{path}: only one subject; add another, since training and testing need different "
             f"subjects{note}"
         )
-    samples, labels = buffer.trimmed()
+    activities = list(dict.fromkeys(table.activity for table in tables))
+    samples: dict[str, list[np.ndarray]] = {}
+    labels: dict[str, list[np.ndarray]] = {"subject": [], "activity": [], "stretch": []}
+    dropped: dict[str, int] = {}
+    is_measured: dict[str, dict[str, np.ndarray]] = {}  # subject -> group -> (C,): has a value
+    stretches = 0
+    for table in tables:
+        groups, trial = table.read(columns)
+        if len(trial):
+            found = is_measured.setdefault(table.subject, {})
+            for group, values in groups.items():
+                found[group] = found.get(group, False) | ~np.isnan(values).all(axis=0)
+        converted = _convert(groups, convert, f"{path}: {table.dataset.name}")
+        is_kept = np.ones(len(trial), bool)
+        for values in converted.values():
+            is_kept &= ~np.isnan(values).any(axis=1)
+        stretch = number_stretches(is_kept, trial, first=stretches)[is_kept]
+        stretches = max(stretches, int(stretch.max(initial=-1)) + 1)
+        for name, values in converted.items():
+            samples.setdefault(name, []).append(values[is_kept])
+        numbers = subjects.index(table.subject), activities.index(table.activity)
+        for label, number in zip(("subject", "activity"), numbers, strict=True):
+            labels[label].append(np.full(len(stretch), number, np.int32))
+        labels["stretch"].append(stretch.astype(np.int32))
+        if len(stretch) < len(trial):
+            dropped[table.dataset.name] = len(trial) - len(stretch)
+    for subject, found in is_measured.items():
+        empty = [
+            name
+            for group, names in columns.items()
+            for name, has_value in zip(names, found[group], strict=True)
+            if not has_value
+        ]
+        if empty:
+            raise InputError(
+                f"{path}: subject {subject}: {empty[0]} is all NaN; add the values or remove the "
+                "subject from the file"
+            )
     return Recording(
         path=path,
-        samples={name: torch.from_numpy(array) for name, array in samples.items()},
-        subjects=list(buffer.subjects),
-        activities=list(buffer.activities),
-        **labels,
-        dropped=buffer.dropped,
+        samples={name: torch.from_numpy(_join(parts)) for name, parts in samples.items()},
+        subjects=subjects,
+        activities=activities,
+        **{name: _join(parts) for name, parts in labels.items()},
+        dropped=dropped,
         has_trials=has_trials,
         is_synthetic=bool(file.attrs.get("synthetic", False)),
         ignored=ignored,
     )
 
 
-class _Buffer:
-    """Arrays for all samples of a file, filled from the front.
+def _convert(
+    groups: dict[str, np.ndarray], convert: Convert | None, place: str
+) -> dict[str, np.ndarray]:
+    """Return the modalities and targets; reject infinite values, which come from division by 0."""
+    if convert is None:
+        return groups
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 gives NaN, and x/0 infinity
+        converted = convert(groups)
+    for name, values in converted.items():
+        if infinite := np.count_nonzero(np.isinf(values).any(axis=1)):
+            raise InputError(
+                f"{place}: {name} divided by 0 in {infinite} samples; add the body weight and "
+                "height"
+            )
+    return converted
 
-    They are allocated once, for the largest possible number of samples; the operating system
-    provides memory for a page only when it is written to.
-    """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.filled = 0
-        self.stretches = 0
-        self.samples: dict[str, np.ndarray] = {}
-        self.labels = {
-            name: np.empty(size, np.int32) for name in ("subject", "activity", "stretch")
-        }
-        self.subjects: dict[str, int] = {}  # name -> index
-        self.activities: dict[str, int] = {}
-        self.dropped: dict[str, int] = {}
-        self.sample_counts: Counter[str] = Counter()  # by subject, including dropped samples
-        self.value_counts: Counter[tuple[str, str]] = Counter()  # not NaN, by subject and column
-
-    def add(self, table: Table, prepare: Prepare) -> None:
-        """Append, block by block, the samples without NaN in any of the prepared arrays."""
-        start = self.filled
-        try:
-            parts = [self._append(table, block, prepare) for block in table.blocks()]
-        except InputError:
-            self._append(table, table.read(), prepare)  # raises it with counts for the whole table
-            raise
-        is_kept, trial = map(np.concatenate, zip(*parts, strict=True))
-        stretch = number_stretches(is_kept, trial, first=self.stretches)
-        self.labels["stretch"][start : self.filled] = stretch[is_kept]
-        self.stretches = max(self.stretches, int(stretch.max(initial=-1)) + 1)
-
-    def _append(
-        self, table: Table, block: Block, prepare: Prepare
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Append a block; return a mask `(samples,)` of the kept samples, and their trials."""
-        with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 gives NaN; x/0 is rejected below
-            prepared = prepare(block.columns)
-        is_kept = np.ones(len(block.trial), bool)
-        for name, array in prepared.items():
-            if not np.isfinite(array).all():
-                if infinite := np.count_nonzero(np.isinf(array).any(axis=1)):
-                    raise InputError(
-                        f"{table.path}: {block.columns.place}: {name} divided by 0 in {infinite} "
-                        "samples; add the body weight and height"
-                    )
-                is_kept &= ~np.isnan(array, order="F").any(axis=1)
-        count = np.count_nonzero(is_kept)
-        place = slice(self.filled, self.filled + count)
-        for name, array in prepared.items():
-            if name not in self.samples:
-                self.samples[name] = np.empty((self.size, array.shape[1]), np.float32)
-            usable = array if count == len(is_kept) else array.compress(is_kept, axis=0)
-            self.samples[name][place] = usable
-        for label, names, name in (
-            ("subject", self.subjects, table.subject),
-            ("activity", self.activities, table.activity),
-        ):
-            self.labels[label][place] = names.setdefault(name, len(names))
-        self.filled = place.stop
-        if count < len(is_kept):
-            name = block.columns.place
-            self.dropped[name] = self.dropped.get(name, 0) + len(is_kept) - count
-        self.sample_counts[table.subject] += len(is_kept)
-        for column, nan_count in block.columns.nan_counts.items():
-            self.value_counts[table.subject, column] += len(is_kept) - nan_count
-        return is_kept, block.trial
-
-    def trimmed(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Return samples and labels, truncated in place to the filled length."""
-        for array in (*self.samples.values(), *self.labels.values()):
-            array.resize((self.filled, *array.shape[1:]), refcheck=False)
-        return self.samples, self.labels
+def _join(parts: list[np.ndarray]) -> np.ndarray:
+    """Concatenate arrays; release them, so that memory holds at most one group twice."""
+    joined = np.concatenate(parts)
+    parts.clear()
+    return joined

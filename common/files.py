@@ -25,7 +25,11 @@ CHECKPOINT_FORMAT = 1  # version of the description in a checkpoint
 
 
 class InputError(ValueError):
-    """A flag or a file cannot be used; the message says where the problem is and how to fix it."""
+    """A flag or a file cannot be used; the message says what is wrong and how to fix it."""
+
+
+class FailedTasksError(RuntimeError):
+    """Some rows could not be trained; the message lists them with their reasons."""
 
 
 def shorten(text: object, limit: int = 200) -> str:
@@ -42,7 +46,7 @@ def plural(number: int, noun: str) -> str:
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` once it has been written.
+    """Yield a temporary path next to `path`; rename it to `path` once it has been written.
 
     Missing folders are created. After an error, no partial file remains and an existing file is
     unchanged.
@@ -135,7 +139,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint; this never executes code from the file.
 
     Raises:
-        InputError: The file is missing, damaged or not a checkpoint of this collection.
+        InputError: The file is missing, damaged or not a checkpoint of this project.
     """
     if path.is_dir():
         raise InputError(f"{path}: is a folder; pass the path of one checkpoint in it")
@@ -157,12 +161,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: has no description of its network; use a checkpoint that was written by this "
-            "collection"
+            "project"
         ) from error
     if version != CHECKPOINT_FORMAT:
         raise InputError(
             f"{path}: checkpoint format {shorten(version, 20)}, but this version reads format "
-            f"{CHECKPOINT_FORMAT}; use the version of this collection that wrote it"
+            f"{CHECKPOINT_FORMAT}; use the version of this project that wrote it"
         )
     return Checkpoint(tensors, description)
 

@@ -1,4 +1,4 @@
-"""The folder of a run: its settings and its results, each written atomically."""
+"""The folder of a run: its settings and its results, each file written atomically."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,12 +20,8 @@ from common.files import (
     InputError,
     save_checkpoint,
     write_atomically,
-    write_figure,
     write_text,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Task(NamedTuple):
@@ -38,7 +34,7 @@ class Task(NamedTuple):
 class RunFolder:
     """The folder of a run: `<output-dir>/<script>/<run>`.
 
-    It holds `config.json`, `history.csv`, `metrics.csv`, `MODEL_CARD.md` and the folders `results`,
+    It contains `config.json`, `history.csv`, `metrics.csv` and the folders `results`,
     `predictions`, `checkpoints`, `unfinished` and `figures`. A task is finished once its file in
     `results` exists; this file is written last, and the CSV files are assembled from all of them.
 
@@ -64,19 +60,22 @@ class RunFolder:
         return self.path / "checkpoints" / f"{row}-subject_{test_subject}{CHECKPOINT_SUFFIX}"
 
     def predictions_file(self, row: str, test_subject: str) -> Path:
-        """Return the path of the truth and the prediction of the test subject."""
+        """Return the path of the targets and the estimates for the test subject."""
         return self.path / "predictions" / f"{row}-subject_{test_subject}.npz"
 
     def state_file(self, row: str, test_subject: str) -> Path:
-        """Return the path of the state of an unfinished training."""
+        """Return the path of the state of an unfinished task."""
         return self.path / "unfinished" / f"{row}-subject_{test_subject}.pt"
 
-    def open(self, settings: Mapping[str, Any], call: Mapping[str, Any]) -> None:
+    def open(self, settings: Mapping[str, Any], call: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Create the folder, or open it if its run has the same settings, and lock it.
 
         Args:
             settings: everything that affects the results.
             call: flags and environment of this call of the script; `config.json` lists all calls.
+
+        Returns:
+            The earlier calls.
 
         Raises:
             InputError: The run has different settings, is damaged, is in use, or cannot be written.
@@ -85,10 +84,10 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.lock.acquire()
-            config = _read_config(self.path)
+            config = read_config(self.path)
             _check_same_settings(self.path, config["settings"], settings)
-            config = {"settings": settings, "calls": [*config["calls"], call]}
-            write_text(self.path / "config.json", json.dumps(config, indent=2) + "\n")
+            text = json.dumps({"settings": settings, "calls": [*config["calls"], call]}, indent=2)
+            write_text(self.path / "config.json", text + "\n")
             for path in self.path.glob("*/.*.part"):
                 path.unlink(missing_ok=True)  # left by a process that was killed while writing
             self.load_results()
@@ -107,6 +106,7 @@ class RunFolder:
         except BaseException:
             self.close()
             raise
+        return config["calls"]
 
     def close(self) -> None:
         """Release the lock."""
@@ -115,7 +115,7 @@ class RunFolder:
     def load_results(self) -> None:
         """Load the results of all finished tasks."""
         for path in sorted((self.path / "results").glob("*.json")):
-            row, _, subject = path.stem.partition("-subject_")  # no row is named like that
+            row, _, subject = path.stem.partition("-subject_")  # not part of any row's name
             self.load_result(Task(row, subject))
 
     def load_result(self, task: Task) -> bool:
@@ -123,7 +123,8 @@ class RunFolder:
         try:
             result = json.loads(self.result_file(*task).read_text(encoding="utf-8"))
             for path in (self.checkpoint_file(*task), self.predictions_file(*task)):
-                if path.stat().st_size != result["bytes"][path.name]:
+                size = result["bytes"][path.name]
+                if size is not None and path.stat().st_size != size:  # None: deleted on request
                     return False
         except (OSError, ValueError, KeyError, TypeError):
             return False
@@ -158,11 +159,19 @@ class RunFolder:
     def save_diverged(
         self, task: Task, weights: Mapping[str, Tensor], description: Mapping[str, Any]
     ) -> None:
-        """Save the best epoch of a diverged training next to the checkpoints; delete its state."""
+        """Save the best epoch of a diverged network next to the checkpoints; delete its state."""
         if weights:
             path = self.checkpoint_file(*task)
             save_checkpoint(path.with_suffix(f".diverged{path.suffix}"), weights, description)
         self.state_file(*task).unlink(missing_ok=True)
+
+    def delete_checkpoint(self, task: Task) -> None:
+        """Delete the weights of a finished task, and record that its result is complete."""
+        path, result = self.checkpoint_file(*task), self.results[task]
+        if result["bytes"][path.name] is not None:
+            result["bytes"][path.name] = None
+            write_text(self.result_file(*task), json.dumps(result) + "\n")
+        path.unlink(missing_ok=True)
 
     def write_tables(self) -> None:
         """Write `history.csv` and `metrics.csv`."""
@@ -188,10 +197,6 @@ class RunFolder:
             key=lambda task: (subjects.index(task.subject), order.get(task.row, math.inf), task),
         )
         return pd.DataFrame([line for task in tasks for line in self.results[task][part]])
-
-    def save_figure(self, name: str, figure: Figure) -> None:
-        """Write `figures/<name>.png`."""
-        write_figure(self.path / "figures" / f"{name}.png", figure)
 
 
 def new_run(parent: Path, run_name: str | None) -> Path:
@@ -233,12 +238,17 @@ def last_flags(path: Path) -> dict[str, Any]:
         InputError: Its `config.json` is damaged.
     """
     try:
-        return dict(_read_config(path)["calls"][-1]["flags"])
+        return dict(read_config(path)["calls"][-1]["flags"])
     except (OSError, IndexError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged run ({error}); use another --run-name") from error
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the settings (None for a new run) and the calls of a run.
+
+    Raises:
+        InputError: Its `config.json` is damaged.
+    """
     path = folder / "config.json"
     if not path.exists():
         return {"settings": None, "calls": []}

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import argparse
 import errno
-import importlib
+import hashlib
 import inspect
 import os
 import platform
 import shutil
 import subprocess
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import h5py
 import numpy as np
@@ -25,18 +25,15 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from common import parallel, training
-from common.data import Columns, Recording, SensorSet, Target, describe_ignored
-from common.files import InputError, load_checkpoint, plural, write_text
+from common import cli, parallel, plots, training
+from common.data import Recording, SensorSet, Target, describe_ignored
+from common.files import FailedTasksError, InputError, load_checkpoint, plural, write_figure
 from common.folder import RunFolder, Task, new_run
 from common.metrics import final_table, fold_table, long_form
-from common.model_card import model_card
 from common.training import DivergedError, Epoch, Progress
 from common.windows import Fold, check_windows, choose_subjects
-from synthetic_gait import MAX_SUBJECTS, write_file
 
-BATCH_SIZE = 64  # windows, as in the paper
-STATE_BYTES = 16  # per parameter of a saved training: weights, Adam's moments, best epoch
+STATE_BYTES = 16  # per parameter of a saved state: weights, Adam's moments, best epoch
 
 
 @dataclass(frozen=True)
@@ -48,141 +45,91 @@ class Row:
         sensor_set: name of the sensor set that the network reads.
         network: `partial` that builds the network; checkpoints store its class and arguments.
         needs: rows that must be finished before this one on the same fold.
-        is_beyond_paper: whether the row is run only by name or by `--rows beyond`.
     """
 
     name: str
     sensor_set: str
     network: partial[nn.Module]
     needs: tuple[str, ...] = ()
-    is_beyond_paper: bool = False
 
 
-class QuickLook(NamedTuple):
-    """Defaults for a run on newly generated synthetic data: size of the data, and training.
-
-    Attributes:
-        subjects: number of subjects.
-        minutes: minutes of walking per subject.
-        epochs: maximum number of epochs.
-        rows: names of the rows; None for all.
-        batch_size: windows per batch.
-        seed: seed of the data.
-    """
-
-    subjects: int
-    minutes: float
-    epochs: int
-    rows: tuple[str, ...] | None = None
-    batch_size: int = BATCH_SIZE
-    seed: int = 42
-
-
-class Script(Protocol):
-    """The attributes of a script (a module) that runs and tools use."""
-
-    __file__: str
-    __doc__: str
-    DATASET: str
-    RATE_HZ: int
-    WINDOW: int
-    EPOCHS: int
-    LEARNING_RATE: float
-    SENSORS: Sequence[str]
-    UNITS: Mapping[str, str]
-    SENSOR_SETS: Mapping[str, SensorSet]
-    TARGETS: Sequence[Target]
-    ROWS: Sequence[Row]
-    QUICK_LOOK: QuickLook
-
-    def column_names(self, sensor_set: SensorSet) -> list[str]:
-        """Return the columns that the inputs of a sensor set are computed from."""
-
-    def prepare(self, columns: Columns) -> dict[str, np.ndarray]:
-        """Return the modalities `(samples, C)` and the targets `(samples, K)`."""
-
-    def read(self, path: Path) -> Recording:
-        """Read the HDF5 file."""
-
-    def inputs(self, samples: Mapping[str, Tensor], sensor_set: str) -> list[Tensor]:
-        """Return the inputs of a network with this sensor set, from modalities `(..., C)`."""
-
-    def train_and_test(self, row: Row, test_subject: str, run: Run) -> None:
-        """Train and test one row with one subject held out."""
-
-
-class FailedTasksError(RuntimeError):
-    """Some trainings failed; the message lists them with their reasons."""
+TrainAndTest = Callable[[Row, str, "Run"], None]
 
 
 class Run:
     """A run of a script: its data, its settings, and the loop over rows and folds.
 
+    Args:
+        file: path of the script, `__file__`.
+        args: its flags, from `cli.parse`.
+        read: reads the data file.
+        rows: the rows of the table.
+        sensor_sets: sensor sets by name.
+        targets: the targets that the networks estimate.
+        window: samples per window, T.
+        rate_hz: sampling rate.
+
     Attributes:
-        script: the script.
-        args: its flags; `epochs` is None unless a flag or the quick look sets it.
-        is_quick: whether the run uses newly generated synthetic data and `QUICK_LOOK`.
-        folder: its folder of results.
         device: device to train on.
-        recording: the data, with the samples on the device.
-        settings: everything that affects the results; a script may add its own settings.
-        rows: names of the rows to run, including rows they depend on, in the order of the table.
+        recording: the data; their samples are on the device while rows are trained.
+        settings: everything that affects the results.
         test_subjects: ids of the subjects to hold out.
+        folder: the folder of results.
         failures: failed task -> reason.
+
+    Raises:
+        InputError: A flag or the data cannot be used; nothing has been written.
     """
 
-    def __init__(self, script: Script, args: argparse.Namespace) -> None:
-        """Check the flags and read the data; only synthetic data are written.
-
-        Args:
-            script: the script.
-            args: its flags, from `cli.parse`.
-
-        Raises:
-            InputError: A flag or the data cannot be used.
-        """
-        self.script, self.args, self.flags = script, argparse.Namespace(**vars(args)), vars(args)
-        asked = _choose_rows(script, args.rows)
-        self.device = _choose_device(args)
+    def __init__(
+        self,
+        file: str,
+        args: argparse.Namespace,
+        read: Callable[[Path], Recording],
+        *,
+        rows: Sequence[Row],
+        sensor_sets: Mapping[str, SensorSet],
+        targets: Sequence[Target],
+        window: int,
+        rate_hz: float,
+    ) -> None:
+        self.file, self.args, self.read = Path(file), args, read
+        self.rows = {row.name: row for row in rows}
+        self.sensor_sets, self.targets = sensor_sets, targets
+        self.window, self.rate_hz = window, rate_hz
+        # With a scheduler, the GPUs may be on other machines
+        is_remote = args.scheduler and args.device.startswith("cuda")
+        self.device = (
+            torch.device(args.device) if is_remote else training.choose_device(args.device)
+        )
         cores = os.cpu_count() or 1
         if args.threads > cores and not args.scheduler:
             raise InputError(f"--threads {args.threads}: this machine has {cores} cores; use fewer")
-        training.check_faster(args.faster, self.device)
-        rows = [row.name for row in script.ROWS]
+        torch.set_num_threads(args.threads)
         self.folder = RunFolder(
-            new_run(script_folder(args.output_dir, script), args.run_name), rows
+            new_run(args.output_dir / self.file.stem, args.run_name), [*self.rows]
         )
-        self.args.data, self.is_quick = _find_data(script, args)
-        quick = script.QUICK_LOOK
-        self.args.batch_size = args.batch_size or (
-            quick.batch_size if self.is_quick else BATCH_SIZE
-        )
-        self.args.epochs = args.epochs or (quick.epochs if self.is_quick else None)
-        if self.is_quick and not args.rows and quick.rows:
-            asked = list(quick.rows)
-        self.rows = _with_needed(script, asked)
-        self.added_rows = [row for row in self.rows if row not in asked]
-        training.set_up(args.threads, args.faster)
-        self.recording = script.read(self.args.data)
-        check_windows(self.recording, script.WINDOW, args.protocol)
+        self.recording = read(args.data)
+        check_windows(self.recording, window, args.protocol)
         self.test_subjects = choose_subjects(self.recording, args.test_subjects)
         self.settings = self._settings()
-        tasks = [Task(row, subject) for subject in self.test_subjects for row in self.rows]
-        self.labels = {
-            task: f"[{number}/{len(tasks)}] {task.row}, subject {task.subject}"
-            for number, task in enumerate(tasks, start=1)
-        }
+        self.chosen_rows = self._with_needed(args.rows)
+        self.tasks = [Task(row, s) for s in self.test_subjects for row in self.chosen_rows]
         self.failures: dict[Task, str] = {}
-        self.problems: list[str] = []  # other than failed trainings
-        self.shows_progress = True
-        self.jobs = self._count_jobs()
+        self.problems: list[str] = []  # other than failed tasks
+        self.is_disk_full = self.is_worker = False
 
     def _settings(self) -> dict[str, Any]:
-        """Return everything that affects the results; different settings are never mixed."""
-        args, recording = self.args, self.recording
-        faster = [method for method in training.FASTER if method in args.faster]
+        """Return everything that affects the results: the data, and all flags but a few."""
+        recording, threads = self.recording, self.args.threads
+        flags = {k: v for k, v in vars(self.args).items() if k not in cli.NOT_SETTINGS}
+        flags |= {"device": self.device.type}
+        if self.device.type == "cpu":
+            flags["threads"] = threads
+        else:
+            del flags["threads"]
         return {
-            "script": Path(self.script.__file__).stem,
+            "script": self.file.stem,
             "data": {
                 "file": recording.path.name,
                 "bytes": recording.path.stat().st_size,
@@ -190,14 +137,15 @@ class Run:
                 "digest": recording.digest(),
                 **({"synthetic": True} if recording.is_synthetic else {}),
             },
-            "protocol": args.protocol,
-            "epochs": args.epochs or self.script.EPOCHS,
-            **{name: getattr(args, name) for name in ("patience", "batch_size", "learning_rate")},
-            "seed": args.seed,
-            **({"faster": faster} if faster else {}),
-            "device": self.device.type,
-            **({"threads": args.threads} if self.device.type == "cpu" else {}),
+            **flags,
         }
+
+    def _with_needed(self, names: Sequence[str]) -> list[str]:
+        """Return the rows of these names and those they depend on, in the order of the table."""
+        needed = {need for name in names for need in self.rows[name].needs}
+        if needed <= set(names):
+            return list(names)
+        return self._with_needed([name for name in self.rows if name in needed.union(names)])
 
     def __enter__(self) -> Run:
         """Create the folder, or open it if it was created with the same settings.
@@ -207,16 +155,19 @@ class Run:
         """
         self._check_space()
         call = {
-            "flags": {
-                name: str(value) if isinstance(value, Path) else value
-                for name, value in self.flags.items()
-            },
+            "flags": {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.args).items()},
             "device_name": self._device_name(),
             "versions": _versions(),
-            "git": _git_description(self.script.__file__),
+            "git": _git_description(str(self.file.parent)),
+            "script_digest": hashlib.sha256(self.file.read_bytes()).hexdigest(),
         }
-        self.folder.open(self.settings, call)
+        earlier = self.folder.open(self.settings, call)
         print(self._introduction())
+        if any(c.get("script_digest", "") not in ("", call["script_digest"]) for c in earlier):
+            print(
+                f"NOTICE: {self.file.name} has changed since this run was started; its rows may "
+                "come from different versions of the script."
+            )
         print(f"Run: {self.folder.path}\n", flush=True)
         return self
 
@@ -225,92 +176,135 @@ class Run:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             path = self.folder.path
             raise KeyboardInterrupt(
-                f"finished trainings and saved epochs are in {path}; "
-                f"continue with --resume {path.name}"
+                f"finished rows and saved epochs are in {path}; continue with --resume {path.name}"
             )
 
     # Rows and folds -------------------------------------------------------------------------------
 
-    def each(self, train_and_test: Callable[[Row, str, Run], None]) -> None:
-        """Train and test every row on every fold; skip finished ones.
+    def each(self, train_and_test: TrainAndTest) -> None:
+        """Train and test every row on every fold in this process; skip finished ones.
 
-        The work runs in this process, in several processes (`--jobs`) or on a Dask cluster
-        (`--scheduler`). A failed training does not stop the others.
-        """
-        for task, label in self.labels.items():
-            if task in self.folder.results:
-                print(f"{label}: already done", flush=True)
-        for task, finish in self._start(train_and_test):
-            failed = [need.row for need in self._needs(task) if need in self.failures]
-            try:
-                if failed:
-                    raise InputError(f"needs {' and '.join(failed)}, which failed")
-                finish()
-                if not self.folder.load_result(task):
-                    raise InputError("its result is missing; all workers must reach --output-dir")
-            except Exception as error:
-                self.failures[task] = _reason(error)
-                print(f"{self.labels[task]}: FAILED: {self.failures[task]}", flush=True)
-                if isinstance(error, DivergedError):
-                    self._save_diverged(task, error)
-                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    return  # the others could train for hours but not save their results
-                traceback.clear_frames(error.__traceback__)  # they keep its tensors in memory
-            else:
-                self._report_task(task)
-
-    def _start(
-        self, train_and_test: Callable[[Row, str, Run], None]
-    ) -> Iterator[tuple[Task, Callable[[], None]]]:
-        """Yield every unfinished task with a function to call; it raises the error of the task.
-
-        Without workers, the task is run by this function; with workers, it has finished already.
+        On request, the rows are trained in several processes (`--jobs`) or on a Dask cluster
+        (`--scheduler`). A row that fails does not stop the others.
         """
         todo = self._todo()
-        if self.jobs == 1 and self.args.scheduler is None:
-            self.recording = self.recording.to(self.device)
-            for task in todo:
-                row = find_row(self.script, task.row)
-                yield task, partial(train_and_test, row, task.subject, self)
-        elif todo:
-            where = self.args.scheduler and f"on the cluster at {self.args.scheduler}"
-            print(f"Trainings run in parallel, {where or f'{self.jobs} at a time'}.", flush=True)
-            work = partial(_run_task, *self._worker_arguments())
-            tasks = {task: self._needs(task) for task in todo}
-            yield from parallel.in_workers(work, tasks, self.jobs, self.args.scheduler)
+        for task in self.tasks:
+            if task not in todo:
+                print(f"{task.row}, subject {task.subject}: already done", flush=True)
+        if self.args.scheduler is not None or min(self.args.jobs, len(todo)) > 1:
+            self._each_in_workers(train_and_test, todo)
+            return
+        self._suggest_jobs(len(todo))
+        self.recording = self.recording.to(self.device)
+        for task in todo:
+            with self._outcome(task):
+                self._check_needed(task)
+                train_and_test(self.rows[task.row], task.subject, self)
+            if self.is_disk_full:
+                return  # the other rows could be trained for hours, but not saved
 
-    def _needs(self, task: Task) -> list[Task]:
-        return [Task(row, task.subject) for row in find_row(self.script, task.row).needs]
+    def _each_in_workers(self, train_and_test: TrainAndTest, todo: list[Task]) -> None:
+        gpus = torch.cuda.device_count() if self.device == torch.device("cuda") else 1
+        jobs = min(self.args.jobs * max(gpus, 1), len(todo))
+        where = self.args.scheduler and f"on the cluster at {self.args.scheduler}"
+        print(f"Rows are trained in parallel, {where or f'{jobs} at a time'}.", flush=True)
+        work = partial(_run_task, self, train_and_test)
+        tasks = {task: self._needs(task) for task in todo}
+        for task, error in parallel.in_workers(work, tasks, jobs, self.args.scheduler):
+            with self._outcome(task):
+                self._check_needed(task)
+                if error is not None:
+                    raise error
+            if self.is_disk_full:
+                return
 
     def _todo(self) -> list[Task]:
-        return [task for task in self.labels if task not in self.folder.results]
+        """Return the unfinished tasks, and finished ones whose deleted weights they need."""
+        todo = {task for task in self.tasks if task not in self.folder.results}
+        for task in reversed(self.tasks):  # a row comes after the rows that it needs
+            if task in todo:
+                todo |= {
+                    n for n in self._needs(task) if not self.folder.checkpoint_file(*n).exists()
+                }
+        return [task for task in self.tasks if task in todo]
 
-    def _worker_arguments(self) -> tuple[Path, argparse.Namespace, dict[str, Any]]:
-        """Return script, flags and settings for a worker to open this run, with absolute paths."""
-        args = argparse.Namespace(**vars(self.args))
-        args.sample, args.rows = False, self.rows
-        args.data, args.output_dir = self.args.data.resolve(), self.folder.path.resolve().parents[1]
-        args.run_name, args.device, args.scheduler = self.folder.path.name, str(self.device), None
-        return Path(self.script.__file__).resolve(), args, self.settings
+    def _needs(self, task: Task) -> list[Task]:
+        return [Task(row, task.subject) for row in self.rows[task.row].needs]
+
+    def _check_needed(self, task: Task) -> None:
+        failed = [need.row for need in self._needs(task) if need in self.failures]
+        if failed:
+            raise InputError(f"needs {' and '.join(failed)}, which failed")
+
+    @contextmanager
+    def _outcome(self, task: Task) -> Iterator[None]:
+        """Report the result of a task, or record why it failed."""
+        try:
+            yield
+            if not self.folder.load_result(task):
+                raise InputError("its result is missing; all workers must reach --output-dir")
+        except Exception as error:
+            self.failures[task] = _reason(error)
+            print(f"{self._label(task)}: FAILED: {self.failures[task]}", flush=True)
+            if isinstance(error, DivergedError):
+                self._save_diverged(task, error)
+            self.is_disk_full = getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
+            traceback.clear_frames(error.__traceback__)  # they keep its tensors in memory
+        else:
+            self._report_task(task)
+
+    def _label(self, task: Task) -> str:
+        return f"{task.row}, subject {task.subject}"
+
+    def _finished(self) -> str:
+        """Return how many of the tasks of this call are finished."""
+        count = sum(task in self.folder.results for task in self.tasks)
+        return f"{count} of {len(self.tasks)} finished"
+
+    def _report_task(self, task: Task) -> None:
+        """Print the result of a task, and the table of a fold once it is complete."""
+        try:
+            self.folder.write_tables()
+            self.problems = []
+        except OSError as error:
+            self.problems = [f"history.csv and metrics.csv: {_reason(error)}"]
+        summary = self.folder.results[task]["summary"]
+        print(f"{self._label(task)}: {summary}; {self._finished()}", flush=True)
+        if self.args.no_checkpoints:
+            self._delete_checkpoints()
+        if all(Task(row, task.subject) in self.folder.results for row in self.chosen_rows):
+            table = fold_table(self.folder.metrics, self.chosen_rows, task.subject)
+            print(f"\n{table}\n", flush=True)
+
+    def _delete_checkpoints(self) -> None:
+        """Delete the weights of finished tasks that no unfinished task needs."""
+        done = self.folder.results
+        needed = {need for task in self.tasks if task not in done for need in self._needs(task)}
+        for task in self.tasks:
+            if task in done and task not in needed:
+                self.folder.delete_checkpoint(task)
 
     def _save_diverged(self, task: Task, error: DivergedError) -> None:
         """Save the best epoch before the divergence."""
-        description = self._checkpoint_description(find_row(self.script, task.row), task.subject)
+        description = self._checkpoint_description(self.rows[task.row], task.subject)
         self.folder.save_diverged(task, error.best_weights, description)
         error.best_weights = {}  # not sent along when a worker returns the error
 
+    # Called by the scripts ------------------------------------------------------------------------
+
     def progress(self, row: Row, test_subject: str) -> Progress:
         """Return the progress of a row's training, to be resumed if a state was saved."""
+        label = self._label(Task(row.name, test_subject))
         return Progress(
-            self.labels[Task(row.name, test_subject)],
+            label if self.is_worker else f"{label} ({self._finished()})",
             self.folder.state_file(row.name, test_subject),
             self.args.save_every,
-            self.shows_progress,
+            has_bar=not self.is_worker,
         )
 
     def load_network(self, row: str, test_subject: str) -> nn.Module:
         """Return the trained network of a row, frozen, in eval mode and on the device."""
-        network = find_row(self.script, row).network()
+        network = self.rows[row].network()
         self.load_weights(row, test_subject, network)
         return network.to(self.device).eval().requires_grad_(False)
 
@@ -350,10 +344,10 @@ class Run:
             fold: its fold.
             network: the trained network.
             history: its epochs; empty for a network that was not trained.
-            parameters: number of parameters, by default those that the prediction depends on.
+            parameters: number of parameters, by default those that the output depends on.
             summary: line to print; by default, it states the best epoch.
-            prediction: prediction of the test windows, `(windows, T, K)`; by default, they are
-                predicted here.
+            prediction: estimates for the test windows, `(windows, T, K)`; by default, the output
+                of the network.
         """
         if parameters is None:
             one_window = fold.test[torch.zeros(1, dtype=torch.long, device=self.device)]
@@ -375,18 +369,18 @@ class Run:
             "activity": np.array(self.recording.activities)[self.recording.activity[samples]],
             "stretch": self.recording.stretch[samples],
             "sample": samples,
-            "target": np.array([target.name for target in self.script.TARGETS]),
-            "unit": np.array([target.unit for target in self.script.TARGETS]),
+            "target": np.array([target.name for target in self.targets]),
+            "unit": np.array([target.unit for target in self.targets]),
         }
         shared = {
             "row": row.name,
             "sensor_set": row.sensor_set,
-            "modalities": "+".join(self.script.SENSOR_SETS[row.sensor_set].modalities),
+            "modalities": "+".join(self.sensor_sets[row.sensor_set].modalities),
             "parameters": parameters,
             "test_subject": fold.test_subject,
         }
         scores = long_form(
-            arrays["truth"], arrays["prediction"], arrays["activity"], self.script.TARGETS, shared
+            arrays["truth"], arrays["prediction"], arrays["activity"], self.targets, shared
         )
         history = [
             {"row": row.name, "fold": fold.test_subject, **epoch._asdict()} for epoch in history
@@ -399,26 +393,89 @@ class Run:
             {"history": history, "metrics": scores.to_dict("records"), "summary": summary},
         )
 
+    def report(self) -> pd.DataFrame:
+        """Print the table of the rows that are finished on all folds, and draw their figures.
+
+        Returns:
+            The metrics in long form.
+
+        Raises:
+            FailedTasksError: Some rows could not be trained.
+        """
+        metrics, subjects = self.folder.metrics, self.test_subjects
+        rows = [
+            row
+            for row in self.chosen_rows
+            if all(Task(row, subject) in self.folder.results for subject in subjects)
+        ]
+        problems = list(self.problems)
+        if rows:
+            print(final_table(metrics, rows, subjects), flush=True)
+            try:
+                self._draw(metrics, rows)
+            except OSError as error:
+                problems.append(f"figures: {_reason(error)}")
+        if self.recording.is_synthetic:
+            print("\nSYNTHETIC DATA: these results are not comparable with those of the paper.")
+        print(f"\nResults: {self.folder.path}")
+        problems += [f"{self._label(task)}: {why}" for task, why in self.failures.items()]
+        if problems:
+            failed = len(self.failures)
+            waiting = sum(task not in self.folder.results for task in self.tasks) - failed
+            raise FailedTasksError(
+                f"{failed} of {len(self.tasks)} rows failed, {waiting} were not started; try them "
+                "again with --resume" + "".join(f"\n  {problem}" for problem in problems)
+            )
+        return metrics
+
+    def _draw(self, metrics: pd.DataFrame, rows: Sequence[str]) -> None:
+        """Write the learning curves of the whole run, and two figures of the rows of this call."""
+        subjects, is_synthetic = self.test_subjects, self.recording.is_synthetic
+        mark = ", SYNTHETIC DATA" if is_synthetic else ""
+        figures, history = {}, self.folder.history
+        with plots.figure_style():
+            if len(history):  # some networks are not trained and have no epochs
+                figures["learning_curves"] = plots.learning_curves(
+                    history, f"Learning curves{mark}"
+                )
+            shown = metrics[(metrics["activity"] == "all") & metrics["test_subject"].isin(subjects)]
+            tested = plural(len(subjects), "test subject") if subjects[1:] else subjects[0]
+            title = f"NRMSE per target, {'mean over ' if subjects[1:] else 'test subject '}{tested}"
+            figures["nrmse"] = plots.nrmse_heat_map(shown, rows, title + mark)
+            paths = {row: self.folder.predictions_file(row, subjects[0]) for row in rows}
+            truth = "simulated" if is_synthetic else "measured"
+            figures["estimates"] = plots.estimates_over_time(
+                {row: np.load(path) for row, path in paths.items()},
+                self.rate_hz,
+                truth,
+                f"{truth.capitalize()} and estimated, test subject {subjects[0]}{mark}",
+            )
+            for name, figure in figures.items():
+                write_figure(self.folder.path / "figures" / f"{name}.png", figure)
+
+    # Descriptions ---------------------------------------------------------------------------------
+
     def _checkpoint_description(self, row: Row, test_subject: str) -> dict[str, Any]:
         """Return the description that makes a checkpoint usable without its run."""
         return {
-            **describe_network(self.script, row),
+            "script": self.file.stem,
+            **describe_network(
+                row, self.sensor_sets[row.sensor_set], self.targets, self.window, self.rate_hz
+            ),
             "normalisation": "by the input BatchNorm of the network, whose statistics are tensors",
             "test_subject": test_subject,
             "settings": self.settings,
             "versions": _versions(),
-            "git": _git_description(self.script.__file__),
+            "git": _git_description(str(self.file.parent)),
         }
 
-    # Printed reports ------------------------------------------------------------------------------
-
     def _introduction(self) -> str:
-        """Return the text to print before the first training."""
-        script, recording = self.script, self.recording
+        """Return the text to print before the first row is trained."""
+        recording, added = self.recording, set(self.chosen_rows) - set(self.args.rows)
         count = len(recording.subject)
         lines = [
             f"Data: {recording.path}, {plural(len(recording.subjects), 'subject')}, "
-            f"{plural(count, 'sample')}, {count / script.RATE_HZ / 60:.1f} minutes",
+            f"{plural(count, 'sample')}, {count / self.rate_hz / 60:.1f} minutes",
             f"Device: {self._device_name()}",
         ]
         if self.device.type == "cpu":
@@ -436,264 +493,122 @@ class Run:
                 "SYNTHETIC DATA: simulated walking replaces the measured data. The run shows that "
                 "everything works; its results are not comparable with those of the paper."
             )
-        if self.is_quick:
-            paper = _choose_rows(script, None)
-            asked = len(set(paper) & set(self.rows))
-            others = " (--rows all runs them all)" if asked < len(paper) else ""
-            lines.append(
-                f"Quick look: {asked} of the paper's {len(paper)} rows{others}, "
-                f"at most {plural(self.args.epochs, 'epoch')}, batches of {self.args.batch_size} "
-                f"windows; the paper uses {script.EPOCHS} epochs and batches of {BATCH_SIZE}. See "
-                "--rows, --epochs and --batch-size."
-            )
-        if self.added_rows:
-            lines.append(f"Rows added because others need them: {', '.join(self.added_rows)}")
+        if added:
+            rows = [row for row in self.chosen_rows if row in added]
+            lines.append(f"Rows added because others need them: {', '.join(rows)}")
         return "\n".join(lines)
 
     def _device_name(self) -> str:
         if self.device.type == "cuda":
             is_here = torch.cuda.is_available()
             return torch.cuda.get_device_name(self.device) if is_here else "CUDA, on the workers"
-        threads = torch.get_num_threads()
-        each = "1 thread" if threads == 1 else f"{threads} threads"
-        return f"CPU, {each} per training, {os.cpu_count()} cores"
+        threads = plural(torch.get_num_threads(), "thread")
+        return f"CPU, {threads} per row, {os.cpu_count()} cores"
 
-    def _report_task(self, task: Task) -> None:
-        """Print the result of a task, and the table of a fold once it is complete."""
-        try:
-            self.folder.write_tables()
-            self.problems = []
-        except OSError as error:
-            self.problems = [f"history.csv and metrics.csv: {_reason(error)}"]
-        print(f"{self.labels[task]}: {self.folder.results[task]['summary']}", flush=True)
-        if all(Task(row, task.subject) in self.folder.results for row in self.rows):
-            print(f"\n{fold_table(self.folder.metrics, self.rows, task.subject)}\n", flush=True)
-
-    def report(self, figures: Callable[[Run, Sequence[str], Sequence[str]], None]) -> pd.DataFrame:
-        """Print the table of the rows that are finished on all folds, and draw their figures.
-
-        All finished rows of the run are in its model card.
-
-        Args:
-            figures: draws the figures of a run: `(run, rows, test_subjects)`.
-
-        Returns:
-            The metrics in long form.
-
-        Raises:
-            FailedTasksError: Some trainings failed.
-        """
-        rows = [
-            row
-            for row in self.rows
-            if all(Task(row, subject) in self.folder.results for subject in self.test_subjects)
-        ]
-        problems = list(self.problems)
-        if rows:
-            print(final_table(self.folder.metrics, rows, self.test_subjects), flush=True)
-        try:
-            if self.folder.results:
-                write_text(self.folder.path / "MODEL_CARD.md", model_card(self))
-            if rows:
-                figures(self, rows, self.test_subjects)
-        except OSError as error:
-            problems.append(f"model card and figures: {_reason(error)}")
-        if self.recording.is_synthetic:
-            print("\nSYNTHETIC DATA: these results are not comparable with those of the paper.")
-        print(f"\nResults: {self.folder.path}")
-        problems += [f"{t.row}, subject {t.subject}: {why}" for t, why in self.failures.items()]
-        if problems:
-            failed, tasks = len(self.failures), len(self.labels)
-            raise FailedTasksError(
-                f"{failed} of {tasks} trainings failed, {len(self._todo()) - failed} did not "
-                "start; run them with --resume" + "".join(f"\n  {problem}" for problem in problems)
+    def _suggest_jobs(self, tasks: int) -> None:
+        """Print a hint if this machine could train several rows at the same time."""
+        if self.device.type == "cuda":
+            count, what = torch.cuda.device_count() if self.device.index is None else 1, "GPU"
+        else:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+            count, what = cores // self.args.threads, "core"
+        if min(count, tasks) > 1:
+            jobs = 2 if what == "GPU" else min(count, tasks)
+            print(
+                f"Hint: one of {count} {what}s is in use; --jobs {jobs} trains several rows at the "
+                "same time, if there is enough memory.\n",
+                flush=True,
             )
-        return self.folder.metrics
-
-    # Resources ------------------------------------------------------------------------------------
-
-    def _parameters(self, row: str) -> int:
-        with torch.device("meta"):
-            return sum(p.numel() for p in find_row(self.script, row).network().parameters())
-
-    def _largest_training(self) -> int:
-        rows = {task.row for task in self._todo()}
-        return max((self._parameters(row) for row in rows), default=0)
-
-    def _count_jobs(self) -> int:
-        recording_bytes = 4 * sum(values.numel() for values in self.recording.samples.values())
-        return parallel.count_jobs(
-            self.args.jobs,
-            self.args.threads,
-            self.device,
-            len(self._todo()),
-            self._largest_training(),
-            recording_bytes,
-        )
 
     def _check_space(self) -> None:
-        """Check that there is enough disk space for the results and the saved training states.
+        """Check that there is enough disk space for the results and the saved states.
 
         Raises:
             InputError: There is not enough disk space.
         """
         subject, subjects = self.recording.subject, self.recording.subjects
         samples = dict(zip(subjects, np.bincount(subject, minlength=len(subjects)), strict=True))
-        parameters = {row: self._parameters(row) for row in self.rows}
+        todo = self._todo()
+        with torch.device("meta"):
+            sizes = {
+                row: sum(p.numel() for p in self.rows[row].network().parameters())
+                for row in {task.row for task in todo}
+            }
         # A new state is written before the old one is replaced.
-        values = 2 * self.jobs * STATE_BYTES // 4 * self._largest_training()
-        for task in self._todo():
-            outputs = 2 * int(samples[task.subject]) * len(self.script.TARGETS)
-            values += parameters[task.row] + outputs
+        jobs = min(self.args.jobs, max(len(todo), 1))
+        values = 2 * jobs * STATE_BYTES // 4 * max(sizes.values(), default=0)
+        kept = todo if not self.args.no_checkpoints else todo[: len(self.chosen_rows)]
+        values += sum(sizes[task.row] for task in kept)
+        values += sum(2 * int(samples[task.subject]) * len(self.targets) for task in todo)
         path = self.folder.path
         existing = next(p for p in (path, *path.absolute().parents) if p.exists())
         free = shutil.disk_usage(existing).free
         if 4 * values > free:
             raise InputError(
                 f"{path}: needs up to {4 * values / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are "
-                "free; use another --output-dir, fewer --rows or fewer --jobs"
+                "free; use another --output-dir, --no-checkpoints, fewer --rows or fewer --jobs"
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a worker needs; it reads the data itself."""
+        args = argparse.Namespace(**{**vars(self.args), "data": self.args.data.resolve()})
+        folder = RunFolder(self.folder.path.resolve(), self.folder.rows)
+        return {**vars(self), "args": args, "folder": folder, "recording": None}
 
 
 # Workers ------------------------------------------------------------------------------------------
 
-_worker_runs: dict[str, Run] = {}  # the current run of this worker
-_one_at_a_time = threading.Lock()  # all trainings of a process share its random state
+_recordings: dict[str, Recording] = {}  # of this worker: digest -> its data, on its device
+_one_at_a_time = threading.Lock()  # the tasks of a process share its random state
 
 
-def _run_task(
-    script: Path,
-    args: argparse.Namespace,
-    settings: dict[str, Any],
-    row: str,
-    test_subject: str,
-    *needed: None,
-) -> None:
+def _run_task(run: Run, train_and_test: TrainAndTest, row: str, subject: str, *_: None) -> None:
     """Run one task in a worker; the data are read once and reused for further tasks."""
-    key = f"{script} {args} {settings}"
     with _one_at_a_time:
-        if key not in _worker_runs:
-            _worker_runs.clear()
-            args.device = str(parallel.worker_device(training.choose_device(args.device)))
-            run = Run(load_script(script), args)
-            if run.settings["data"] != settings["data"]:
-                raise InputError(f"{args.data}: changed since the run began; start a new run")
-            run.recording = run.recording.to(run.device)
-            run.settings, run.shows_progress = settings, False
-            _worker_runs[key] = run
-        run = _worker_runs[key]
-        training.set_up(args.threads, args.faster)  # the number of threads is set per thread
-        task = Task(row, test_subject)
+        torch.set_num_threads(run.args.threads)
+        run.is_worker = True
+        run.device = parallel.worker_device(training.choose_device(run.args.device))
+        digest, task = run.settings["data"]["digest"], Task(row, subject)
+        if digest not in _recordings:
+            _recordings.clear()
+            recording = run.read(run.args.data)
+            if recording.digest() != digest:
+                raise InputError(f"{run.args.data}: changed since the run began; start a new run")
+            _recordings[digest] = recording.to(run.device)
+        run.recording = _recordings[digest]
         try:
-            if not run.folder.load_result(task):
-                run.script.train_and_test(find_row(run.script, row), test_subject, run)
+            if not (run.folder.load_result(task) and run.folder.checkpoint_file(*task).exists()):
+                train_and_test(run.rows[row], subject, run)
         except DivergedError as error:
             run._save_diverged(task, error)
             raise
 
 
-def load_script(path: Path) -> Script:
-    """Import a script by its path."""
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    return importlib.import_module(path.stem)
+# Functions of values ------------------------------------------------------------------------------
 
 
-# Rows ---------------------------------------------------------------------------------------------
-
-
-def find_row(script: Script, name: str) -> Row:
-    """Return the row of that name."""
-    return next(row for row in script.ROWS if row.name == name)
-
-
-def describe_network(script: Script, row: Row) -> dict[str, Any]:
+def describe_network(
+    row: Row, sensor_set: SensorSet, targets: Sequence[Target], window: int, rate_hz: float
+) -> dict[str, Any]:
     """Return the class and the arguments of a row's network, its inputs and its targets."""
     network = row.network
     arguments = inspect.signature(network.func).bind(*network.args, **network.keywords)
     arguments.apply_defaults()
-    sensors, modalities = script.SENSOR_SETS[row.sensor_set]
     return {
-        "script": Path(script.__file__).stem,
         "row": row.name,
         "model": network.func.__name__,
         "arguments": arguments.arguments,
         "sensor_set": row.sensor_set,
-        "sensors": sensors,
-        "modalities": modalities,
-        "targets": [target._asdict() for target in script.TARGETS],
-        "window": script.WINDOW,
-        "rate_hz": script.RATE_HZ,
+        "sensors": sensor_set.sensors,
+        "modalities": sensor_set.modalities,
+        "targets": [target._asdict() for target in targets],
+        "window": window,
+        "rate_hz": rate_hz,
     }
 
 
-def _choose_rows(script: Script, names: Sequence[str] | None) -> list[str]:
-    """Return the names of the rows in the order of the table; those of the paper for None."""
-    groups = {"all": [row.name for row in script.ROWS if not row.is_beyond_paper]}
-    beyond = [row.name for row in script.ROWS if row.is_beyond_paper]
-    if beyond:
-        groups["beyond"] = beyond
-    rows = [row.name for row in script.ROWS]
-    wanted = set().union(*(groups.get(name, [name]) for name in names or ["all"]))
-    unknown = [name for name in names or () if name not in (*rows, *groups)]
-    if unknown:
-        choices = " ".join([*rows, *groups])
-        raise InputError(f"--rows: no such row: {' '.join(unknown)}; choose from {choices}")
-    return [name for name in rows if name in wanted]
-
-
-def _with_needed(script: Script, rows: Sequence[str]) -> list[str]:
-    """Return `rows` and the rows they depend on, in the order of the table."""
-    needed = {need for row in rows for need in find_row(script, row).needs}
-    if needed <= set(rows):
-        return list(rows)
-    return _with_needed(script, [r.name for r in script.ROWS if r.name in needed.union(rows)])
-
-
-# Data, device and versions ------------------------------------------------------------------------
-
-
-def script_folder(output_dir: Path, script: Script) -> Path:
-    """Return the folder of all runs of a script."""
-    return output_dir / Path(script.__file__).stem
-
-
-def _choose_device(args: argparse.Namespace) -> torch.device:
-    """Return the device to train on; with a scheduler, the GPUs may be on other machines."""
-    if args.scheduler and args.device.startswith("cuda"):
-        return torch.device(args.device)
-    return training.choose_device(args.device)
-
-
-def _find_data(script: Script, args: argparse.Namespace) -> tuple[Path, bool]:
-    """Return the data file and whether it is synthetic; synthetic data are always regenerated."""
-    if args.data and args.sample:
-        raise InputError("use either --data or --sample, not both")
-    default = default_data_file(script)
-    if args.data or (default.is_file() and not args.sample):
-        return args.data or default, False
-    if script.DATASET not in MAX_SUBJECTS:
-        raise InputError(
-            f"{default}: no such file; make it with python -m tools.make_dataset, or pass another "
-            "with --data (synthetic data exist for Datasets A and B only)"
-        )
-    quick = script.QUICK_LOOK
-    path = default.with_name(f"sample_{default.name}")
-    print(f"Writing synthetic data to {path} ...", flush=True)
-    try:
-        write_file(path, script.DATASET, quick.subjects, quick.minutes, quick.seed)
-    except OSError as error:
-        raise InputError(f"{path}: cannot write the synthetic data ({error})") from error
-    return path, True
-
-
-def default_data_file(script: Script) -> Path:
-    """Return the path where a script looks for its data without `--data`."""
-    return Path("data") / f"dataset_{script.DATASET}.h5"
-
-
 def _reason(error: Exception) -> str:
-    """Return a one-line reason for a task's failure; print the traceback of unexpected errors."""
+    """Return a one-line reason for a failure; print the traceback of unexpected errors."""
     text = (str(error) or type(error).__name__).splitlines()[0]
     if isinstance(error, DivergedError | InputError | parallel.WorkerDiedError):
         return text
@@ -711,8 +626,7 @@ def _versions() -> dict[str, str]:
 
 
 @lru_cache
-def _git_description(script: str) -> str | None:
-    folder = str(Path(script).parent)
+def _git_description(folder: str) -> str | None:
     command = ["git", "-C", folder, "describe", "--always", "--dirty", "--tags"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

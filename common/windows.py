@@ -55,13 +55,13 @@ class Windows:
         self,
         signals: Sequence[Tensor],
         targets: Tensor,
-        samples: np.ndarray,
-        is_scored: np.ndarray | None = None,
+        samples: np.ndarray | Tensor,
+        is_scored: np.ndarray | Tensor | None = None,
     ) -> None:
         self.signals, self._targets = tuple(signals), targets
-        self.samples = torch.from_numpy(samples).to(targets.device)
+        self.samples = torch.as_tensor(samples, device=targets.device)
         is_scored = np.ones(samples.shape, bool) if is_scored is None else is_scored
-        self.is_scored = torch.from_numpy(is_scored).to(targets.device)
+        self.is_scored = torch.as_tensor(is_scored, device=targets.device)
         self.inputs: tuple[Tensor, ...] = ()
         self.cached: tuple[Tensor, ...] = ()
 
@@ -88,21 +88,8 @@ class Windows:
 
     def with_signals(self, signals: Sequence[Tensor]) -> Windows:
         """Return windows of the same samples, cut from other signals, `(samples, C)` each."""
-        return self._changed(signals=tuple(signals))
-
-    def standardized(self, mean: Tensor, sd: Tensor) -> Windows:
-        """Return windows of the same samples with the targets `(targets - mean) / sd`."""
-        return self._changed(_targets=(self._targets - mean) / sd)
-
-    def split(self, length: int) -> Windows:
-        """Return every window as several of `length` samples, which must divide T."""
-        parts = (values.reshape(-1, length) for values in (self.samples, self.is_scored))
-        return self._changed(**dict(zip(("samples", "is_scored"), parts, strict=True)))
-
-    def _changed(self, **attributes: object) -> Windows:
-        """Return windows with other attributes, and without precomputed tensors."""
         other = copy.copy(self)
-        vars(other).update(inputs=(), cached=(), **attributes)
+        other.signals, other.inputs, other.cached = tuple(signals), (), ()
         return other
 
 
@@ -163,7 +150,7 @@ def make_fold(
             within a trial or step, 20 % of the training subjects (at least one) for validation;
             the test windows also cover the end of each stretch.
         seed: seed for drawing the validation subjects of `strict`.
-        cut: cuts the samples, by default `cut_windows`; `cut_sequences` for a streaming network.
+        cut: cuts the samples; None for `cut_windows`.
     """
     cut = cut or cut_windows
     training = [subject for subject in recording.subjects if subject != test_subject]
@@ -189,53 +176,6 @@ def draw_validation_subjects(training: Sequence[str], seed: int) -> list[str]:
     """Draw 20 % of the training subjects, at least one."""
     count = max(1, round(0.2 * len(training)))
     return np.random.default_rng(seed).permutation(training)[:count].tolist()
-
-
-def cut_sequences(
-    recording: Recording,
-    subjects: Sequence[str],
-    length: int,
-    protocol: str,
-    cover_tails: bool = True,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cut every stretch of `subjects` into sequences for a streaming network.
-
-    Sequences never cross trials or steps, in either protocol. The last sequence of a stretch is
-    filled up by repeating its last sample, so that every sample is in one sequence.
-
-    Args:
-        recording: all subjects.
-        subjects: ids of the subjects to use.
-        length: samples per sequence.
-        protocol: without effect.
-        cover_tails: without effect.
-
-    Returns:
-        The same as `cut_windows`.
-    """
-    chosen = [recording.subjects.index(subject) for subject in subjects]
-    samples = np.flatnonzero(np.isin(recording.subject, chosen))
-    return cut_filled(samples, recording.stretch[samples], length)
-
-
-def cut_filled(
-    samples: np.ndarray, stretch: np.ndarray, length: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cut each stretch into sequences, of which the last is filled up with its last sample.
-
-    Args:
-        samples: `(n,)` sample indices.
-        stretch: `(n,)` stretch of each sample; the samples of a stretch are adjacent.
-        length: samples per sequence.
-
-    Returns:
-        The same as `cut_windows`.
-    """
-    bounds = np.flatnonzero(np.diff(stretch, prepend=-1, append=-1))
-    starts = [np.arange(start, stop, length) for start, stop in pairwise(bounds)]
-    last = np.repeat(bounds[1:] - 1, [len(cuts) for cuts in starts])[:, None]
-    wanted = np.concatenate(starts)[:, None] + np.arange(length)
-    return samples[np.minimum(wanted, last)], wanted <= last
 
 
 def cut_windows(

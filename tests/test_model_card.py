@@ -7,10 +7,10 @@ from types import ModuleType, SimpleNamespace
 
 import pandas as pd
 import pytest
+from common.model_card import model_card
 
 import Dataset_A_Sensor_Distillation as distillation_a
 import Dataset_B_sensor_distillation as distillation_b
-from common.model_card import model_card
 from tests.made_runs import make_run, settings, synthetic_data
 
 
