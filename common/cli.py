@@ -9,6 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -47,28 +48,18 @@ def whole_number(text: str, minimum: int = 0) -> int:
     return int(text)
 
 
-def positive_int(text: str) -> int:
-    """Parse a whole number, 1 or greater."""
-    return whole_number(text, minimum=1)
-
-
-def finite_number(text: str) -> float:
-    """Parse a finite number, 0 or greater."""
-    try:
+def finite_number(text: str, is_zero_allowed: bool = True) -> float:
+    """Parse a finite number greater than 0, or 0 if allowed."""
+    with contextlib.suppress(ValueError):
         value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (value >= 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"must be a finite number, 0 or greater, not {text!r}")
-    return value
+        if math.isfinite(value) and (value > 0 or (value == 0 and is_zero_allowed)):
+            return value
+    least = "0 or greater" if is_zero_allowed else "greater than 0"
+    raise argparse.ArgumentTypeError(f"must be a finite number, {least}, not {text!r}")
 
 
-def positive_float(text: str) -> float:
-    """Parse a finite number greater than 0."""
-    value = finite_number(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("must be greater than 0")
-    return value
+positive_int = partial(whole_number, minimum=1)
+positive_float = partial(finite_number, is_zero_allowed=False)
 
 
 def parse(
@@ -103,15 +94,17 @@ def parse(
         add_flags: adds the script's own flags, which become settings of the run.
 
     Returns:
-        The flags: `data` is an existing file, unless the user named a missing one, `rows` a list.
+        The flags, with the path of the data and the names of the rows to run.
 
     Raises:
         InputError: A flag cannot be used, there are no data, or there is no run to resume.
     """
-    epilog = "\n  ".join(["rows of the table:", *rows])
-    parser = ArgumentParser(description=description, epilog=epilog)
+    parser = ArgumentParser(
+        description=description, epilog="\n  ".join(["rows of the table:", *rows])
+    )
     default_data = Path("data") / f"dataset_{dataset}.h5"
-    _add_shared_flags(parser, default_data, epochs, batch_size, patience, learning_rate)
+    paper = {"epochs": epochs or "those of the paper", "batch_size": batch_size}
+    _add_shared_flags(parser, default_data, patience, learning_rate, **paper)
     if add_flags is not None:
         add_flags(parser)
     args = parser.parse_args(argv)
@@ -122,7 +115,8 @@ def parse(
         parser.set_defaults(**{k: v for k, v in flags.items() if k not in NOT_RESTORED})
         args = parser.parse_args(argv)
         args.run_name = folder.name
-    unknown = [name for name in args.rows or () if name not in (*rows, "all")]
+    chosen = args.rows or ["all"]
+    unknown = [name for name in chosen if name not in (*rows, "all")]
     if unknown:
         choices = " ".join([*rows, "all"])
         raise InputError(f"--rows: no such row: {' '.join(unknown)}; choose from {choices}")
@@ -133,12 +127,11 @@ def parse(
     is_quick = args.data is None
     if is_quick:
         args.data = synthetic_file(default_data, dataset, quick_look)
-        args.rows = args.rows or quick_look.get("rows")
+        chosen = args.rows or quick_look.get("rows", ["all"])
         args.epochs = args.epochs or quick_look["epochs"]
         args.batch_size = args.batch_size or quick_look.get("batch_size")
     args.epochs = args.epochs or epochs
     args.batch_size = args.batch_size or batch_size
-    chosen = args.rows or ["all"]
     args.rows = [row for row in rows if "all" in chosen or row in chosen]
     if is_quick:
         rest = "" if len(args.rows) == len(rows) else " (--rows all runs them all)"
@@ -178,129 +171,67 @@ def synthetic_file(default_data: Path, dataset: str, quick_look: Mapping[str, An
 def _add_shared_flags(
     parser: ArgumentParser,
     default_data: Path,
-    epochs: int | None,
-    batch_size: int,
     patience: int,
     learning_rate: float,
+    epochs: object,
+    batch_size: int,
 ) -> None:
-    add = parser.add_argument
-    add(
-        "--data",
-        type=Path,
-        metavar="FILE",
-        help=f"HDF5 file (default: {default_data} if it exists, else synthetic data)",
+    def add(flag: str, text: str, default: object = None, **options: object) -> None:
+        text += "" if default is None else f" (default: {default})"
+        parser.add_argument(flag, help=text, default=default, **options)
+
+    count = {"type": positive_int, "metavar": "N"}
+    text = f"HDF5 file (default: {default_data} if it exists, else synthetic data)"
+    add("--data", text, type=Path, metavar="FILE")
+    text = "use synthetic data even if there is a data file"
+    parser.add_argument("--sample", action="store_true", help=text)
+    text = "subjects to hold out, one fold each, or `all` (default: last subject of the file)"
+    add("--test-subjects", text, nargs="+", metavar="ID")
+    text = (
+        "rows of the table to run, from the list below, or `all` (default: all; on synthetic data, "
+        "some scripts select fewer rows)"
     )
-    add("--sample", action="store_true", help="use synthetic data even if there is a data file")
-    add(
-        "--test-subjects",
-        nargs="+",
-        metavar="ID",
-        help="subjects to hold out, one fold each, or `all` (default: last subject of the file)",
+    add("--rows", text, nargs="+", metavar="NAME")
+    text = (
+        "paper: windows cut from one stream, 20 %% of them for validation; strict: windows within "
+        "a trial or step, 20 %% of the training subjects for validation"
     )
-    add(
-        "--rows",
-        nargs="+",
-        metavar="NAME",
-        help="rows of the table to run, from the list below, or `all` (default: all; on synthetic "
-        "data, some scripts select fewer rows)",
-    )
-    add(
-        "--protocol",
-        choices=PROTOCOLS,
-        default="paper",
-        help="paper: windows cut from one stream, 20 %% of them for validation; strict: windows "
-        "within a trial or step, 20 %% of the training subjects for validation (default: paper)",
-    )
-    add(
-        "--epochs",
-        type=positive_int,
-        metavar="N",
-        help=f"maximum number of epochs (default: {epochs or 'those of the paper'}; fewer on "
-        "synthetic data)",
-    )
-    add(
-        "--patience",
-        type=positive_int,
-        default=patience,
-        metavar="N",
-        help=f"stop after N epochs without a lower validation loss (default: {patience})",
-    )
-    add(
-        "--batch-size",
-        type=positive_int,
-        metavar="N",
-        help=f"windows per batch (default: {batch_size}; fewer on synthetic data in some scripts)",
-    )
-    add(
-        "--learning-rate",
-        type=positive_float,
-        default=learning_rate,
-        metavar="X",
-        help=f"learning rate of Adam (default: {learning_rate:g})",
-    )
-    add(
-        "--seed",
-        type=whole_number,
-        default=42,
-        metavar="N",
-        help="random seed, reset for every row and fold (default: 42)",
-    )
+    add("--protocol", text, "paper", choices=PROTOCOLS)
+    text = f"maximum number of epochs (default: {epochs}; fewer on synthetic data)"
+    add("--epochs", text, **count)
+    add("--patience", "stop after N epochs without a lower validation loss", patience, **count)
+    text = f"windows per batch (default: {batch_size}; fewer on synthetic data in some scripts)"
+    add("--batch-size", text, **count)
+    text = "learning rate of Adam"
+    add("--learning-rate", text, learning_rate, type=positive_float, metavar="X")
+    text = "random seed, reset for every row and fold"
+    add("--seed", text, 42, type=whole_number, metavar="N")
     add_device(parser)
-    add(
-        "--output-dir",
-        type=Path,
-        default=Path("outputs"),
-        metavar="DIR",
-        help="results are written to DIR/<script>/<run>/ (default: outputs)",
+    text = "results are written to DIR/<script>/<run>/"
+    add("--output-dir", text, Path("outputs"), type=Path, metavar="DIR")
+    text = (
+        "name of the run; an existing run with the same settings is resumed (default: date and "
+        "time)"
     )
-    add(
-        "--run-name",
-        metavar="NAME",
-        help="name of the run; an existing run with the same settings is resumed (default: date "
-        "and time)",
+    add("--run-name", text, metavar="NAME")
+    text = (
+        "resume a run of this script (default: the most recent one) with its flags; finished rows "
+        "are skipped, unfinished ones continue after their last saved epoch"
     )
-    add(
-        "--resume",
-        nargs="?",
-        const="",
-        metavar="RUN",
-        help="resume a run of this script (default: the most recent one) with its flags; finished "
-        "rows are skipped, unfinished ones continue after their last saved epoch",
+    add("--resume", text, nargs="?", const="", metavar="RUN")
+    text = "save the state of training at the end of an epoch, at most every SECONDS"
+    add("--save-every", text, 180.0, type=positive_float, metavar="SECONDS")
+    text = "delete the weights of a finished row as soon as no unfinished row needs them"
+    parser.add_argument("--no-checkpoints", action="store_true", help=text)
+    text = "rows to train at the same time, each in a process of its own; on several GPUs, per GPU"
+    add("--jobs", text, 1, **count)
+    text = "CPU threads per row; the number affects rounding"
+    add("--threads", text, 1, **count)
+    text = (
+        "address of a Dask scheduler whose workers train the rows; the data and the output folder "
+        "must be on a path that all workers can reach"
     )
-    add(
-        "--save-every",
-        type=positive_float,
-        default=180.0,
-        metavar="SECONDS",
-        help="save the state of training at the end of an epoch, at most every SECONDS "
-        "(default: 180)",
-    )
-    add(
-        "--no-checkpoints",
-        action="store_true",
-        help="delete the weights of a finished row as soon as no unfinished row needs them",
-    )
-    add(
-        "--jobs",
-        type=positive_int,
-        default=1,
-        metavar="N",
-        help="number of rows to train at the same time, in N processes, per GPU if there are "
-        "several (default: 1, in this process)",
-    )
-    add(
-        "--threads",
-        type=positive_int,
-        default=1,
-        metavar="N",
-        help="CPU threads per row; the number affects rounding (default: 1)",
-    )
-    add(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="address of a Dask scheduler whose workers train the rows; the data and the output "
-        "folder must be on a path that all workers can reach",
-    )
+    add("--scheduler", text, metavar="ADDRESS")
 
 
 def add_device(parser: ArgumentParser) -> None:
@@ -325,22 +256,20 @@ def run_main(main: Callable[[], Any]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    message: object = None
     with contextlib.redirect_stdout(_Output(sys.stdout)):
         try:
             result = main()
             status = result if isinstance(result, int) else 0
         except InputError as error:
-            status = _print_error(error, 2)
+            message, status = error, 2
         except FailedTasksError as error:
-            status = _print_error(error, 1)
+            message, status = error, 1
         except KeyboardInterrupt as interruption:
-            status = _print_error(": ".join(["interrupted", *map(str, interruption.args)]), 130)
+            message, status = ": ".join(["interrupted", *map(str, interruption.args)]), 130
+    if message is not None:
+        print(f"error: {message}", file=sys.stderr)
     sys.exit(status)
-
-
-def _print_error(message: object, status: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return status
 
 
 class _Output(io.TextIOBase):
@@ -348,10 +277,7 @@ class _Output(io.TextIOBase):
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
-
-    def isatty(self) -> bool:
-        """Return whether the output goes to a terminal."""
-        return self.stream.isatty()
+        self.isatty = stream.isatty
 
     def write(self, text: str) -> int:
         """Write and flush, so that a closed pipe is noticed here and not at exit."""

@@ -274,14 +274,13 @@ def dataset_a_tables(path: Path, file: h5py.File, all_activities: bool = True) -
     Raises:
         InputError: The file does not have the layout of Dataset A.
     """
-    root = _member(path, file, "All_subjects")
     positions = _positions(path, file) if "columns" in file.attrs else DATASET_A_POSITIONS
     width = len(positions) if "columns" in file.attrs else DATASET_A_WIDTH
     return [
-        _table(path, subject, activity, _member(path, root[key], activity), positions, width)
-        for subject, key in _subject_keys(path, root, "Subject_").items()
+        _table(path, subject, activity, _member(path, group, activity), positions, width)
+        for subject, group in _subjects(path, _member(path, file, "All_subjects"), "Subject_")
         for activity in DATASET_A_ACTIVITIES
-        if all_activities or activity in root[key]
+        if all_activities or activity in group
     ]
 
 
@@ -291,22 +290,20 @@ def trial_tables(path: Path, file: h5py.File) -> list[Table]:
     Raises:
         InputError: The file does not have the layout that `read_trials` describes.
     """
-    root = _member(path, file, "All_subjects")
     positions = _positions(path, file)
     tables = []
-    for subject, key in _subject_keys(path, root, "Subject_", NAME).items():
-        group = root[key]
+    for subject, group in _subjects(path, _member(path, file, "All_subjects"), "Subject_", NAME):
         if not isinstance(group, h5py.Group) or not len(group):
             raise InputError(f"{path}: {group.name}: no activities; add a dataset for each")
         for activity in group:
             dataset = _member(path, group, activity)
             table = _table(path, subject, activity, dataset, positions, len(positions))
             if activity == ALL:
-                raise InputError(f"{path}: {table.dataset.name}: a reserved name; rename it")
-            if "trial_starts" not in table.dataset.attrs:
+                raise InputError(f"{path}: {dataset.name}: a reserved name; rename it")
+            if "trial_starts" not in dataset.attrs:
                 raise InputError(
-                    f"{path}: {table.dataset.name}: no attribute `trial_starts`; add the indices "
-                    "of the samples at which its trials start, [0] if there is one trial"
+                    f"{path}: {dataset.name}: no attribute `trial_starts`; add the indices of the "
+                    "samples at which its trials start, [0] if there is one trial"
                 )
             tables.append(table)
     return tables
@@ -320,8 +317,8 @@ def dataset_b_tables(path: Path, file: h5py.File) -> list[Table]:
     """
     positions = _positions(path, file)
     return [
-        _table(path, subject, "", _member(path, file, key), positions, len(positions))
-        for subject, key in _subject_keys(path, file, "subject_").items()
+        _table(path, subject, "", steps, positions, len(positions))
+        for subject, steps in _subjects(path, file, "subject_")
     ]
 
 
@@ -390,10 +387,10 @@ def _positions(path: Path, file: h5py.File) -> dict[str, int]:
     return {name: i for i, name in enumerate(names)}
 
 
-def _subject_keys(
+def _subjects(
     path: Path, group: h5py.Group, prefix: str, pattern: str = NUMBER
-) -> dict[str, str]:
-    """Return id -> key for every member named `<prefix><id>`, sorted."""
+) -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
+    """Yield id and member for every member named `<prefix><id>`, sorted by id."""
     if not isinstance(group, h5py.Group):
         raise InputError(f"{path}: {group.name}: is a dataset; it must be a group of subjects")
     matches = [re.fullmatch(f"{prefix}({pattern})", key) for key in group]
@@ -411,7 +408,8 @@ def _subject_keys(
             raise InputError(
                 f"{path}: {keys[first]} and {keys[second]} have the same number; rename one of them"
             )
-    return {subject: keys[subject] for subject in subjects}
+    for subject in subjects:
+        yield subject, _member(path, group, keys[subject])
 
 
 def sort_subjects(subjects: Iterable[str]) -> list[str]:
@@ -437,17 +435,17 @@ def ignored_members(file: h5py.File, pattern: str = NUMBER) -> list[str]:
     In Dataset A and user-supplied data, these are all other members of `/All_subjects`; in Dataset
     B, those whose name begins with "subject" and the arrays with three axes.
     """
-    if "All_subjects" in file:
-        return [
-            key
-            for key in file["All_subjects"]
-            if not re.fullmatch(f"Subject_{pattern}", key) or key == f"Subject_{ALL}"
-        ]
+    is_b = "All_subjects" not in file
+    group, prefix = (file, "subject_") if is_b else (file["All_subjects"], "Subject_")
     return [
         key
-        for key in file
-        if not re.fullmatch(r"subject_\d+", key)
-        and (key.lower().startswith("subject") or getattr(file.get(key), "ndim", None) == 3)
+        for key in group
+        if (not re.fullmatch(f"{prefix}{pattern}", key) or key == f"Subject_{ALL}")
+        and (
+            not is_b
+            or key.lower().startswith("subject")
+            or getattr(file.get(key), "ndim", None) == 3
+        )
     ]
 
 
@@ -455,7 +453,7 @@ def describe_ignored(ignored: Sequence[str]) -> str:
     """Return a line about ignored members and the names that subjects must have."""
     return (
         f"ignored {shorten(', '.join(ignored))}: a subject must be named Subject_<number> in "
-        "Dataset A, subject_<number> in Dataset B and Subject_<id> in a file of your own"
+        "Dataset A, subject_<number> in Dataset B and Subject_<id> in user-supplied data"
     )
 
 

@@ -43,13 +43,12 @@ class RunFolder:
         rows: names of the rows, in the order of the table.
 
     Attributes:
-        results: task -> content of its file in `results`.
+        results: task -> content of its file in `results`, once loaded.
     """
 
     def __init__(self, path: Path, rows: Sequence[str]) -> None:
         self.path, self.rows = path, list(rows)
         self.results: dict[Task, dict[str, Any]] = {}
-        self.load_results()
 
     def result_file(self, row: str, test_subject: str) -> Path:
         """Return the path of the metrics and the history of a task."""
@@ -97,15 +96,14 @@ class RunFolder:
             raise InputError(
                 f"{self.path}: another process is working on this run; use another --run-name"
             ) from error
-        except OSError as error:
+        except BaseException as error:
             self.close()
+            if not isinstance(error, OSError):
+                raise
             raise InputError(
                 f"{self.path}: cannot write to this folder ({error.strerror}); use another "
                 "--output-dir"
             ) from error
-        except BaseException:
-            self.close()
-            raise
         return config["calls"]
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -109,6 +109,7 @@ class Run:
         self.folder = RunFolder(
             new_run(args.output_dir / self.file.stem, args.run_name), [*self.rows]
         )
+        self.folder.load_results()
         self.recording = read(args.data)
         check_windows(self.recording, window, args.protocol)
         self.test_subjects = choose_subjects(self.recording, args.test_subjects)
@@ -116,17 +117,14 @@ class Run:
         self.chosen_rows = self._with_needed(args.rows)
         self.tasks = [Task(row, s) for s in self.test_subjects for row in self.chosen_rows]
         self.failures: dict[Task, str] = {}
-        self.problems: list[str] = []  # other than failed tasks
         self.is_disk_full = self.is_worker = False
 
     def _settings(self) -> dict[str, Any]:
         """Return everything that affects the results: the data, and all flags but a few."""
-        recording, threads = self.recording, self.args.threads
+        recording = self.recording
         flags = {k: v for k, v in vars(self.args).items() if k not in cli.NOT_SETTINGS}
-        flags |= {"device": self.device.type}
-        if self.device.type == "cpu":
-            flags["threads"] = threads
-        else:
+        flags["device"] = self.device.type
+        if self.device.type == "cuda":
             del flags["threads"]
         return {
             "script": self.file.stem,
@@ -263,11 +261,8 @@ class Run:
 
     def _report_task(self, task: Task) -> None:
         """Print the result of a task, and the table of a fold once it is complete."""
-        try:
+        with suppress(OSError):  # the report tries again, and fails if it cannot
             self.folder.write_tables()
-            self.problems = []
-        except OSError as error:
-            self.problems = [f"history.csv and metrics.csv: {_reason(error)}"]
         summary = self.folder.results[task]["summary"]
         print(f"{self._label(task)}: {summary}; {self._finished()}", flush=True)
         if self.args.no_checkpoints:
@@ -408,17 +403,18 @@ class Run:
             for row in self.chosen_rows
             if all(Task(row, subject) in self.folder.results for subject in subjects)
         ]
-        problems = list(self.problems)
-        if rows:
-            print(final_table(metrics, rows, subjects), flush=True)
-            try:
+        problems = [f"{self._label(task)}: {why}" for task, why in self.failures.items()]
+        try:
+            if self.folder.results:
+                self.folder.write_tables()
+            if rows:
+                print(final_table(metrics, rows, subjects), flush=True)
                 self._draw(metrics, rows)
-            except OSError as error:
-                problems.append(f"figures: {_reason(error)}")
+        except OSError as error:
+            problems.append(f"tables and figures: {_reason(error)}")
         if self.recording.is_synthetic:
             print("\nSYNTHETIC DATA: these results are not comparable with those of the paper.")
         print(f"\nResults: {self.folder.path}")
-        problems += [f"{self._label(task)}: {why}" for task, why in self.failures.items()]
         if problems:
             failed = len(self.failures)
             waiting = sum(task not in self.folder.results for task in self.tasks) - failed
@@ -526,26 +522,26 @@ class Run:
         Raises:
             InputError: There is not enough disk space.
         """
-        subject, subjects = self.recording.subject, self.recording.subjects
-        samples = dict(zip(subjects, np.bincount(subject, minlength=len(subjects)), strict=True))
         todo = self._todo()
         with torch.device("meta"):
             sizes = {
                 row: sum(p.numel() for p in self.rows[row].network().parameters())
                 for row in {task.row for task in todo}
             }
-        # A new state is written before the old one is replaced.
-        jobs = min(self.args.jobs, max(len(todo), 1))
-        values = 2 * jobs * STATE_BYTES // 4 * max(sizes.values(), default=0)
-        kept = todo if not self.args.no_checkpoints else todo[: len(self.chosen_rows)]
-        values += sum(sizes[task.row] for task in kept)
-        values += sum(2 * int(samples[task.subject]) * len(self.targets) for task in todo)
+        # Two states per process, because a new one is written before the old one is deleted
+        states = 2 * min(self.args.jobs, max(len(todo), 1)) * max(sizes.values(), default=0)
+        kept = todo[: len(self.chosen_rows)] if self.args.no_checkpoints else todo
+        weights = sum(sizes[task.row] for task in kept)
+        tested = [self.recording.subjects.index(subject) for subject in self.test_subjects]
+        samples = int(np.isin(self.recording.subject, tested).sum())
+        estimates = 2 * samples * len(self.targets) * len(self.chosen_rows)
+        needed = STATE_BYTES * states + 4 * (weights + estimates)
         path = self.folder.path
         existing = next(p for p in (path, *path.absolute().parents) if p.exists())
         free = shutil.disk_usage(existing).free
-        if 4 * values > free:
+        if needed > free:
             raise InputError(
-                f"{path}: needs up to {4 * values / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are "
+                f"{path}: needs up to {needed / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are "
                 "free; use another --output-dir, --no-checkpoints, fewer --rows or fewer --jobs"
             )
 

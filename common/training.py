@@ -259,16 +259,13 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or not (index or "0").isdecimal():
         raise InputError(f"--device {name}: no such device; use auto, cuda, cuda:N or cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
+    count = torch.cuda.device_count()
+    if kind == "cuda" and int(index or 0) >= count:
         raise InputError(
             f"--device {name}: PyTorch {torch.__version__} finds {count} CUDA devices; use "
             + ("cuda:0 or auto" if count else "cpu, or install a PyTorch build with CUDA")
         )
-    return device
+    return torch.device(name)
