@@ -103,7 +103,8 @@ def estimates_over_time(
                 label = {"truth": truth, "prediction": "estimated"}[kind]
                 x = np.insert(time_s, breaks, np.nan)
                 axes.plot(x, curve, color=color, linewidth=width, label=label)
-        panels[0].set_ylabel(row, fontsize=8)
+        name = row.replace("-", "\n", 1)  # network and sensor set
+        panels[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
     for axes, name in zip(grid[0], names, strict=True):
         axes.set_title(name, fontsize=9)
     for axes in grid.ravel():

@@ -1,4 +1,4 @@
-"""README, changelog and docs: commands and snippets run, links lead somewhere, flags are described.
+"""README, changelog and docs: commands and snippets run, links work, flags are described.
 
 Commands are the lines of blocks marked `bash`, snippets are blocks marked `python`. Each page is
 followed from top to bottom in a folder of its own, with tiny data and narrow networks. What cannot
@@ -29,10 +29,11 @@ import yaml
 from matplotlib.figure import Figure
 
 import Dataset_A_Sensor_Distillation as distillation_a
-from common.data import DATASET_A_COLUMNS
+from beyond import Dataset_A_streaming as streaming_a
 from tests.conftest import ROOT, Capture, Files, Folders, Patch
 from tests.made_runs import SCRIPT, make_run
 from tests.networks import narrow_networks
+from tools.dataset_a import DATASET_A_COLUMNS
 
 PAGES = ["README.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in sorted(ROOT.glob("docs/*.md")))]
 TEXT = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
@@ -43,12 +44,12 @@ INSTALL = "python -m pip install -r "
 SET_UP = f"{INSTALL}requirements.txt && "
 FULL = "--run-name full"
 LOOP = re.compile(r"for script in (\S+); do (.*); done")
-TINY = ["--epochs", "1", "--device", "cpu", "--jobs", "1"]
+TINY = ["--epochs", "1", "--device", "cpu"]
 BENCHMARK = "--datasets a --rows ffn_hf-foot --parts training --batches 1 --repeats 1"
 MORE_FLAGS = {  # that make a command quick
     "tools.benchmark": [*BENCHMARK.split(), "--batch-size", "2", "--device", "cpu"],
-    "tools.beyond": [
-        *("--datasets", "b", "--test-subjects", "3", "--seeds", "1", "--jobs", "1"),
+    "beyond.evidence": [
+        *("--datasets", "b", "--test-subjects", "3", "--seeds", "1"),
         *("--subjects", "3", "--minutes", "0.1", "--epochs", "1"),
     ],
     "tools.prepare_dataset_a": ["--jobs", "1"],
@@ -89,8 +90,13 @@ FULL_COMMANDS = [command for command in commands("README.md") if FULL in command
 
 
 def load_script(name: str) -> ModuleType:
-    """Import a script by its file name."""
+    """Import a script by its file name, or by its module name in `beyond`."""
     return importlib.import_module(name.removesuffix(".py"))
+
+
+def is_script(name: str) -> bool:
+    """Return whether a file or a module is one of the scripts."""
+    return re.match(r"(beyond\.)?Dataset_", name) is not None
 
 
 def load_command(name: str) -> ModuleType:
@@ -129,8 +135,8 @@ def inputs(synthetic_files: Files, tmp_path_factory: Folders) -> Path:
     mapping = re.search(r"```\n(yours,ours\n.*?)```", TEXT[PREDICT], re.DOTALL)[1]
     (folder / "my_sensor.csv").write_text(mapping, encoding="utf-8")
     where = ["--data", str(synthetic_files["a"]), "--output-dir", str(folder / "outputs")]
-    rows = ["--rows", "student-foot", "streaming-foot"]
-    distillation_a.main([*where, *rows, "--run-name", "first", *TINY])
+    for script, row in ((distillation_a, "student-foot"), (streaming_a, "streaming-foot")):
+        script.main([*where, "--rows", row, "--run-name", "first", *TINY])
     for checkpoint in folder.glob("outputs/*/first/checkpoints/*"):
         checkpoint.rename(folder / f"{checkpoint.name.partition('-')[0]}.safetensors")
     shutil.rmtree(folder / "outputs")
@@ -172,10 +178,11 @@ def run_command(command: str) -> None:
         return
     program, *arguments = shlex.split(command)
     assert program == "python", command
-    if arguments[0].startswith("Dataset_"):
-        run_script(load_script(arguments[0]), arguments[1:])
+    words = arguments[1:] if arguments[0] == "-m" else arguments
+    if is_script(words[0]):
+        run_script(load_script(words[0]), words[1:])
     elif arguments[0] == "-m":
-        name, arguments = arguments[1], expand(arguments[2:])
+        name, arguments = words[0], expand(words[1:])
         if name == "tools.prepare_dataset_a":
             if not Path("camargo").exists():  # there is no mat-io for Python 3.10
                 return
@@ -292,7 +299,7 @@ def test_full_commands_ask_for_every_row_and_fold(name: str, monkeypatch: Patch)
     class AskedError(Exception):
         pass
 
-    def run(script: ModuleType, args: object) -> None:
+    def run(file: str, args: object, *_: object, **__: object) -> None:
         raise AskedError(args)
 
     [arguments] = [line.split()[2:] for line in FULL_COMMANDS if line.split()[1] == name]
@@ -303,8 +310,8 @@ def test_full_commands_ask_for_every_row_and_fold(name: str, monkeypatch: Patch)
     args = asked.value.args[0]
     assert args.data == Path(f"data/dataset_{script.DATASET}.h5")
     assert args.test_subjects == ["all"]
-    assert args.rows is None
-    assert args.epochs is None
+    assert args.rows == [row.name for row in script.ROWS]
+    assert args.epochs == script.EPOCHS
     assert args.run_name == "full"
 
 
@@ -328,7 +335,9 @@ def test_commands_that_cannot_run_here_have_valid_flags_and_rows(
         scripts = [load_script(path.name) for path in ROOT.glob("Dataset_*.py")]
     else:
         scripts, asked = [load_script(words[0])], []
-        monkeypatch.setattr(scripts[0], "Run", lambda _, args: asked.append(args) or nullcontext())
+        monkeypatch.setattr(
+            scripts[0], "Run", lambda _, args, *__, **___: asked.append(args) or nullcontext()
+        )
         with suppress(AttributeError):  # there is no run
             scripts[0].main(words[1:])
         rows = asked[0].rows
@@ -339,11 +348,12 @@ def test_commands_that_cannot_run_here_have_valid_flags_and_rows(
 
 
 def test_every_flag_is_described(capsys: Capture) -> None:
-    """A flag that stands on no page will not be found."""
+    """A flag that no page describes will not be found."""
     tools = [f"tools.{p.stem}" for p in ROOT.glob("tools/*") if "ArgumentParser(" in source(p)]
     assert len(tools) >= 6
     text = "".join(TEXT.values())
-    for module in (distillation_a, *map(load_command, [*tools, "synthetic_gait"])):
+    commands = [*tools, "synthetic_gait", "beyond.evidence"]
+    for module in (distillation_a, *map(load_command, commands)):
         with pytest.raises(SystemExit, match="0"):
             module.main(["--help"])
         flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", capsys.readouterr().out))
@@ -368,7 +378,7 @@ def anchors(page: str) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str) -> None:
+def test_links_work(page: str) -> None:
     """Pages, headings, figures and files that a page points to exist."""
     targets = re.findall(r"\]\(([^)\s]+)\)", TEXT[page])
     for target in [*targets, *re.findall(r'<img src="([^"]+)"', TEXT[page])]:

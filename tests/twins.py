@@ -1,13 +1,13 @@
-"""Keep the parts that several scripts share the same, character for character.
+"""Keep the parts that several scripts share identical, character for character.
 
-The scripts are self-contained, so a class may be in several of them. A name that is defined in
-several scripts must have the same text in all of them if it is in the section "Models", "Losses" or
-"Training", and in all scripts of a dataset if it is above them, where the sensors, the targets and
-the reading of the data are defined. The first script in the order of names is the source of a
-repair.
+The scripts are self-contained, so the same class can be in several of them, those in beyond/
+included. A name that several scripts define must have the same text in all of them if it is in the
+section "Models", "Losses" or "Training", and in all scripts of a dataset if it is above them, where
+the sensors, the targets and the reading of the data are defined. Repairs copy the text from the
+first script in alphabetical order.
 
     python tests/twins.py            # list the copies that differ; exit status 1 if there are any
-    python tests/twins.py --write    # replace them by the text of the source
+    python tests/twins.py --write    # replace them with the text of the first script
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SECTIONS = ("Models", "Losses", "Rows of the table", "Training", "Running")
 SHARED_BY_ALL = ("Models", "Losses", "Training")
 IN_EVERY_SCRIPT = {"train": "Training"}  # function: its section
-NOT_SHARED = ("LEARNING_RATE",)  # above the models; the baselines have their own
+NOT_SHARED = ("LEARNING_RATE",)  # above the models; that of the baselines differs
 
 
 class Definition(NamedTuple):
@@ -29,7 +29,7 @@ class Definition(NamedTuple):
 
     Attributes:
         name: its name.
-        section: the section that it is in; empty above the models.
+        section: the section that contains it; empty above the models.
         start: its first line, counted from 0.
         stop: the line after its last.
         text: these lines.
@@ -62,17 +62,14 @@ def definitions(source: str) -> list[Definition]:
             name = ast.unparse(node.targets[0])
         else:
             continue
-        section = ""
-        for heading, line in sections.items():
-            if line < start:
-                section = heading
+        section = next((h for h, line in reversed(sections.items()) if line < start), "")
         text = "".join(lines[start : node.end_lineno])
         found.append(Definition(name, section, start, node.end_lineno, text))
     return found
 
 
 def missing(source: str) -> list[str]:
-    """Return the sections and functions that a script must have and does not."""
+    """Return which required sections and functions a script lacks."""
     found = {definition.name: definition.section for definition in definitions(source)}
     problems = []
     if tuple(headings(source)) != SECTIONS:
@@ -89,13 +86,13 @@ def repair(sources: dict[str, str]) -> tuple[dict[str, str], list[str]]:
     """Return the sources with every copy equal to its first text, and the copies that differed.
 
     Args:
-        sources: name of the script -> its text.
+        sources: path of the script -> its text.
     """
     first: dict[tuple[str, str], tuple[str, str]] = {}
     repaired, differences = {}, []
     for script in sorted(sources):
         lines = sources[script].splitlines(keepends=True)
-        dataset = script.split("_")[1]
+        dataset = Path(script).name.split("_")[1]
         for definition in reversed(definitions(sources[script])):
             name, section, start, stop, text = definition
             if section in SHARED_BY_ALL:
@@ -114,7 +111,8 @@ def repair(sources: dict[str, str]) -> tuple[dict[str, str], list[str]]:
 
 def main(arguments: list[str]) -> int:
     """Check the scripts, or repair them with `--write`."""
-    sources = {path.name: path.read_text() for path in ROOT.glob("Dataset_*.py")}
+    paths = [*ROOT.glob("Dataset_*.py"), *ROOT.glob("beyond/Dataset_*.py")]
+    sources = {path.relative_to(ROOT).as_posix(): path.read_text() for path in paths}
     problems = [f"{name}: {what}" for name in sorted(sources) for what in missing(sources[name])]
     repaired, differences = repair(sources)
     for line in [*problems, *differences]:
@@ -123,7 +121,7 @@ def main(arguments: list[str]) -> int:
         for script, text in repaired.items():
             if text != sources[script]:
                 (ROOT / script).write_text(text)
-        print("repaired; review the change before you commit it")
+        print("repaired; review the changes before you commit them")
         differences = []
     elif differences:
         print("to repair them, change the first script and run `python tests/twins.py --write`")

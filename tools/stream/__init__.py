@@ -1,4 +1,4 @@
-"""`python -m tools.stream` estimates live: a line of samples in, an estimate out.
+"""Real-time estimation with `python -m tools.stream`: one line per sample in, one estimate out.
 
-`stream` is the class for programs of your own; `lines` reads the lines and notices gaps.
+`stream` has the class for use in other programs; `lines` parses the lines and fills gaps.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from common.files import InputError, shorten
 from tools.signals import ROUNDING_S
 from tools.trial_file import DELIMITERS, LONGEST_GAP, Source
 
-CHECKED_INTERVALS = 20  # from which the sampling rate is known
+CHECKED_INTERVALS = 20  # from which the sampling rate is determined
 RATE_TOLERANCE = 0.05  # clocks are inexact
 
 
@@ -23,12 +23,12 @@ class Sample(NamedTuple):
     Attributes:
         time_s: its time.
         values: `(C,)`, finite.
-        is_first: whether it is the first one, or the first after a gap.
+        gap_s: length of the gap before it; 0 if it follows the previous sample.
     """
 
     time_s: float
     values: np.ndarray
-    is_first: bool
+    gap_s: float = 0.0
 
 
 class LineReader:
@@ -66,7 +66,8 @@ class LineReader:
         if missing:
             raise InputError(
                 f"standard input, line 1: no column {shorten(', '.join(missing), 500)}, which the "
-                "network reads; the first line must have the column names; name yours by --columns"
+                "network reads; the first line must have the column names; rename them with "
+                "--columns"
             )
         if time_column and time_column not in self.names:
             raise InputError(
@@ -74,7 +75,7 @@ class LineReader:
             )
         self.has_time = bool(time_column) or "time" in self.names
         self.time_column, self.unit_s, self.rate_hz = time_column or "time", unit_s, rate_hz
-        self.positions = [self.names.index(source.name) for source in sources.values()]
+        self.columns = [source.name for source in sources.values()]
         self.signs = np.array([source.sign for source in sources.values()])
         self.lines = 0
 
@@ -92,33 +93,34 @@ class LineReader:
         if len(cells) != len(self.names):
             raise InputError(
                 f"standard input, line {number}: {len(cells)} cells, but {len(self.names)} column "
-                "names; check what writes the lines"
+                "names; check the program that writes the lines"
             )
-        values = np.array([self._number(cells, i, number) for i in self.positions])
+        by_name = dict(zip(self.names, cells, strict=True))
+        values = np.array([self._number(by_name, name, number) for name in self.columns])
         time_s = self.lines / self.rate_hz
         self.lines += 1
         if self.has_time:
-            time_s = self.unit_s * self._number(cells, self.names.index(self.time_column), number)
+            time_s = self.unit_s * self._number(by_name, self.time_column, number)
             if math.isnan(time_s):
                 raise InputError(
-                    f"standard input, line {number}: no time in {self.time_column}; give every "
-                    "line one"
+                    f"standard input, line {number}: no time in {self.time_column}; every line "
+                    "needs one"
                 )
         return time_s, self.signs * values
 
     def _split(self, line: str) -> list[str]:
         return next(csv.reader([line], delimiter=self.delimiter), [])
 
-    def _number(self, cells: Sequence[str], position: int, number: int) -> float:
-        text = cells[position].strip()
+    def _number(self, cells: Mapping[str, str], name: str, number: int) -> float:
+        text = cells[name].strip()
         try:
             value = float((text if self.delimiter == "," else text.replace(",", ".")) or "nan")
         except ValueError:
             value = math.inf
         if math.isinf(value):
             raise InputError(
-                f"standard input, line {number}: {self.names[position]}: {shorten(text, 60)} is "
-                "not a number; leave the cell empty if nothing was measured"
+                f"standard input, line {number}: {name}: {shorten(text, 60)} is not a number; "
+                "leave the cell empty if nothing was measured"
             )
         return value
 
@@ -126,23 +128,22 @@ class LineReader:
 class GapFiller:
     """Turns lines, some of which are lost or incomplete, into samples at a regular rate.
 
-    Lost samples are interpolated as soon as the next complete line is there. After a gap that is
-    longer than `max_gap_s` and than two sampling intervals, a new stretch begins.
+    Lost samples are interpolated as soon as the next complete line arrives. A gap that is longer
+    than `max_gap_s` and than two sampling intervals is not filled.
 
     Args:
         rate_hz: sampling rate that the network expects.
         max_gap_s: longest time between two complete lines that is interpolated.
 
     Attributes:
-        gap_s: time between the last two complete lines.
         filled: number of samples that were interpolated.
     """
 
     def __init__(self, rate_hz: float, max_gap_s: float) -> None:
         self.rate_hz, self.max_gap_s = rate_hz, max(max_gap_s, LONGEST_GAP / rate_hz)
         self.last: Sample | None = None
-        self.last_time_s, self.intervals_s = -math.inf, []
-        self.gap_s, self.filled = 0.0, 0
+        self.times_s: list[float] = []  # of the first lines, to check the rate, and of the last one
+        self.filled = 0
 
     def add(self, time_s: float, values: np.ndarray, number: int) -> list[Sample]:
         """Return the samples that a line completes; none for an incomplete line.
@@ -158,44 +159,36 @@ class GapFiller:
         self._check_time(time_s, number)
         if np.isnan(values).any():
             return []
-        before, self.last = self.last, Sample(time_s, values, is_first=True)
+        before, self.last = self.last, Sample(time_s, values)
         if before is None:
             return [self.last]
-        self.gap_s = time_s - before.time_s
-        if self.gap_s > self.max_gap_s + ROUNDING_S:
-            return [self.last]
-        steps = max(1, round(self.gap_s * self.rate_hz))
+        gap_s = time_s - before.time_s
+        if gap_s > self.max_gap_s + ROUNDING_S:
+            return [Sample(time_s, values, gap_s)]
+        steps = max(1, round(gap_s * self.rate_hz))
         self.filled += steps - 1
         return [
-            Sample(
-                before.time_s + weight * self.gap_s,
-                (1 - weight) * before.values + weight * values,
-                is_first=False,
-            )
-            for weight in np.arange(1, steps + 1) / steps
+            Sample(before.time_s + w * gap_s, (1 - w) * before.values + w * values)
+            for w in np.arange(1, steps + 1) / steps
         ]
 
     def _check_time(self, time_s: float, number: int) -> None:
-        interval_s = time_s - self.last_time_s
-        if interval_s <= 0:
+        if self.times_s and time_s <= self.times_s[-1]:
             raise InputError(
-                f"standard input, line {number}: the time does not increase there; give every line "
-                "the time of its measurement"
+                f"standard input, line {number}: the time does not increase; every line needs the "
+                "time of its measurement"
             )
-        self.last_time_s = time_s
-        if len(self.intervals_s) == CHECKED_INTERVALS:
+        if len(self.times_s) > CHECKED_INTERVALS:
+            self.times_s[-1] = time_s
             return
-        if math.isfinite(interval_s):  # not before the first line
-            self.intervals_s.append(interval_s)
-        if len(self.intervals_s) == CHECKED_INTERVALS:
-            self._check_rate(np.array(self.intervals_s), number)
-
-    def _check_rate(self, intervals_s: np.ndarray, number: int) -> None:
-        without_gaps = intervals_s[intervals_s < 1.5 * np.median(intervals_s)]
-        own_hz = 1 / without_gaps.mean()
-        if abs(own_hz / self.rate_hz - 1) > RATE_TOLERANCE:
+        self.times_s.append(time_s)
+        if len(self.times_s) <= CHECKED_INTERVALS:
+            return
+        intervals_s = np.diff(self.times_s)
+        rate_hz = 1 / intervals_s[intervals_s < 1.5 * np.median(intervals_s)].mean()
+        if abs(rate_hz / self.rate_hz - 1) > RATE_TOLERANCE:
             raise InputError(
-                f"standard input, line {number}: {own_hz:.3g} samples per second, but the network "
+                f"standard input, line {number}: {rate_hz:.3g} samples per second, but the network "
                 f"reads {self.rate_hz:g}, and a live stream is not resampled; set your device to "
                 f"{self.rate_hz:g} Hz, or correct --time-unit"
             )

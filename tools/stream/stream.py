@@ -1,4 +1,4 @@
-"""A trained streaming network that is fed sample by sample."""
+"""A trained streaming network that estimates sample by sample."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Estimate(NamedTuple):
     """The estimate for one sample.
 
     Attributes:
-        sample: number of the sample that it belongs to; the first one pushed is 0.
+        sample: number of the sample, counted from 0 at the first one pushed.
         values: `(K,)` in the units of the targets.
     """
 
@@ -27,7 +27,7 @@ class Estimate(NamedTuple):
 
 
 class Stream:
-    """Estimates the targets sample by sample; keeps the state of the network from call to call.
+    """Estimates the targets sample by sample; carries the state of the network between calls.
 
     Args:
         trained: a streaming network.
@@ -38,7 +38,7 @@ class Stream:
         sizes: modality -> number of its values, in the same order.
         targets: names and units of the targets.
         rate_hz: sampling rate that the network expects.
-        lookahead: samples by which an estimate is late.
+        lookahead: samples by which an estimate lags.
     """
 
     def __init__(self, trained: Trained) -> None:
@@ -68,13 +68,13 @@ class Stream:
         return cls(trained)
 
     def reset(self) -> None:
-        """Start anew, as after a gap: no estimate comes before `lookahead` further samples."""
+        """Start from a zero state, as after a gap; the next `lookahead` samples get no estimate."""
         self._state: tuple[torch.Tensor, ...] | None = None
         self._since_reset = 0
 
     @torch.inference_mode()
     def push(self, sample: ArrayLike | Mapping[str, ArrayLike]) -> Estimate | None:
-        """Read the next sample; return the estimate for the one `lookahead` samples before.
+        """Read the next sample; return the estimate for the one `lookahead` samples earlier.
 
         Args:
             sample: `(C,)` in the order of `column_names`; or modality -> `(3 x sensors,)`. In the
@@ -95,7 +95,7 @@ class Stream:
                 f"values: {', '.join(self.column_names)}"
             )
         if not np.isfinite(values).all():
-            raise ValueError("a sample with NaN or infinity; leave it out, and reset after a gap")
+            raise ValueError("a sample with NaN or infinity; skip it, and reset after a gap")
         modalities = torch.tensor(values)[None, None].split([*self.sizes.values()], dim=-1)
         output, self._state = self.trained.stream(*modalities, state=self._state)
         self._pushed += 1

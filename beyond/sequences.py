@@ -1,0 +1,102 @@
+"""Sequences of samples on which a streaming network is trained, and streams on which it is tested.
+
+A streaming network is one with an attribute `lookahead` (samples) and a method
+`stream(*modalities, state=None) -> (output, state)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.data import Recording
+from common.windows import Windows
+
+
+def cut_sequences(
+    recording: Recording,
+    subjects: Sequence[str],
+    length: int,
+    protocol: str,
+    cover_tails: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the trials or steps of `subjects` into sequences; see `cut_filled`.
+
+    Sequences never cross trials or steps and contain every sample once, whatever the protocol.
+    `make_fold` passes `protocol` and `cover_tails`, which have no effect here.
+
+    Args:
+        recording: all subjects.
+        subjects: ids of the subjects to use.
+        length: samples per sequence, T.
+        protocol: no effect.
+        cover_tails: no effect.
+
+    Returns:
+        The same as `cut_filled`.
+    """
+    chosen = [recording.subjects.index(subject) for subject in subjects]
+    samples = np.flatnonzero(np.isin(recording.subject, chosen))
+    return cut_filled(samples, recording.stretch[samples], length)
+
+
+def cut_filled(
+    samples: np.ndarray, stretch: np.ndarray, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut each stretch into sequences; the last one is filled by repeating its last sample.
+
+    Args:
+        samples: `(n,)` sample indices.
+        stretch: `(n,)` stretch of each sample; the samples of a stretch are adjacent.
+        length: samples per sequence, T.
+
+    Returns:
+        Sample indices `(sequences, T)`, and a mask that is False for repeated samples.
+    """
+    bounds = np.flatnonzero(np.diff(stretch, prepend=-1, append=-1))
+    starts = [np.arange(start, stop, length) for start, stop in pairwise(bounds)]
+    last = np.repeat(bounds[1:] - 1, [len(cuts) for cuts in starts])[:, None]
+    wanted = np.concatenate(starts)[:, None] + np.arange(length)
+    return samples[np.minimum(wanted, last)], wanted <= last
+
+
+@torch.no_grad()
+def predict_stream(
+    network: nn.Module, sequences: Windows, stretch: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """Run a streaming network on a recording in eval mode.
+
+    Every stretch starts from a zero state, which is then carried from sequence to sequence. The
+    output lags by `network.lookahead` samples, so the last samples of a stretch get no estimate.
+
+    Args:
+        network: the streaming network.
+        sequences: sequences of one subject in the order of the recording, from `cut_filled`.
+        stretch: `(samples,)` stretch of every sample of the recording.
+
+    Returns:
+        The estimate for every sample, `(sequences, T, K)`, and a mask `(sequences, T)` that is
+        False for samples without an estimate.
+    """
+    network.eval()
+    stretches = torch.from_numpy(stretch).to(sequences.samples.device)[sequences.samples]
+    outputs, state, before = [], None, None
+    for samples, is_valid, number in zip(
+        sequences.samples, sequences.is_scored, stretches[:, 0].tolist(), strict=True
+    ):
+        state, before = state if number == before else None, number
+        inputs = (signal[samples[is_valid]][None] for signal in sequences.signals)
+        output, state = network.stream(*inputs, state=state)
+        outputs.append(output[0])
+    output, stretches = torch.cat(outputs), stretches[sequences.is_scored]
+    has_estimate = stretches == stretches.roll(-network.lookahead)
+    has_estimate[len(stretches) - network.lookahead :] = False
+    prediction = output.new_zeros(*sequences.samples.shape, output.shape[-1])
+    prediction[sequences.is_scored] = output.roll(-network.lookahead, dims=0)
+    is_estimated = sequences.is_scored.clone()
+    is_estimated[sequences.is_scored] = has_estimate
+    return prediction, is_estimated

@@ -1,1 +1,0 @@
-"""Compare streaming students with the paper's windowed ones: `python -m tools.beyond`."""
