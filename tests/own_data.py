@@ -1,8 +1,9 @@
-"""A third dataset, made for tests: trials as a laboratory has them, and a copy of a script."""
+"""A user-supplied dataset for tests: trials of a laboratory, and a copy of a script."""
 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ import pandas as pd
 
 from tests.conftest import ROOT
 
-PAGE = "docs/your_own_data.md"
+PAGE = (ROOT / "docs" / "your_own_data.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)  # language, content
+PYTHON = [block for language, block in BLOCKS if language == "python"]
+[MAPPING] = [block for _, block in BLOCKS if block.startswith("yours,ours\n")]
 RECORDED_HZ = 148.0
 PEOPLE = {  # id: mass in kg, height in m
     "Anna": (61.0, 1.68),
@@ -23,14 +27,14 @@ G = 9.8
 
 
 def definition(node: ast.stmt) -> str:
-    """Return what a top-level statement defines or imports from."""
+    """Return the name that a top-level statement defines, or the module that it imports from."""
     if isinstance(node, ast.Assign):
         return ast.unparse(node.targets[0])
     return getattr(node, "name", getattr(node, "module", None)) or ""
 
 
 def replace_definitions(source: str, block: str) -> str:
-    """Return a script with the definitions in a block of the page in place of its own."""
+    """Return a script whose definitions are replaced with those in a block of the page."""
     lines = block.splitlines()
     new = {definition(n): lines[n.lineno - 1 : n.end_lineno] for n in ast.parse(block).body}
     result = source.splitlines()
@@ -79,11 +83,9 @@ def write_trials(folder: Path, seconds: float = 3.0) -> None:
     write_csv(folder / "subjects.csv", pd.DataFrame(people, columns=["id", "mass_kg", "height_m"]))
 
 
-def copy_script(name: str, folder: Path, blocks: list[str], new_name: str) -> Path:
-    """Copy a script and replace the definitions in the blocks."""
+def copy_script(name: str, path: Path, blocks: list[str] = PYTHON) -> None:
+    """Copy a script to `path` and replace the definitions in the blocks."""
     source = (ROOT / name).read_text(encoding="utf-8")
     for block in blocks:
         source = replace_definitions(source, block)
-    path = folder / new_name
     path.write_text(source, encoding="utf-8")
-    return path

@@ -15,20 +15,19 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter1d
 
-from common.data import (
-    COORDINATES,
-    DATASET_A_COLUMNS,
-    GONIOMETERS,
-    IMU_SENSORS,
-    MUSCLES,
-    PELVIS,
-    TREE_COORDINATES,
-    load_name,
-)
+from common.data import IMU_SENSORS, MUSCLES
 from synthetic_gait.dataset_a import place_sensors
 from synthetic_gait.sensors import MUSCLE_DRIVES, record_imu
 from synthetic_gait.subject import Body, Style, on_ramp, on_stairs, random_body, random_style
 from synthetic_gait.trial import Trial, belt_path, simulate_trial
+from tools.dataset_a import (
+    COORDINATES,
+    DATASET_A_COLUMNS,
+    GONIOMETERS,
+    PELVIS,
+    TREE_COORDINATES,
+    load_name,
+)
 
 matio = pytest.importorskip("matio")  # not available on Python 3.10
 
@@ -204,7 +203,7 @@ def _table(names: Sequence[str], values: np.ndarray, rate_hz: int) -> pd.DataFra
 
 
 def _plate_table(trial: Simulated) -> pd.DataFrame:
-    """Put each stride of the right foot on the next of its plates, the left foot on one plate."""
+    """Return the force plates: each stride of the right foot on the next of its plates."""
     plates, other = FEET[trial.name]
     stride = np.floor(trial.motion.phase + 0.1).astype(int) % len(plates)  # +0.1: in swing
     force_n, free_nm, cop_m = right_ground(trial)

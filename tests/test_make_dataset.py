@@ -1,8 +1,10 @@
-"""Trials and subjects that cannot be used are named with the remedy; MATLAB is read like CSV."""
+"""User-supplied trials are converted, and errors say how to fix those that cannot be used."""
 
 from __future__ import annotations
 
+import csv
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,20 +14,16 @@ import pandas as pd
 import pytest
 from scipy.io import savemat
 
-from common.data import Target, find_subject, read_trials, sort_subjects
+from common.data import find_subject, sort_subjects
 from common.files import InputError
-from common.plots import draw_over_time
 from tests import own_data
-from tests.conftest import Capture
-from tests.own_data import PEOPLE, simulate, write_csv
-from tests.test_docs import TEXT, blocks
+from tests.conftest import ROOT, Capture
+from tests.own_data import MAPPING, PEOPLE, simulate, write_csv
 from tools import trained
 from tools.make_dataset.__main__ import main
 from tools.trained import find_script
-from tools.trial_file import parse_mapping
+from tools.trial_file import MissingColumnsError, parse_mapping
 
-PYTHON = [block for language, block in blocks(own_data.PAGE) if language == "python"]
-MAPPING = TEXT[own_data.PAGE].partition("yours,ours\n")[2].partition("```")[0]
 UNITS = ["--time-column", "Time", "--acc-unit", "g", "--gyr-unit", "deg/s"]
 ANNA = Path("trials/Anna/level/01.csv")
 
@@ -33,8 +31,7 @@ ANNA = Path("trials/Anna/level/01.csv")
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the working directory, with one trial of each of two subjects and a script."""
-    name = "own_trials_script"
-    own_data.copy_script("Dataset_A_Sensor_Distillation.py", tmp_path, PYTHON, f"{name}.py")
+    own_data.copy_script("Dataset_A_Sensor_Distillation.py", tmp_path / "own_trials_script.py")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(trained, "PROJECT", tmp_path)
@@ -43,7 +40,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_csv(path, simulate(subject, 1.5, seed=3))
     people = [(subject, *PEOPLE[subject]) for subject in ("Anna", "ben-2")]
     write_csv(Path("subjects.csv"), pd.DataFrame(people, columns=["id", "mass_kg", "height_m"]))
-    Path("columns.csv").write_text(f"yours,ours\n{MAPPING}", encoding="utf-8")
+    Path("columns.csv").write_text(MAPPING, encoding="utf-8")
     return tmp_path
 
 
@@ -88,8 +85,8 @@ def move(old: str, new: str) -> Callable[[], None]:
 
 
 REFUSED = {
-    "unknown subject": (write_people("Anna,61,1.68"), "subjects.csv: no subject ben-2"),
-    "twice": (write_people("Anna,61,1.68", "Anna,61,1.68"), "line 3: subject Anna: is there twice"),
+    "unknown subject": (write_people("Anna,61,1.68"), "subjects.csv: no line for subject ben-2"),
+    "twice": (write_people("Anna,61,1.68", "Anna,61,1.68"), "line 3: subject Anna: listed twice"),
     "centimeters": (write_people("Anna,61,168"), "line 2: subject Anna: height_m 168 is not betw"),
     "no mass": (write_people("Anna,,1.68"), "line 2: subject Anna: mass_kg '' is not a number"),
     "no activity": (
@@ -106,7 +103,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("damage", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_assigned_is_refused(
+def test_invalid_names_and_subjects_are_refused(
     damage: Callable[[], object], message: str, place: Path
 ) -> None:
     """Files would overwrite each other, or moments would be divided by 168 m."""
@@ -117,7 +114,15 @@ def test_what_cannot_be_assigned_is_refused(
     assert not Path("made.h5").exists()
 
 
-LEFT_OUT = {
+def test_other_files_are_not_overwritten(place: Path) -> None:
+    """A typo in --out would cost users their trials, script or mapping."""
+    before = Path("columns.csv").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="columns.csv: already exists and was not written by"):
+        make("--out", "columns.csv")
+    assert Path("columns.csv").read_text(encoding="utf-8") == before
+
+
+SKIPPED = {
     "text": (
         change("Shank acc Y", 7, "broken"),
         f"{ANNA}: Shank acc Y, line 8 below the names: broken is not a number",
@@ -125,7 +130,7 @@ LEFT_OUT = {
     "time": (change("Time", 9, 0.0), f"{ANNA}: Time, line 10 below the names: the time does not"),
     "empty": (
         lambda: write_csv(ANNA, simulate("Anna", 1.5, seed=3).assign(Fz=np.nan)),
-        f"{ANNA}: no line has a number in every column; supply vertical_force",
+        f"{ANNA}: no line has a number in every column; add vertical_force",
     ),
     "column": (
         lambda: write_csv(
@@ -136,18 +141,18 @@ LEFT_OUT = {
 }
 
 
-@pytest.mark.parametrize(("damage", "message"), LEFT_OUT.values(), ids=LEFT_OUT)
-def test_a_trial_that_cannot_be_used_is_named_and_left_out(
+@pytest.mark.parametrize(("damage", "message"), SKIPPED.values(), ids=SKIPPED)
+def test_an_unusable_trial_is_skipped_and_named(
     damage: Callable[[], object], message: str, place: Path, capsys: Capture
 ) -> None:
-    """One bad file among hundreds would end the conversion, or vanish without a word."""
+    """One bad file among hundreds would end the conversion, or be dropped silently."""
     damage()
     assert "All_subjects/Subject_ben-2/level" in make()
     printed = capsys.readouterr().out
-    assert f"NOTICE: trial left out: {message}" in printed.replace("trials/ben-2/level/", "")
-    assert "left out, see above" in printed
+    assert f"NOTICE: trial skipped: {message}" in printed.replace("trials/ben-2/level/", "")
+    assert "skipped, see above" in printed
     Path("made.h5").unlink()
-    with pytest.raises(InputError, match="--strict: 1 trial left out"):
+    with pytest.raises(InputError, match="--strict: 1 trial skipped"):
         make("--strict")
     assert not Path("made.h5").exists()
 
@@ -156,7 +161,7 @@ def test_empty_cells_of_a_sensor_are_a_gap_that_is_named(place: Path, capsys: Ca
     """The user has to find the sensor that lost its connection."""
     table = simulate("Anna", 1.5, seed=3)
     table.loc[90:110, "Pelvis gyr Z"] = np.nan
-    table.loc[130:, "Fz"] = np.nan  # beside the plates
+    table.loc[130:, "Fz"] = np.nan  # off the plates
     write_csv(ANNA, table)
     found = make()["All_subjects/Subject_Anna/level"]
     assert (
@@ -167,11 +172,33 @@ def test_empty_cells_of_a_sensor_are_a_gap_that_is_named(place: Path, capsys: Ca
     assert np.isfinite(found[:, :-1]).all()
 
 
+SPREADSHEETS: dict[str, Callable[[pd.DataFrame], str]] = {
+    "decimal commas in quotes": lambda table: (
+        table.astype(str).to_csv(index=False, quoting=csv.QUOTE_ALL).replace(".", ",")
+    ),
+    "empty lines": lambda table: table.to_csv(index=False) + "," * table.shape[1] + "\n",
+}
+
+
+@pytest.mark.parametrize("to_text", SPREADSHEETS.values(), ids=SPREADSHEETS)
+def test_files_of_spreadsheets_are_read(
+    to_text: Callable[[pd.DataFrame], str], place: Path
+) -> None:
+    """Values with a comma would be taken for units, and an empty last line for lost times."""
+    expected = make()["All_subjects/Subject_Anna/level"]
+    ANNA.write_text(to_text(simulate("Anna", 1.5, seed=3)), encoding="utf-8")
+    np.testing.assert_allclose(make()["All_subjects/Subject_Anna/level"], expected, rtol=1e-6)
+
+
 def test_missing_columns_everywhere_print_a_template(place: Path, capsys: Capture) -> None:
     """Nobody should have to type fourteen names to find out what the script expects."""
-    Path("columns.csv").write_text("yours,ours\nFz,vertical_force\n")
-    with pytest.raises(InputError, match="no column shank_Accel_X"):
+    Path("columns.csv").write_text("device,script\nFz,vertical_force\n")
+    with pytest.raises(InputError, match="no column ours and no column yours; its first line"):
         make()
+    Path("columns.csv").write_text("yours,ours\nFz,vertical_force\n")
+    with pytest.raises(MissingColumnsError, match="no column shank_Accel_X") as caught:
+        make()
+    assert pickle.loads(pickle.dumps(caught.value)).template == caught.value.template
     assert "yours,ours\n,shank_Accel_X\n" in capsys.readouterr().out
 
 
@@ -179,16 +206,16 @@ def test_matlab_files_and_files_without_time_are_read(place: Path) -> None:
     """Half of the laboratories have MATLAB files, many of them a rate instead of times."""
     expected = make()["All_subjects/Subject_Anna/level"]
     table = simulate("Anna", 1.5, seed=3)
-    names = [line.partition(",")[0] for line in MAPPING.splitlines()]
+    names, ours = zip(*(line.split(",") for line in MAPPING.splitlines()[1:]), strict=True)
     imus = [f"trial.{name}_{i}" for name in ("shank", "pelvis") for i in range(1, 7)]
     yours = [*imus, "knee", "force"]
-    lines = [
-        f"{own},{line.partition(',')[2]}"
-        for own, line in zip(yours, MAPPING.splitlines(), strict=True)
-    ]
+    lines = [",".join(pair) for pair in zip(yours, ours, strict=True)]
     Path("columns.csv").write_text("\n".join(["yours,ours", *lines]))
     arrays = {
-        "trial": {"shank": table[names[:6]].to_numpy(), "pelvis": table[names[6:12]].to_numpy().T},
+        "trial": {
+            "shank": table[[*names[:6]]].to_numpy(),
+            "pelvis": table[[*names[6:12]]].to_numpy().T,
+        },
         "knee": table[names[12]].to_numpy(),
         "force": table[names[13]].to_numpy()[:, None],
         "mass": 61.0,
@@ -204,7 +231,7 @@ def test_matlab_files_and_files_without_time_are_read(place: Path) -> None:
 
 
 def test_a_table_may_assign_the_trials(place: Path) -> None:
-    """Not everybody may move the files of a study."""
+    """Some users may not move the files of a study."""
     expected = make()
     Path("raw").mkdir()
     lines = ["file;subject;activity"]
@@ -222,7 +249,7 @@ def test_a_table_may_assign_the_trials(place: Path) -> None:
 
 
 def test_trials_at_a_higher_rate_are_filtered_and_resampled(place: Path) -> None:
-    """Forces at 1000 Hz would bring their noise into the targets by aliasing."""
+    """Noise in forces at 1000 Hz would be aliased into the targets."""
     expected = make()["All_subjects/Subject_Anna/level"]
     table = simulate("Anna", 1.5, seed=3)
     time_s = np.arange(0, table["Time"].iloc[-1], 1 / 1480)
@@ -235,18 +262,18 @@ def test_trials_at_a_higher_rate_are_filtered_and_resampled(place: Path) -> None
 
 
 def test_a_file_written_by_hand_needs_starts_and_columns(place: Path) -> None:
-    """Windows across trials would be cut in silence."""
+    """Windows would be cut across trials silently."""
     make()
     script = find_script("own_trials_script")
     assert script.read(place / "made.h5").subjects == ["Anna", "ben-2"]
     with h5py.File("made.h5", "a") as file:
         del file["All_subjects/Subject_Anna/level"].attrs["trial_starts"]
     with pytest.raises(InputError, match="Subject_Anna/level: no attribute `trial_starts`; add"):
-        read_trials(place / "made.h5", script.prepare, script.RATE_HZ)
+        script.read(place / "made.h5")
     with h5py.File("made.h5", "a") as file:
         del file.attrs["columns"]
     with pytest.raises(InputError, match="no attribute `columns`"):
-        read_trials(place / "made.h5", script.prepare, script.RATE_HZ)
+        script.read(place / "made.h5")
 
 
 def test_ids_are_sorted_and_found_as_people_write_them() -> None:
@@ -255,6 +282,19 @@ def test_ids_are_sorted_and_found_as_people_write_them() -> None:
     assert find_subject(["07", "11"], "7") == "07"
     assert find_subject(["7", "07"], "07") == "07"
     assert find_subject(["S07"], "7") is None
+
+
+def test_a_script_of_the_paper_is_refused(place: Path) -> None:
+    """Its columns would be looked for in the trials, all 129 of them."""
+    path = str(ROOT / "Dataset_A_Sensor_Distillation.py")
+    with pytest.raises(InputError, match="reads Dataset A; change DATASET"):
+        main(["--script", path, "--trials", "trials", "--out", "made.h5"])
+
+
+def test_a_wrong_name_in_the_mapping_is_refused(place: Path) -> None:
+    """The error must name the user's data, not one of the paper's datasets."""
+    with pytest.raises(InputError, match="not a column of Dataset my_gait such as shank_Accel_X"):
+        parse_mapping(["shank_acc_x=a"], find_script("own_trials_script"))
 
 
 def test_only_files_with_a_table_of_rows_are_imported(place: Path) -> None:
@@ -266,23 +306,3 @@ def test_only_files_with_a_table_of_rows_are_imported(place: Path) -> None:
         with pytest.raises(ValueError, match="there is no script"):
             find_script(name)
     assert not Path("deleted").exists()
-
-
-def test_a_script_of_the_paper_is_refused(place: Path) -> None:
-    """Its columns would be looked for in the trials, all 129 of them."""
-    path = trained.__file__.replace("tools/trained.py", "Dataset_A_Sensor_Distillation.py")
-    with pytest.raises(InputError, match="reads Dataset A; give it a DATASET"):
-        main(["--script", path, "--trials", "trials", "--out", "made.h5"])
-
-
-def test_a_wrong_name_in_the_mapping_is_refused(place: Path) -> None:
-    """The error must name the user's data, not one of the paper's datasets."""
-    with pytest.raises(InputError, match="not a column of Dataset my_gait such as shank_Accel_X"):
-        parse_mapping(["shank_acc_x=a"], find_script("own_trials_script"))
-
-
-def test_a_single_target_is_drawn() -> None:
-    """Laboratories with a knee moment and no plates would lose the figures of a run."""
-    curves = [(np.zeros((9, 1)), {"label": "measured"})]
-    figure = draw_over_time([Target("knee moment", "BW·BH")], np.zeros(9), 148, curves)
-    assert figure.axes[0].get_ylabel() == "knee moment\n(BW·BH)"

@@ -1,4 +1,4 @@
-"""A stranger follows docs/your_own_data.md with trials of his own, from CSV files to a report."""
+"""docs/your_own_data.md can be followed with user-supplied trials, from CSV files to a report."""
 
 from __future__ import annotations
 
@@ -20,21 +20,18 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from common.files import InputError
-from common.runs import load_script
 from tests import own_data
 from tests.conftest import ROOT, Capture, Folders
 from tests.networks import make_narrow
-from tests.own_data import PEOPLE, RECORDED_HZ, G, simulate
+from tests.own_data import BLOCKS, PEOPLE, PYTHON, RECORDED_HZ, G, simulate
 from tests.running import no_figures
-from tests.test_docs import blocks, commands, load_command
 from tools import trained
 from tools.predict.__main__ import main as predict
 
-SCRIPT, TEACHER = "my_gait", "both"
+SCRIPT = "my_gait"
 pytestmark = pytest.mark.slow
 TESTED = ["P 9", "P 10", "Zoë"]
-TINY = ["--epochs", "1", "--jobs", "1", "--device", "cpu"]
-PYTHON = [block for language, block in blocks(own_data.PAGE) if language == "python"]
+TINY = ["--epochs", "1", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +39,7 @@ def place(tmp_path_factory: Folders) -> Iterator[Path]:
     """Return the folder in which the page was followed; what was printed is in `printed.txt`."""
     folder = tmp_path_factory.mktemp("laboratory")
     own_data.write_trials(folder)
-    page = (ROOT / own_data.PAGE).read_text(encoding="utf-8")
-    mapping = re.search(r"```\n(yours,ours\n.*?)```", page, re.DOTALL)[1]
-    (folder / "my_columns.csv").write_text(mapping, encoding="utf-8")
+    (folder / "my_columns.csv").write_text(own_data.MAPPING, encoding="utf-8")
     new_walk = simulate("Anna", 3.0, seed=50).drop(columns=["Knee (Nm)", "Fz"])
     own_data.write_csv(folder / "new_walk.csv", new_walk)
     printed = io.StringIO()
@@ -53,7 +48,7 @@ def place(tmp_path_factory: Folders) -> Iterator[Path]:
         patch.syspath_prepend(folder)
         patch.setattr(trained, "PROJECT", folder)  # where the scripts are
         patch.setattr(Figure, "savefig", save_empty)
-        for language, block in blocks(own_data.PAGE):
+        for language, block in BLOCKS:
             if language == "python":
                 path = Path(f"{SCRIPT}.py")
                 path.write_text(own_data.replace_definitions(path.read_text(), block))
@@ -75,7 +70,7 @@ def run(command: str, patch: pytest.MonkeyPatch) -> None:
     if program == "cp":
         shutil.copy(ROOT / arguments[0], arguments[1])
     elif arguments[0] == f"{SCRIPT}.py":
-        script = load_script(Path(arguments[0]).resolve())
+        script = importlib.import_module(SCRIPT)
         make_narrow(script, patch)
         with no_figures():
             flags = [
@@ -83,7 +78,8 @@ def run(command: str, patch: pytest.MonkeyPatch) -> None:
             ]
             assert len(script.main([*flags, *TINY]))
     elif arguments[1] != "tools.export_onnx":  # has its own test
-        assert load_command(arguments[1]).main(arguments[2:]) in (0, None), command
+        command = importlib.import_module(f"{arguments[1]}.__main__")
+        assert command.main(arguments[2:]) in (0, None), arguments
 
 
 def read_file(place: Path) -> dict[tuple[str, str], tuple[pd.DataFrame, list[int]]]:
@@ -100,7 +96,7 @@ def read_file(place: Path) -> dict[tuple[str, str], tuple[pd.DataFrame, list[int
 
 
 def test_the_file_holds_the_trials_in_the_units_of_the_script(place: Path) -> None:
-    """A wrong factor or a wrong subject would go unnoticed until the numbers are published."""
+    """A wrong factor or a wrong subject would go unnoticed until the results are published."""
     tables = read_file(place)
     assert tables.keys() == {(subject, a) for subject in PEOPLE for a in ("level", "fast")}
     for i, (subject, (mass_kg, height_m)) in enumerate(PEOPLE.items()):
@@ -116,7 +112,7 @@ def test_the_file_holds_the_trials_in_the_units_of_the_script(place: Path) -> No
             np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-def test_a_gap_splits_a_trial_and_a_short_trial_is_left_out(place: Path) -> None:
+def test_a_gap_splits_a_trial_and_a_short_trial_is_skipped(place: Path) -> None:
     """A movement would be invented, or two would be joined; a lost trial would go unnoticed."""
     tables = read_file(place)
     assert tables["Anna", "level"][1] == [0, 200]
@@ -125,11 +121,11 @@ def test_a_gap_splits_a_trial_and_a_short_trial_is_left_out(place: Path) -> None
     gap = Path("trials/Anna/level/01.csv")
     assert f"NOTICE: {gap}: gap of 0.682 s after line 200 below the names: split" in printed
     short = Path("trials/P 9/fast/02.csv")
-    assert f"NOTICE: trial left out: {short}: no stretch is as long as a window" in printed
+    assert f"NOTICE: trial skipped: {short}: no stretch is as long as a window" in printed
     assert re.search(r"^P 9 +2 +0\.1 +0\.0$", printed, re.MULTILINE)
 
 
-def test_subjects_are_in_the_order_that_people_expect(place: Path) -> None:
+def test_subjects_are_in_numeric_order(place: Path) -> None:
     """By default the last one is held out: P 10 comes after P 9."""
     metrics = pd.read_csv(place / "outputs" / SCRIPT / "full" / "metrics.csv")
     found = metrics["test_subject"].unique().tolist()
@@ -138,7 +134,7 @@ def test_subjects_are_in_the_order_that_people_expect(place: Path) -> None:
 
 
 def test_the_report_has_all_rows_and_does_not_mention_the_paper(place: Path) -> None:
-    """The last step of the page is a table of results."""
+    """The last step of the page would lack a row or compare with numbers of other data."""
     report = (place / "outputs" / "report" / "report.md").read_text(encoding="utf-8")
     assert "## Dataset my_gait, protocol `paper`" in report
     for row in ("teacher", "student-shank", "distilled-shank"):
@@ -149,8 +145,8 @@ def test_the_report_has_all_rows_and_does_not_mention_the_paper(place: Path) -> 
     assert (figures / "nrmse_against_imus.png").exists()
 
 
-def test_a_new_recording_is_predicted(place: Path) -> None:
-    """It has no force plates; its columns have the names of the device."""
+def test_moments_of_a_new_recording_are_estimated(place: Path) -> None:
+    """The purpose of a network is to work without force plates, on the columns of the device."""
     lines = pd.read_csv(place / "outputs" / "new_walk" / "prediction.csv")
     assert list(lines.columns[-2:]) == ["knee moment (BW·BH)", "GRF vertical (BW)"]
     assert len(lines) == int(3 * RECORDED_HZ)
@@ -161,8 +157,9 @@ def test_an_exported_network_names_its_channels_and_units(place: Path) -> None:
     """Users of the exported file have no script to look them up."""
     onnx = pytest.importorskip("onnx", reason="requirements-export.txt is not installed")
     pytest.importorskip("onnxruntime", reason="requirements-export.txt is not installed")
-    [command] = [line for line in commands(own_data.PAGE) if "export_onnx" in line]
-    assert load_command("tools.export_onnx").main(shlex.split(command)[3:]) == 0
+    [command] = [line for line in own_data.PAGE.splitlines() if "tools.export_onnx" in line]
+    export = importlib.import_module("tools.export_onnx.__main__")
+    assert export.main(shlex.split(command)[3:]) == 0
     model = onnx.load(place / "my_gait.onnx")
     about = {entry.key: entry.value for entry in model.metadata_props}
     gyr = json.loads(about["inputs"])["gyr"]
@@ -176,7 +173,7 @@ def checkpoint(place: Path, row: str, subject: str) -> Path:
 
 
 def test_predict_repeats_the_test_of_the_run(place: Path, capsys: Capture) -> None:
-    """This shows that a checkpoint belongs to the results, for ids with blanks and letters, too."""
+    """It proves that a checkpoint belongs to the results, for ids with spaces and umlauts, too."""
     data = str(place / "data" / f"dataset_{SCRIPT}.h5")
     for subject in ("P 10", "Zoë"):
         network = ["--checkpoint", str(checkpoint(place, "teacher", subject)), "--data", data]
@@ -197,24 +194,20 @@ def test_measured_targets_in_other_units_are_noticed(place: Path, capsys: Captur
     assert re.search(warning, capsys.readouterr().out)
 
 
-def test_a_script_without_data_names_the_command(place: Path) -> None:
-    """There is no synthetic data for a third dataset: a KeyError says nothing."""
+def test_a_script_without_data_names_the_page(place: Path) -> None:
+    """There are no synthetic data for a third dataset: a KeyError would not help."""
     script = importlib.import_module(SCRIPT)
-    for flags in (["--sample"], ["--data", str(place / "no.h5")]):
-        with pytest.raises(InputError, match=r"no such file; .*--data"):
-            script.main([*flags, *TINY])
-    with pytest.raises(InputError, match="make it with python -m tools.make_dataset"):
+    with pytest.raises(InputError, match=r"no.h5: no such file; .*--data"):
+        script.main(["--data", str(place / "no.h5"), *TINY])
+    with pytest.raises(InputError, match=r"see docs/your_own_data.md for how to create it"):
         script.main(["--sample", *TINY])
 
 
-def test_another_rate_than_that_of_the_file_is_refused(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_rate_than_that_of_the_file_is_refused(place: Path) -> None:
     """Windows of 0.37 s would be trained instead of 0.5 s."""
-    script = importlib.import_module(SCRIPT)
-    monkeypatch.setattr(script, "RATE_HZ", 200)
-    with pytest.raises(InputError, match="made at 148 Hz, but RATE_HZ of the script is 200"):
-        script.read(place / "data" / f"dataset_{SCRIPT}.h5")
+    read = importlib.import_module(SCRIPT).read
+    with pytest.raises(InputError, match="recorded at 148 Hz, but RATE_HZ of the script is 200"):
+        read(place / "data" / f"dataset_{SCRIPT}.h5", rate_hz=200)
 
 
 ROWS = 'IMU_SETS = ("shank",)\n', 'FULL_SET = "both"\n'
@@ -229,8 +222,8 @@ def test_every_script_of_dataset_a_can_be_adapted(
     is_distillation = "TEACHER_SET =" in source
     changes = [block for block in PYTHON if is_distillation or "TEACHER_SET" not in block]
     changes += [row for row in ROWS if f"\n{row.split(' = ')[0]} = " in source]
-    path = own_data.copy_script(name, place, changes, f"my_{name}")
-    script = load_script(path)
+    own_data.copy_script(name, place / f"my_{name}", changes)
+    script = importlib.import_module(f"my_{Path(name).stem}")
     recording = script.read(place / "data" / f"dataset_{SCRIPT}.h5")
     make_narrow(script, monkeypatch)
     window = {name: values[None, : script.WINDOW] for name, values in recording.samples.items()}

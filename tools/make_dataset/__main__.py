@@ -1,15 +1,14 @@
-"""Make the HDF5 file of your own dataset from one CSV or MATLAB file per trial.
+"""Convert trials, one CSV or MATLAB file each, to the HDF5 file of a user-supplied dataset.
 
-The script that will read the dataset, a copy of one of this collection, says what the file holds:
-its columns, their rate and their units. Trials are files <subject>/<activity>/<trial>.csv (or .mat)
-in the folder --trials, or files of any name in a table with the columns file, subject and activity.
-They are read as python -m tools.predict reads a recording; columns with other names are mapped by
---columns in the same way.
+The script that will read the dataset, a copy of one of the scripts here, determines the columns of
+the file, their rate and their units. Trials are files <subject>/<activity>/<trial>.csv (or .mat) in
+the folder --trials, or files of any name in a table with the columns file, subject and activity.
+They are read like the recordings of python -m tools.predict; map other column names with --columns.
 
 Every trial is resampled to the rate of the script and split at long gaps; parts shorter than a
-window are left out. With --normalize, the targets are divided by body weight (9.8 m/s² times mass),
-moments by height too, as their units in the script say. Trials that cannot be used are named with
-the reason and left out.
+window are skipped. With --normalize, forces are divided by body weight (9.8 m/s² times mass) and
+moments by body weight and height, according to the units of TARGETS in the script. Trials that
+cannot be used are skipped, and the reason is printed.
 
   python -m tools.make_dataset --script my_gait.py --trials trials --columns my_columns.csv \\
       --subjects subjects.csv --normalize --out data/dataset_my_gait.h5
@@ -18,32 +17,23 @@ the reason and left out.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 
 from common.cli import ArgumentParser, run_main
 from common.files import InputError, explain_write_errors, plural, shorten, write_atomically
 from common.metrics import aligned_table
-from common.runs import Script
-from tools.make_dataset.trials import (
-    Person,
-    Place,
-    convert,
-    find_trials,
-    read_people,
-    target_divisors,
-)
-from tools.trained import dataset_name, open_script
+from tools.make_dataset.trials import convert_trial, find_trials, read_people, target_divisors
+from tools.trained import all_sensors, dataset_name, input_columns, open_script, target_columns
 from tools.trial_file import (
     LOWER,
-    Clock,
     MissingColumnsError,
-    Source,
     Units,
     add_flags,
     parse_clock,
@@ -51,51 +41,135 @@ from tools.trial_file import (
     print_template,
 )
 
+MADE_BY = "tools.make_dataset"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make the file and print what is in it; return 0."""
+    """Write the file and print its content; return 0."""
     args = _parser().parse_args(argv)
     script = open_script(args.script)
     if script.DATASET in ("a", "b"):
         raise InputError(
-            f"{args.script}: reads Dataset {dataset_name(script)}; give it a DATASET and columns "
-            "of its own, see docs/your_own_data.md"
+            f"{args.script}: reads Dataset {dataset_name(script)}; change DATASET and its columns, "
+            "see docs/your_own_data.md"
         )
     if args.normalize and not args.subjects:
         raise InputError("--normalize: needs --subjects FILE with id, mass_kg and height_m")
-    places, others = find_trials(args.trials)
+    _check_replaceable(args.out)
+    trials, others = find_trials(args.trials)
     people = read_people(args.subjects) if args.subjects else {}
-    subjects = list(dict.fromkeys(place.subject for place in places))
+    subjects = list(dict.fromkeys(trial.subject for trial in trials))
     unknown = [subject for subject in subjects if args.subjects and subject not in people]
     if unknown:
         raise InputError(
-            f"{args.subjects}: no subject {', '.join(unknown)}, of whom there are trials; add a "
-            "line for each"
+            f"{args.subjects}: no line for subject {', '.join(unknown)}, who has trials; add one"
         )
     if others:
         print(f"NOTICE: {plural(len(others), 'other file')} ignored: {shorten(', '.join(others))}")
     absent = [subject for subject in people if subject not in subjects]
     if absent:
         print(f"NOTICE: no trials of subject {shorten(', '.join(absent))}")
-    mapping = parse_mapping(args.columns or (), script)
-    units = Units(args.acc_unit, args.gyr_unit)
-    dataset = Dataset(script, parse_clock(args), units, mapping)
-    with explain_write_errors(args.out, "--out"), write_atomically(args.out) as part:
-        with h5py.File(part, "w") as file:
-            for subject, its_places in groupby(places, key=lambda place: place.subject):
-                person = people.get(subject)
-                divisors = target_divisors(script, person) if args.normalize else {}
-                dataset.add(file, subject, list(its_places), divisors, person)
-            dataset.finish(file)
-        if dataset.skipped and args.strict:
-            raise InputError(f"--strict: {plural(dataset.skipped, 'trial')} left out, see above")
-    print(f"\n{dataset.table()}\n")
-    if dataset.skipped:
-        print(f"NOTICE: {dataset.skipped} of {plural(len(places), 'trial')} left out, see above")
-    if len(dataset.amounts) < 2:
-        print("NOTICE: one subject; the scripts need one to train on and one to test on")
+    convert = partial(
+        convert_trial,
+        script=script,
+        clock=parse_clock(args),
+        units=Units(args.acc_unit, args.gyr_unit),
+        mapping=parse_mapping(args.columns or (), script),
+    )
+    used: list[tuple[str, float, int, int]] = []  # subject, rate, samples, samples with NaN
+    skipped: list[InputError] = []
+    with (
+        explain_write_errors(args.out, "--out"),
+        write_atomically(args.out) as part,
+        h5py.File(part, "w") as file,
+    ):
+        for (subject, activity), group in groupby(trials, key=lambda trial: trial[:2]):
+            person = people.get(subject)
+            divisors = target_divisors(script, person) if args.normalize else {}
+            stretches: list[tuple[str, np.ndarray]] = []  # with the name of the file
+            for _, _, path in group:
+                try:
+                    trial, arrays, notices = convert(path, divisors=divisors)
+                except InputError as error:
+                    if isinstance(error, MissingColumnsError) and not used and not skipped:
+                        with print_template():
+                            raise
+                    skipped.append(error)
+                    print(f"NOTICE: trial skipped: {error}")
+                    continue
+                for notice in notices:
+                    print(f"NOTICE: {path}: {notice}")
+                has_nan = np.isnan(np.concatenate(arrays)).any(axis=1)
+                used.append((subject, trial.own_hz, len(has_nan), int(has_nan.sum())))
+                stretches += [(path.name, array) for array in arrays]
+            if stretches:
+                subject_group = file.require_group(f"All_subjects/Subject_{subject}")
+                subject_group.attrs.update(person._asdict() if person else {})
+                _write_activity(subject_group, activity, stretches)
+        if skipped and args.strict:
+            raise InputError(f"--strict: {plural(len(skipped), 'trial')} skipped, see above")
+        if not used:
+            raise skipped[0]
+        columns = [*input_columns(script, all_sensors(script)), *target_columns(script)]
+        file.attrs["columns"] = json.dumps(columns)
+        file.attrs["made_by"] = MADE_BY
+        file.attrs["rate_hz"] = script.RATE_HZ
+    _print_summary(pd.DataFrame(used, columns=["subject", "hz", "samples", "nan"]), script.RATE_HZ)
+    if skipped:
+        print(f"NOTICE: {len(skipped)} of {plural(len(trials), 'trial')} skipped, see above")
     print(f"Dataset {dataset_name(script)}: {args.out}")
     return 0
+
+
+def _write_activity(
+    group: h5py.Group, activity: str, stretches: Sequence[tuple[str, np.ndarray]]
+) -> None:
+    """Write the samples of an activity, and where each stretch starts and comes from."""
+    names, arrays = zip(*stretches, strict=True)
+    table = group.create_dataset(activity, data=np.concatenate(arrays))
+    table.attrs["trial_starts"] = np.cumsum([0, *map(len, arrays)], dtype=np.int64)[:-1]
+    table.attrs["trial_names"] = json.dumps(names)
+
+
+def _check_replaceable(path: Path) -> None:
+    """Check that an existing file was written by this command.
+
+    Raises:
+        InputError: It was not.
+    """
+    if path.exists():
+        made_by = None
+        if h5py.is_hdf5(path):
+            with h5py.File(path) as file:
+                made_by = file.attrs.get("made_by")
+        if made_by != MADE_BY:
+            raise InputError(
+                f"{path}: already exists and was not written by this command; move it away or "
+                "choose another --out"
+            )
+
+
+def _print_summary(used: pd.DataFrame, rate_hz: float) -> None:
+    """Print the amount of data of each subject and in total, and what limits their use."""
+    slow = used["hz"][used["hz"] < LOWER * rate_hz]
+    if len(slow):
+        print(
+            f"NOTICE: {plural(len(slow), 'trial')} recorded at {slow.min():.4g} Hz or more, below "
+            f"the {rate_hz:g} Hz of the script: a lower RATE_HZ would lose nothing"
+        )
+    groups = [*used.groupby("subject", sort=False), ("all", used)]
+    body = [
+        [
+            subject,
+            str(len(rows)),
+            f"{rows['samples'].sum() / rate_hz / 60:.1f}",
+            f"{100 * rows['nan'].sum() / rows['samples'].sum():.1f}",
+        ]
+        for subject, rows in groups
+    ]
+    print(f"\n{aligned_table(['subject', 'trials', 'minutes', 'samples with NaN %'], body)}\n")
+    if len(groups) == 2:
+        print("NOTICE: one subject; the scripts need one to train on and one to test on")
 
 
 def _parser() -> ArgumentParser:
@@ -130,115 +204,6 @@ def _parser() -> ArgumentParser:
     )
     add_flags(parser)
     return parser
-
-
-class Dataset:
-    """The HDF5 file, written subject by subject.
-
-    Attributes:
-        script: the script that reads it.
-        clock: the time of the trials.
-        units: the units that the user has given.
-        mapping: column of the script -> column of the trials.
-        names: the columns of the file.
-        amounts: subject -> number of trials, samples and samples with NaN.
-        skipped: number of trials that were left out.
-    """
-
-    def __init__(
-        self, script: Script, clock: Clock, units: Units, mapping: Mapping[str, Source]
-    ) -> None:
-        self.script, self.clock, self.units, self.mapping = script, clock, units, mapping
-        self.names: list[str] = []
-        self.amounts: dict[str, Counter[str]] = {}
-        self.skipped = 0
-        self._slow: list[float] = []  # rates below that of the script
-        self._reason: InputError | None = None  # for leaving out the first trial
-
-    def add(
-        self,
-        file: h5py.File,
-        subject: str,
-        places: Sequence[Place],
-        divisors: Mapping[str, float],
-        person: Person | None,
-    ) -> None:
-        """Write the activities of a subject; trials that cannot be used are named and left out.
-
-        Raises:
-            MissingColumnsError: The first trial lacks columns.
-        """
-        for activity, its_places in groupby(places, key=lambda place: place.activity):
-            trials = [(place, self._convert(place, divisors)) for place in its_places]
-            trials = [(place, stretches) for place, stretches in trials if stretches]
-            if not trials:
-                continue
-            stretches = [stretch for _, its_stretches in trials for stretch in its_stretches]
-            names = [place.path.name for place, its_stretches in trials for _ in its_stretches]
-            values = np.concatenate(stretches)
-            table = file.create_dataset(f"All_subjects/Subject_{subject}/{activity}", data=values)
-            lengths = [len(stretch) for stretch in stretches]
-            table.attrs["trial_starts"] = np.cumsum([0, *lengths], dtype=np.int64)[:-1]
-            table.attrs["trial_names"] = json.dumps(names)
-            amount = self.amounts.setdefault(subject, Counter())
-            amount["trials"] += len(trials)
-            amount["samples"] += len(values)
-            amount["with NaN"] += int(np.isnan(values).any(axis=1).sum())
-        if person and subject in self.amounts:
-            file[f"All_subjects/Subject_{subject}"].attrs.update(person._asdict())
-
-    def _convert(self, place: Place, divisors: Mapping[str, float]) -> list[np.ndarray]:
-        """Return the stretches of a trial, none if it cannot be used."""
-        try:
-            trial, stretches, notices = convert(
-                place.path, self.script, self.clock, self.units, self.mapping, divisors
-            )
-        except InputError as error:
-            if isinstance(error, MissingColumnsError) and not self.names and not self.skipped:
-                with print_template():
-                    raise
-            self.skipped += 1
-            self._reason = self._reason or error
-            print(f"NOTICE: trial left out: {error}")
-            return []
-        for notice in notices:
-            print(f"NOTICE: {place.path}: {notice}")
-        self.names = trial.names
-        if trial.own_hz < LOWER * self.script.RATE_HZ:
-            self._slow.append(trial.own_hz)
-        return stretches
-
-    def finish(self, file: h5py.File) -> None:
-        """Write the attributes of the file.
-
-        Raises:
-            InputError: No trial could be used.
-        """
-        if self._reason and not self.names:
-            raise self._reason
-        file.attrs["columns"] = json.dumps(self.names)
-        file.attrs["made_by"] = "tools.make_dataset"
-        file.attrs["rate_hz"] = self.script.RATE_HZ
-        if self._slow:
-            print(
-                f"NOTICE: {plural(len(self._slow), 'trial')} recorded at {min(self._slow):.4g} Hz "
-                f"or more, below the {self.script.RATE_HZ:g} Hz of the script: a lower RATE_HZ "
-                "would lose nothing"
-            )
-
-    def table(self) -> str:
-        """Return the amounts of data."""
-        total = sum(self.amounts.values(), Counter())
-        body = [
-            [
-                subject,
-                str(amount["trials"]),
-                f"{amount['samples'] / self.script.RATE_HZ / 60:.1f}",
-                f"{100 * amount['with NaN'] / amount['samples']:.1f}",
-            ]
-            for subject, amount in {**self.amounts, "all": total}.items()
-        ]
-        return aligned_table(["subject", "trials", "minutes", "samples with NaN %"], body)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
-"""The trials and the people of a dataset of one's own, and a trial as the HDF5 file stores it."""
+"""Trials and participants of a user-supplied dataset."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
 from common.data import ALL, NAME, sort_subjects
 from common.files import InputError, shorten
-from common.runs import Script
 from tools.signals import BODY_WEIGHT_M_S2
-from tools.trained import all_sensors
+from tools.trained import all_sensors, channel_names
 from tools.trial_file import MATLAB_SUFFIX, Clock, Source, Trial, Units, read_table, read_trial
 
 SUFFIXES = (".csv", ".txt", ".tsv", MATLAB_SUFFIX)
@@ -27,15 +27,15 @@ class Person(NamedTuple):
     height_m: float
 
 
-class Place(NamedTuple):
-    """The file of a trial, and what it belongs to."""
+class TrialPath(NamedTuple):
+    """The file of a trial, with its subject and activity."""
 
     subject: str
     activity: str
     path: Path
 
 
-def find_trials(path: Path) -> tuple[list[Place], list[str]]:
+def find_trials(path: Path) -> tuple[list[TrialPath], list[str]]:
     """Return the trials in a folder or a table, sorted, and the names of other files in the folder.
 
     Args:
@@ -43,10 +43,10 @@ def find_trials(path: Path) -> tuple[list[Place], list[str]]:
             columns `file`, `subject` and `activity`; files are relative to the table.
 
     Raises:
-        InputError: There are no trials, or one of them cannot be assigned.
+        InputError: There are no trials, or one has no valid subject and activity.
     """
     others: list[str] = []
-    places = []
+    trials = []
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
         for file in files:
@@ -55,80 +55,75 @@ def find_trials(path: Path) -> tuple[list[Place], list[str]]:
                 others.append(file.name)
             elif len(parts) != 3:
                 raise InputError(
-                    f"{file}: must be in {path}/<subject>/<activity>/; move it there, or give a "
+                    f"{file}: must be in {path}/<subject>/<activity>/; move it there, or pass a "
                     "table of the trials (file, subject, activity) as --trials"
                 )
             else:
-                places.append(_place(str(file), *parts[:2], file))
+                trials.append(_trial_path(str(file), *parts[:2], file))
     elif path.is_file():
         table = read_table(path, ["file", "subject", "activity"])
         for i, (name, subject, activity) in zip(table.index, table.values, strict=True):
             where, file = f"{path}: line {i + 2}", path.parent / name
             if not file.is_file():
                 raise InputError(f"{where}: no file {file}; correct the line or remove it")
-            places.append(_place(where, subject, activity, file))
-    if not places:
+            trials.append(_trial_path(where, subject, activity, file))
+    if not trials:
         raise InputError(
-            f"--trials {path}: no trials; give a folder with files <subject>/<activity>/<trial>.csv"
+            f"--trials {path}: no trials; pass a folder with files <subject>/<activity>/<trial>.csv"
             " (or .mat), or a table of the trials"
         )
-    order = sort_subjects({str(part) for place in places for part in place})
-    places.sort(key=lambda place: [order.index(str(part)) for part in place])
-    _check_alike([place.subject for place in places])
-    return places, others
+    by_casefold: dict[str, str] = {}
+    for subject, _, _ in trials:
+        other = by_casefold.setdefault(subject.casefold(), subject)
+        if other != subject:  # some file systems cannot tell them apart
+            raise InputError(f"subjects {other} and {subject} differ in case only; rename one")
+    order = sort_subjects({str(part) for trial in trials for part in trial})
+    trials.sort(key=lambda trial: [order.index(str(part)) for part in trial])
+    return trials, others
 
 
-def _place(where: str, subject: str, activity: str, file: Path) -> Place:
-    """Return the place of a trial after checking the names, which stand in names of files."""
+def _trial_path(where: str, subject: str, activity: str, file: Path) -> TrialPath:
+    """Return the path of a trial after checking the names, which become part of file names."""
     for kind, name in (("subject", subject), ("activity", activity)):
         if not re.fullmatch(NAME, name) or name == ALL:
             raise InputError(
                 f"{where}: {kind} {shorten(name)!r} cannot be used; rename it with letters and "
                 f"digits, and . - + _ or spaces between them (not `{ALL}`)"
             )
-    return Place(subject, activity, file)
-
-
-def _check_alike(subjects: Sequence[str]) -> None:
-    """Refuse ids that some file systems cannot tell apart."""
-    known: dict[str, str] = {}
-    for subject in subjects:
-        other = known.setdefault(subject.casefold(), subject)
-        if other != subject:
-            raise InputError(f"subjects {other} and {subject} differ in case only; rename one")
+    return TrialPath(subject, activity, file)
 
 
 def read_people(path: Path) -> dict[str, Person]:
     """Read the table of subjects, with the columns `id`, `mass_kg` and `height_m`.
 
     Raises:
-        InputError: It cannot be used; the message names the line.
+        InputError: A line cannot be used; the message says which, and how to fix it.
     """
     table = read_table(path, ["id", *LIMITS])
     people: dict[str, Person] = {}
     for i, (subject, *values) in zip(table.index, table.values, strict=True):
         where = f"{path}: line {i + 2}: subject {shorten(subject)}"
         if subject in people:
-            raise InputError(f"{where}: is there twice; remove one of the lines")
+            raise InputError(f"{where}: listed twice; remove one line")
         numbers = []
         for (name, (low, high)), value in zip(LIMITS.items(), values, strict=True):
             try:
-                numbers.append(float(value))
+                numbers.append(float(value.replace(",", ".")))
             except ValueError as error:
                 raise InputError(
                     f"{where}: {name} {shorten(value)!r} is not a number; correct it"
                 ) from error
             if not low <= numbers[-1] <= high:
                 raise InputError(
-                    f"{where}: {name} {value} is not between {low:g} and {high:g}; give the mass "
+                    f"{where}: {name} {value} is not between {low:g} and {high:g}; write the mass "
                     "in kg and the height in m"
                 )
         people[subject] = Person(*numbers)
     return people
 
 
-def target_divisors(script: Script, person: Person) -> dict[str, float]:
-    """Return what each column of a target is divided by to have the unit in the script.
+def target_divisors(script: ModuleType, person: Person) -> dict[str, float]:
+    """Return column of a target -> divisor that converts it to the unit in the script.
 
     Body weight is 9.8 m/s² times mass, as in both datasets.
 
@@ -138,19 +133,19 @@ def target_divisors(script: Script, person: Person) -> dict[str, float]:
     weight_n = BODY_WEIGHT_M_S2 * person.mass_kg
     moment_nm = weight_n * person.height_m
     divisors = {"BW": weight_n, "BW·BH": moment_nm, "%BW·BH": moment_nm / 100}
-    targets = zip(getattr(script, "TARGET_COLUMNS", ()), script.TARGETS, strict=False)
+    targets = zip(script.COLUMNS["targets"], script.TARGETS, strict=True)
     found = {column: divisors[t.unit] for column, t in targets if t.unit in divisors}
     if not found:
         raise InputError(
-            "--normalize: the script has no TARGET_COLUMNS and TARGETS with the unit BW (forces), "
-            "BW·BH or %BW·BH (moments); correct the units, or leave the flag out"
+            "--normalize: no entry of TARGETS in the script has the unit BW (forces), BW·BH or "
+            "%BW·BH (moments); correct the units, or omit the flag"
         )
     return found
 
 
-def convert(
+def convert_trial(
     path: Path,
-    script: Script,
+    script: ModuleType,
     clock: Clock,
     units: Units,
     mapping: Mapping[str, Source],
@@ -161,10 +156,10 @@ def convert(
     Args:
         path: the file.
         script: the script.
-        clock: the time of the file.
-        units: the units that the user has given.
+        clock: how to find the times.
+        units: the units that the user has stated.
         mapping: column of the script -> column of the file.
-        divisors: column of a target -> what it is divided by.
+        divisors: column of a target -> its divisor.
 
     Returns:
         The trial; its stretches that are as long as a window, `(samples, columns)` float32; and
@@ -175,27 +170,27 @@ def convert(
     """
     sensor_set = all_sensors(script)
     trial = read_trial(path, script, sensor_set, clock, units, mapping, needs_targets=True)
-    count, factors = 3 * len(sensor_set.sensors), trial.units.factors(script)
-    scale = np.array([1 / divisors.get(name, 1.0) for name in trial.names])
-    scale[:count] *= factors["acc"]
-    scale[count : 2 * count] *= factors["gyr"]
+    scales = {name: 1 / divisor for name, divisor in divisors.items()}
+    for modality, factor in trial.units.factors(script).items():
+        scales |= dict.fromkeys(channel_names(script, sensor_set)[modality], factor)
+    scale = np.array([scales.get(name, 1.0) for name in trial.names])
     notices = [*trial.notices, *(f"{gap}: split there; see --max-gap" for gap in trial.gaps)]
-    kept, is_present = [], np.zeros(len(trial.names), bool)
+    kept = []
     for time_s, values, _ in trial.stretches:
-        if len(values) < script.WINDOW:
+        if len(values) >= script.WINDOW:
+            kept.append((values * scale).astype(np.float32))
+        else:
             notices.append(
-                f"{len(values) / script.RATE_HZ:.3g} s from {time_s[0]:.3g} s on are shorter than "
-                f"a window of {script.WINDOW / script.RATE_HZ:g} s: left out"
+                f"{len(values) / script.RATE_HZ:.3g} s from {time_s[0]:.3g} s on skipped: shorter "
+                f"than a window of {script.WINDOW / script.RATE_HZ:g} s"
             )
-            continue
-        kept.append((values * scale).astype(np.float32))
-        is_present |= np.isfinite(values).any(axis=0)
     if not kept:
         raise InputError(f"{path}: no stretch is as long as a window; record a longer trial")
-    if not any(np.isfinite(values).all(axis=1).any() for values in kept):
-        missing = [name for name, known in zip(trial.names, is_present, strict=True) if not known]
+    is_finite = np.isfinite(np.concatenate(kept))
+    if not is_finite.all(axis=1).any():
+        missing = np.array(trial.names)[~is_finite.any(axis=0)]
         raise InputError(
-            f"{path}: no line has a number in every column; supply "
-            f"{shorten(', '.join(missing)) if missing else 'the missing values'}"
+            f"{path}: no line has a number in every column; add "
+            f"{shorten(', '.join(missing)) or 'the missing values'}"
         )
     return trial, kept, notices

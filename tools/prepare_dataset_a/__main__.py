@@ -16,25 +16,24 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from itertools import chain, pairwise
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from common.cli import ArgumentParser, positive_int, run_main
 from common.files import InputError, plural
+from tools.prepare_dataset_a import output
 from tools.prepare_dataset_a.download import (
-    Download,
-    Person,
+    RawTrial,
     UnusableError,
     check_person,
     format_subject,
     read_people,
     scan,
 )
-from tools.prepare_dataset_a.output import Output, compute_fingerprint, count_trials
-from tools.prepare_dataset_a.trial import start_workers
+from tools.prepare_dataset_a.trial import Converted, Outcome, start_workers
 
 PAPER_SUBJECTS = (*range(7, 20), 21, 23, 24, 25, 27, 28, 30)
 
@@ -46,42 +45,89 @@ def main(argv: Sequence[str] | None = None) -> int:
     download = scan(args.raw)
     people = read_people(download.subject_info)
     numbers = [number for number in requested or PAPER_SUBJECTS if number in download.trials]
-    output = Output(args.out)
-    output.check_replaceable(numbers)
-    skipped: Counter[str] = Counter()  # trials, subjects and zips, per reason
+    output.check_replaceable(args.out, numbers)
+    used, skipped = 0, Counter[str]()  # trials; and trials, subjects and zips, per reason
+
+    def skip(problem: UnusableError) -> None:
+        tqdm.write(f"skipped: {problem.detail} ({problem.kind})", file=sys.stderr)
+        skipped[problem.kind] += 1
+
     for problem in download.problems:
-        _skip(problem, skipped)
+        skip(problem)
     for number in sorted(set(requested) - set(numbers)):
         detail = f"{format_subject(number)}: not in {args.raw}"
-        _skip(UnusableError("unknown subject", detail), skipped)
-    with output.locked():
-        sources, fingerprints = _reuse_finished(download, people, numbers, output, skipped)
-        sources |= _convert_subjects(download, people, fingerprints, output, args.jobs, skipped)
-        is_refused = args.strict and bool(skipped)
-        used = sum(count_trials(path, number)[0] for number, path in sources.items())
-        if sources and not is_refused:
-            output.assemble(sources)
-    print(f"Used: {plural(used, 'trial')} of {plural(len(sources), 'subject')}")
+        skip(UnusableError("unknown subject", detail))
+    subject_files: dict[int, Path] = {}
+    total = sum(len(download.trials[number]) for number in numbers)
+    with start_workers(min(args.jobs, total)) as convert_all, tqdm(total=total) as bar:
+        for number in numbers:
+            name, raw_trials = format_subject(number), download.trials[number]
+            bar.set_description(name)
+            path = args.out.with_name(f"{args.out.name}.parts") / f"{output.subject_key(number)}.h5"
+            if output.is_finished(path, raw_trials):
+                bar.update(len(raw_trials))
+                tqdm.write(f"{name}: reused from {path}")
+                before, reasons = output.count_trials(path, number)
+                used, skipped = used + before, skipped + reasons
+                subject_files[number] = path
+                continue
+            try:
+                check_person(people.get(number), name)
+                outcomes = convert_all(raw_trials, people[number])
+                trials, reasons = _usable(raw_trials, outcomes, skip, bar)
+                if not trials:
+                    detail = f"{name}: all of its trials were skipped"
+                    raise UnusableError("no usable trial", detail)
+            except UnusableError as problem:
+                skip(problem)
+                continue
+            output.write_subject(path, number, people[number], trials, reasons)
+            used += len(trials)
+            subject_files[number] = path
+    print(f"Used: {plural(used, 'trial')} of {plural(len(subject_files), 'subject')}")
     print(f"Skipped: {skipped.total()}")
     for kind, count in skipped.most_common():
         print(f"  {count} x {kind}")
     absent = [number for number in PAPER_SUBJECTS if number not in download.trials]
     if absent and not requested:
         print(f"Subjects of the paper that are not in {args.raw}: {_format(absent)}")
-    if not sources:
+    if not subject_files:
         raise InputError(
             f"{args.raw}: no usable trial of the requested subjects, so nothing was written; it "
             f"contains {_format(download.trials)}; request subjects that the paper does not use "
             "with --subjects"
         )
-    if is_refused:
-        print(
-            f"error: --strict: {skipped.total()} skipped; {args.out} not written",
-            file=sys.stderr,
-        )
-        return 2
+    if args.strict and skipped:
+        raise InputError(f"--strict: {skipped.total()} skipped; {args.out} not written")
+    output.join_subjects(args.out, subject_files)
     print(f"Written: {args.out}")
     return 0
+
+
+def _usable(
+    raw_trials: Sequence[RawTrial],
+    outcomes: Iterable[Outcome],
+    skip: Callable[[UnusableError], None],
+    bar: tqdm,
+) -> tuple[list[Converted], dict[str, str]]:
+    """Return the converted trials of a subject, and the reason for each skipped trial."""
+    trials: list[Converted] = []
+    reasons = {}
+    for raw, outcome in zip(raw_trials, outcomes, strict=True):
+        bar.update()
+        if isinstance(outcome, Converted) and any(
+            outcome.name == other.name
+            and np.array_equal(outcome.values, other.values, equal_nan=True)
+            for other in trials
+        ):  # a folder that was downloaded or unpacked twice
+            detail = f"{raw.place}: same values as in another folder"
+            outcome = UnusableError("copy of another trial", detail)
+        if isinstance(outcome, Converted):
+            trials.append(outcome)
+        else:
+            skip(outcome)
+            reasons[f"{raw.date}/{raw.name}"] = outcome.kind
+    return trials, reasons
 
 
 def _parser() -> ArgumentParser:
@@ -95,7 +141,8 @@ def _parser() -> ArgumentParser:
         nargs="+",
         default=[],
         metavar="ID",
-        help="AB07 or 7 ... (default: those of the paper's 20 that are in DIR; AB06 is a 21st)",
+        help="e.g. AB07 or 7 (default: those of the paper's 20 subjects found in DIR; AB06 is not "
+        "among them)",
     )
     add(
         "--jobs",
@@ -118,91 +165,13 @@ def _subject_number(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text} is not a subject; they are AB06 to AB30")
     if int(match[1]) == 20:
         raise argparse.ArgumentTypeError(
-            f"{text} has no ground reaction forces, and thus no joint moments; leave it out"
+            f"{text} has no ground reaction forces, and thus no joint moments; omit it"
         )
     return int(match[1])
 
 
 def _format(numbers: Iterable[int]) -> str:
     return " ".join(map(format_subject, numbers))
-
-
-def _skip(problem: UnusableError, skipped: Counter[str]) -> None:
-    """Count a skip and print it above the progress bar."""
-    tqdm.write(f"skipped: {problem.detail} ({problem.kind})", file=sys.stderr)
-    skipped[problem.kind] += 1
-
-
-def _reuse_finished(
-    download: Download,
-    people: dict[int, Person],
-    numbers: Sequence[int],
-    output: Output,
-    skipped: Counter[str],
-) -> tuple[dict[int, Path], dict[int, str]]:
-    """Return the file of each finished subject, and the fingerprint of each subject to convert."""
-    sources, fingerprints = {}, {}
-    for number in numbers:
-        name = format_subject(number)
-        try:
-            check_person(people.get(number), name)
-        except UnusableError as problem:
-            _skip(problem, skipped)
-            continue
-        fingerprint = compute_fingerprint(people[number], download.trials[number])
-        source = output.find_subject(number, fingerprint)
-        if source is None:
-            fingerprints[number] = fingerprint
-        else:
-            sources[number] = source
-            _, reasons = count_trials(source, number)
-            skipped.update(reasons)
-            print(f"{name}: reused from {source} ({reasons.total()} trials skipped)")
-    return sources, fingerprints
-
-
-def _convert_subjects(
-    download: Download,
-    people: dict[int, Person],
-    fingerprints: dict[int, str],
-    output: Output,
-    jobs: int,
-    skipped: Counter[str],
-) -> dict[int, Path]:
-    """Convert the subjects in `fingerprints`; return the file of each one that was written.
-
-    Raises:
-        InputError: A worker process died, or the disk is full.
-    """
-    sources = {}
-    total = sum(len(download.trials[number]) for number in fingerprints)
-    with (
-        start_workers(min(jobs, total)) as convert_all,
-        tqdm(total=total, unit="trial", disable=not total) as bar,
-    ):
-        batches = (
-            (number, convert_all(download.trials[number], people[number]))
-            for number in fingerprints
-        )
-        # Pairing submits the next subject before this one is written: the workers stay busy.
-        for (number, outcomes), _ in pairwise(chain(batches, [None])):
-            bar.set_description(format_subject(number))
-            trials, reasons = [], {}
-            for raw, outcome in zip(download.trials[number], outcomes, strict=True):
-                if isinstance(outcome, UnusableError):
-                    _skip(outcome, skipped)
-                    reasons[f"{raw.date}/{raw.name}"] = outcome.kind
-                else:
-                    trials.append(outcome)
-                bar.update()
-            if not trials:
-                detail = f"{format_subject(number)}: all of its trials were skipped"
-                _skip(UnusableError("no usable trial", detail), skipped)
-                continue
-            sources[number] = output.write_subject(
-                number, people[number], trials, reasons, fingerprints[number]
-            )
-    return sources
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The download of Dataset A: its trials, in folders or zips, and the MATLAB tables in its files.
 
-mat-io reads numbers and text and executes nothing in a file: it uses neither `eval` nor `pickle`,
-and leaves objects of unknown classes and function handles as plain data.
+mat-io reads numbers and text and executes nothing in a file: it uses neither `eval` nor `pickle`.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ import re
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +26,7 @@ _TRIAL_FILE = re.compile(
     r"(?:^|/)ab(?P<subject>\d+)/(?P<date>[^/]+)/(?P<activity>[^/]+)/(?P<sensor>[^/]+)"
     r"/(?P<trial>[^/]+)\.mat$"
 )
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 _ACTIVITIES = [activity.lower() for activity in DATASET_A_ACTIVITIES]
 
 
@@ -49,15 +49,13 @@ class RawFile(NamedTuple):
 
     Attributes:
         container: the file itself, or the zip that contains it.
-        member: its name in the zip, or None.
         place: its name in messages.
-        stamp: size and modification time, or size and checksum in a zip, to notice changes.
+        member: its name in the zip, or None.
     """
 
     container: Path
-    member: str | None
     place: str
-    stamp: tuple[int, int]
+    member: str | None = None
 
     @contextmanager
     def extracted(self) -> Iterator[Path]:
@@ -73,7 +71,7 @@ class RawFile(NamedTuple):
             path = Path(folder) / "member.mat"
             try:
                 path.write_bytes(_open_zip(self.container).read(self.member))
-            except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+            except _DAMAGED as error:
                 detail = f"{self.place}: {error}"
                 raise UnusableError("truncated or damaged .mat", detail) from error
             yield path
@@ -84,8 +82,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-@dataclass(frozen=True)
-class RawTrial:
+class RawTrial(NamedTuple):
     """The files of one trial.
 
     Attributes:
@@ -100,7 +97,7 @@ class RawTrial:
     activity: str
     date: str
     name: str
-    files: dict[str, RawFile] = field(default_factory=dict)
+    files: dict[str, RawFile]
 
     @property
     def place(self) -> str:
@@ -114,7 +111,7 @@ class Download(NamedTuple):
     Attributes:
         trials: trials per subject number, ordered by activity, date and name.
         subject_info: the file `SubjectInfo.mat`.
-        problems: zips that could not be searched.
+        problems: zips that cannot be searched.
     """
 
     trials: dict[int, list[RawTrial]]
@@ -143,7 +140,7 @@ def scan(root: Path) -> Download:
         InputError: The folder does not exist, or has no trial or no `SubjectInfo.mat`.
     """
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give --raw the folder of the download")
+        raise InputError(f"{root}: no such folder; pass --raw the folder of the download")
     problems: list[UnusableError] = []
     trials: dict[tuple[int, int, str, str], RawTrial] = {}
     subject_info = None
@@ -155,12 +152,11 @@ def scan(root: Path) -> Download:
             continue
         activity = _ACTIVITIES.index(match["activity"])
         key = (int(match["subject"]), activity, match["date"], match["trial"])
-        if key not in trials:
-            trials[key] = RawTrial(key[0], DATASET_A_ACTIVITIES[activity], *key[2:])
-        trials[key].files.setdefault(match["sensor"], file)
+        trial = RawTrial(key[0], DATASET_A_ACTIVITIES[activity], *key[2:], files={})
+        trials.setdefault(key, trial).files.setdefault(match["sensor"], file)
     if not trials:
         expected = "<subject>/<date>/<mode>/<sensor>/<trial>.mat, in folders or zips"
-        raise InputError(f"{root}: contains no trial; give --raw a folder with {expected}")
+        raise InputError(f"{root}: contains no trial; pass --raw a folder with {expected}")
     if subject_info is None:
         raise InputError(
             f"{root}: no SubjectInfo.mat, which lists the mass and height of the subjects; "
@@ -168,45 +164,18 @@ def scan(root: Path) -> Download:
         )
     by_subject: dict[int, list[RawTrial]] = {}
     for key in sorted(trials):
-        trial = trials[key]
-        own = by_subject.setdefault(trial.subject, [])
-        original = next((other for other in own if _is_copy(trial, other)), None)
-        if original is None:
-            own.append(trial)
-        else:
-            detail = f"{trial.place}: same files as {original.place}"
-            problems.append(UnusableError("copy of another trial", detail))
+        by_subject.setdefault(key[0], []).append(trials[key])
     return Download(by_subject, subject_info, problems)
-
-
-def _is_copy(trial: RawTrial, other: RawTrial) -> bool:
-    """Return whether two trials have the same name and files, as in a folder unpacked twice."""
-    if (trial.activity, trial.name) != (other.activity, other.name):
-        return False
-    pairs = [(file, other.files.get(sensor)) for sensor, file in trial.files.items()]
-    if any(twin is None or file.stamp[0] != twin.stamp[0] for file, twin in pairs):
-        return False  # sizes differ: no need to read them
-    try:
-        for file, twin in pairs:
-            with file.extracted() as path, twin.extracted() as twin_path:
-                if path.read_bytes() != twin_path.read_bytes():
-                    return False
-    except UnusableError:
-        return False  # damaged: reported when it is converted
-    return True
 
 
 def _find_files(root: Path, problems: list[UnusableError]) -> Iterator[tuple[str, RawFile]]:
     """Yield the full name in lower case and the file; files in zips last."""
-    paths = sorted(path for path in root.rglob("*") if not path.name.startswith("."))
+    paths = sorted(p for p in root.rglob("*") if not p.name.startswith(".") and p.is_file())
     for path in paths:
-        if path.suffix.lower() == ".mat" and path.is_file():
-            status = path.stat()
-            stamp = (status.st_size, status.st_mtime_ns)
-            place = str(path.relative_to(root))
-            yield path.as_posix().lower(), RawFile(path, None, place, stamp)
+        if path.suffix.lower() == ".mat":
+            yield path.as_posix().lower(), RawFile(path, str(path.relative_to(root)))
     for path in paths:
-        if path.suffix.lower() == ".zip" and path.is_file():
+        if path.suffix.lower() == ".zip":
             yield from _find_members(root, path, problems)
 
 
@@ -228,8 +197,7 @@ def _find_members(
     for member in sorted(members, key=lambda member: member.filename):
         name = member.filename
         if name.lower().endswith(".mat") and not name.rsplit("/", 1)[-1].startswith("."):
-            stamp = (member.file_size, member.CRC)
-            yield f"{folder}/{name.lower()}", RawFile(path, name, f"{place}:{name}", stamp)
+            yield f"{folder}/{name.lower()}", RawFile(path, f"{place}:{name}", name)
 
 
 def read_table(file: RawFile) -> pd.DataFrame:
@@ -239,12 +207,17 @@ def read_table(file: RawFile) -> pd.DataFrame:
         UnusableError: The file is damaged or holds no table.
         InputError: mat-io is not installed.
     """
-    load_from_mat = _import_mat_io()
-    with file.extracted() as path:
+    with file.extracted() as path, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of mat-io, and of tables written in 2018; see _to_frame
         try:
-            with warnings.catch_warnings():  # tables written in 2018 raise one; see _to_frame
-                warnings.simplefilter("ignore")
-                variables = load_from_mat(str(path), variable_names=["data"])
+            from matio import load_from_mat  # changes a setting of pandas
+
+            variables = load_from_mat(str(path), variable_names=["data"])
+        except ImportError as error:
+            raise InputError(
+                "mat-io, which reads MATLAB tables, is not installed; python -m pip install mat-io "
+                "(Python 3.11 or newer)"
+            ) from error
         except MemoryError:
             raise
         except Exception as error:  # arbitrary bytes can raise anything in a parser
@@ -253,20 +226,6 @@ def read_table(file: RawFile) -> pd.DataFrame:
     if "data" not in variables:
         raise UnusableError("no MATLAB table", f"{file.place}: no variable `data`")
     return _to_frame(variables["data"], file.place)
-
-
-def _import_mat_io() -> Callable[..., dict[str, Any]]:
-    """Import mat-io late, because it prints a warning and changes a setting of pandas."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from matio import load_from_mat
-    except ImportError as error:
-        raise InputError(
-            "mat-io, which reads MATLAB tables, is not installed; python -m pip install mat-io "
-            "(Python 3.11 or newer)"
-        ) from error
-    return load_from_mat
 
 
 def _to_frame(value: Any, place: str) -> pd.DataFrame:  # noqa: ANN401
@@ -334,7 +293,7 @@ def check_person(person: Person | None, name: str) -> None:
     """Check that a person is known, with a mass in kg and a height in m.
 
     Raises:
-        UnusableError: This is not so.
+        UnusableError: The person is unknown, or the units are implausible.
     """
     if person is None:
         raise UnusableError("unknown subject", f"{name}: not in SubjectInfo.mat")

@@ -16,17 +16,16 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from common.data import (
+from common.data import IMU_SENSORS, MUSCLES
+from common.files import InputError
+from tools.dataset_a import (
     COORDINATES,
     DATASET_A_COLUMNS,
     GONIOMETERS,
-    IMU_SENSORS,
-    MUSCLES,
     PELVIS,
     TREE_COORDINATES,
     load_name,
 )
-from common.files import InputError
 from tools.prepare_dataset_a.checks import (
     RATE_HZ,
     find_common_times,
@@ -110,7 +109,7 @@ def start_workers(jobs: int) -> Iterator[Callable[[Sequence[RawTrial], Person], 
 
 
 def _set_up_worker() -> None:
-    """Leave Ctrl-C to the parent process, and exit when the parent is killed."""
+    """Ignore SIGINT, and exit when the parent process is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def exit_with_parent() -> None:
