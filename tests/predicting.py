@@ -1,12 +1,12 @@
-"""Helpers for the tests of `tools.predict`: networks with random weights, recordings, calls."""
+"""Helpers for tests of trained networks: checkpoints with random weights, recordings, calls."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,19 +17,27 @@ from matplotlib.figure import Figure
 
 from common.data import Recording
 from common.files import save_checkpoint
-from common.runs import Script, describe_network, find_row
+from common.runs import describe_network
 from common.windows import cut_windows
+from tests.networks import row_named
 from tools.predict import output
 from tools.predict.__main__ import main
 
 
+def describe(script: ModuleType, row_name: str, **others: object) -> dict[str, Any]:
+    """Return the description of a row's network as in a checkpoint, with other entries."""
+    row = row_named(script, row_name)
+    sensor_set = script.SENSOR_SETS[row.sensor_set]
+    network = describe_network(row, sensor_set, script.TARGETS, script.WINDOW, script.RATE_HZ)
+    return json.loads(json.dumps({"script": Path(script.__file__).stem, **network, **others}))
+
+
 def random_network(
-    script: Script,
+    script: ModuleType,
     row: str,
     folder: Path,
     recording: Recording | None = None,
     test_subject: str = "7",
-    lookahead: int | None = None,
 ) -> Path:
     """Write the checkpoint of a row with random weights.
 
@@ -37,24 +45,19 @@ def random_network(
         script: the script.
         row: name of the row.
         folder: where to write.
-        recording: data whose statistics the norm of the inputs holds, as after a training.
+        recording: data whose statistics batch normalization stores, as after training.
         test_subject: the subject of the recording that is left out.
-        lookahead: that of a streaming network, in samples; None for the default.
     """
     torch.manual_seed(0)
-    chosen = find_row(script, row)
-    if lookahead is not None:
-        chosen = replace(chosen, network=partial(chosen.network, lookahead=lookahead))
-    network = chosen.network()
+    network = row_named(script, row).network()
     if recording is not None:
         training = [subject for subject in recording.subjects if subject != test_subject]
         samples, _ = cut_windows(recording, training, script.WINDOW, "paper")
-        inputs = script.inputs(recording.samples, chosen.sensor_set)
+        inputs = script.inputs(recording.samples, row_named(script, row).sensor_set)
         with torch.no_grad():
             network.train()(*(signal[torch.from_numpy(samples)] for signal in inputs))
-    description = {**describe_network(script, chosen), "test_subject": test_subject}
     path = folder / f"{script.__name__}-{row}-{test_subject}.safetensors"
-    save_checkpoint(path, network.state_dict(), description)
+    save_checkpoint(path, network.state_dict(), describe(script, row, test_subject=test_subject))
     return path
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -15,9 +16,8 @@ from scipy.io import savemat
 
 import Dataset_A_Sensor_Distillation as script_a
 import Dataset_B_sensor_distillation as script_b
-from common.data import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
+from common.data import DATASET_A_ACTIVITIES
 from common.files import InputError
-from common.runs import Script
 from common.windows import PROTOCOLS, cut_windows
 from synthetic_gait import write_file
 from synthetic_gait.dataset_b import DATASET_B_COLUMNS
@@ -25,6 +25,7 @@ from tests.conftest import Capture, Files, Patch
 from tools.check_data.__main__ import Summary, main
 from tools.check_data.layout import DataFile
 from tools.check_data.strides import Strides
+from tools.dataset_a import DATASET_A_COLUMNS
 
 Fault = Callable[[np.ndarray, Callable[[str], int]], None]
 """Changes `(..., columns)` in place; the second argument returns the position of a column."""
@@ -89,7 +90,7 @@ def test_the_measured_example_is_plausible(
 
 
 def test_windows_are_those_that_the_scripts_cut(synthetic_files: Files) -> None:
-    """Otherwise the number on the screen is not that of a training."""
+    """Otherwise the number on the screen is not that of a run."""
     recording = script_a.read(synthetic_files["a"])
     with h5py.File(synthetic_files["a"]) as file:
         data = DataFile(synthetic_files["a"], file)
@@ -98,31 +99,23 @@ def test_windows_are_those_that_the_scripts_cut(synthetic_files: Files) -> None:
             amount = summary.add(subject, parts)
             for protocol in PROTOCOLS:
                 windows, _ = cut_windows(recording, [subject], script_a.WINDOW, protocol)
-                assert amount.windows[protocol] == len(windows)
+                assert amount[protocol] == len(windows)
 
 
 # Faults in the values -----------------------------------------------------------------------------
 
 
-def fault_in_a(fault: Fault) -> Edit:
-    """Return an edit that puts a fault into every activity of the first subject of A, 7."""
+def put(fault: Fault) -> Edit:
+    """Return an edit that puts a fault into the first subject: 7 of A, 01 of B."""
 
     def edit(file: h5py.File) -> None:
-        for table in file["All_subjects/Subject_7"].values():
+        is_a = "All_subjects" in file
+        index = (DATASET_A_COLUMNS if is_a else DATASET_B_COLUMNS).index
+        tables = file["All_subjects/Subject_7"].values() if is_a else [file["subject_01"]]
+        for table in tables:
             samples = table[:]
-            fault(samples, DATASET_A_COLUMNS.index)
+            fault(samples, index)
             table[:] = samples
-
-    return edit
-
-
-def fault_in_b(fault: Fault) -> Edit:
-    """Return an edit that puts a fault into the first subject of B, 01."""
-
-    def edit(file: h5py.File) -> None:
-        steps = file["subject_01"][:]
-        fault(steps, DATASET_B_COLUMNS.index)
-        file["subject_01"][:] = steps
 
     return edit
 
@@ -177,10 +170,7 @@ FAULTS_A = {
     "wrong mass": (multiply("right_v", 2.2), "far from a body weight"),
     "no force": (multiply("right_v", 0.0), "the foot is never loaded"),
     "trial without force": (multiply("right_v", 0.0), "exactly 0 in Ramp, trial 1"),
-    "z is vertical": (
-        swap("right_vy", "right_vz"),
-        "GRF z is the largest, not GRF y; axes swapped",
-    ),
+    "z is vertical": (swap("right_vy", "right_vz"), "GRF z is the largest, not GRF y; axes swap"),
     "g": (multiply("foot_Accel", 1 / 9.8), "m/s², far from 9.8; in g?"),
     "doubled": (multiply("trunk_Accel", 2.0), "accelerometer trunk: median norm 19"),
     "deg/s": (multiply("foot_Gyro", 57.3), "rad/s; in deg/s?"),
@@ -218,10 +208,9 @@ FAULTS_B = {
 def test_a_fault_is_found(dataset: str, name: str, check_copy: CheckCopy) -> None:
     """Otherwise a network trains for days on a wrong unit, a dead channel or a turned sensor."""
     fault, warning = (FAULTS_A if dataset == "a" else FAULTS_B)[name]
-    edit, subject = (fault_in_a, "7") if dataset == "a" else (fault_in_b, "01")
-    warnings, _ = check_copy(dataset, edit(fault))
+    warnings, _ = check_copy(dataset, put(fault))
     assert any(warning in line for line in warnings), warnings
-    assert all(f"subject {subject}" in line for line in warnings)
+    assert all(f"subject {'7' if dataset == 'a' else '01'}" in line for line in warnings)
 
 
 def test_a_joint_that_was_not_found_is_reported_with_its_share(check_copy: CheckCopy) -> None:
@@ -231,7 +220,7 @@ def test_a_joint_that_was_not_found_is_reported_with_its_share(check_copy: Check
         for view in script_b.VIEWS:
             steps[:, ::5, index(f"LKnee_{view}")] = 0
 
-    [warning], _ = check_copy("b", fault_in_b(fault))
+    [warning], _ = check_copy("b", put(fault))
     assert "video joint LKnee: exactly 0 in all views in 20" in warning
 
 
@@ -241,7 +230,7 @@ def test_pixels_are_not_taken_for_sentinels(check_copy: CheckCopy) -> None:
     def fault(steps: np.ndarray, index: Callable[[str], int]) -> None:
         steps[0, 0, index("RKnee_y_90")] = 999.0
 
-    assert not check_copy("b", fault_in_b(fault))[0]
+    assert not check_copy("b", put(fault))[0]
 
 
 def test_the_share_of_nan_is_printed(check_copy: CheckCopy) -> None:
@@ -250,7 +239,7 @@ def test_the_share_of_nan_is_printed(check_copy: CheckCopy) -> None:
     def fault(samples: np.ndarray, index: Callable[[str], int]) -> None:
         samples[: len(samples) // 2, index("knee_angle_r_moment")] = np.nan
 
-    warnings, output = check_copy("a", fault_in_a(fault))
+    warnings, output = check_copy("a", put(fault))
     assert not warnings
     lines = output.splitlines()
     block = next(line for line in lines if line.startswith("knee moment"))
@@ -265,7 +254,7 @@ def test_a_subject_without_a_window_is_named(check_copy: CheckCopy) -> None:
     def fault(samples: np.ndarray, index: Callable[[str], int]) -> None:
         samples[1:, index("knee_angle_r_moment")] = np.nan
 
-    _, output = check_copy("a", fault_in_a(fault))
+    _, output = check_copy("a", put(fault))
     for protocol in PROTOCOLS:
         assert f"subject 7: no full window of 100 samples under --protocol {protocol}" in output
 
@@ -275,16 +264,12 @@ def test_a_subject_without_a_window_is_named(check_copy: CheckCopy) -> None:
 
 def test_trial_starts_beyond_the_table_are_reported(check_copy: CheckCopy) -> None:
     """Otherwise starts counted at 1000 Hz join trials, and windows of `strict` cross them."""
-    sizes = []
 
     def edit(file: h5py.File) -> None:
-        table = file["All_subjects/Subject_8/Ramp"]
-        sizes.append(len(table))
-        table.attrs["trial_starts"] = [0, 100, len(table)]
+        file["All_subjects/Subject_8/Ramp"].attrs["trial_starts"] = [0, 100, 10**6]
 
     [warning], _ = check_copy("a", edit)
-    [size] = sizes
-    assert f"subject 8: Ramp: `trial_starts` has [{size}], but the table has {size}" in warning
+    assert "subject 8: Ramp: `trial_starts` has [1000000], but the table has" in warning
 
 
 def replace_tables(file: h5py.File, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -298,43 +283,32 @@ def replace_tables(file: h5py.File, change: Callable[[np.ndarray], np.ndarray]) 
         file[name].attrs.update(attributes)
 
 
-@pytest.mark.parametrize(
-    ("dataset", "script", "order"), [("a", script_a, "[2 1]"), ("b", script_b, "[3 2 1]")]
-)
+@pytest.mark.parametrize(("dataset", "order"), [("a", "[2 1]"), ("b", "[3 2 1]")])
 def test_reversed_axes_are_named(
-    dataset: str, script: Script, order: str, synthetic_files: Files, tmp_path: Path
+    dataset: str, order: str, synthetic_files: Files, tmp_path: Path
 ) -> None:
     """Otherwise users of MATLAB search for the fault in the number of columns."""
-    path = copy(
-        synthetic_files[dataset],
-        tmp_path / "reversed.h5",
-        lambda file: replace_tables(file, np.transpose),
-    )
+    edit = partial(replace_tables, change=np.transpose)
+    path = copy(synthetic_files[dataset], tmp_path / "reversed.h5", edit)
     message = re.escape(
         f"its axes are reversed, as MATLAB's h5write stores them; write permute(x, {order})"
     )
     with pytest.raises(InputError, match=message):
         check(path, tmp_path)
-    with pytest.raises(InputError, match=message):
-        script.read(path)
 
 
-@pytest.mark.parametrize("dtype", [h5py.string_dtype(), "S40"])
-def test_column_names_may_be_an_array_of_strings(
-    dtype: np.dtype | str, synthetic_files: Files, tmp_path: Path
-) -> None:
+def test_column_names_may_be_an_array_of_strings(synthetic_files: Files, tmp_path: Path) -> None:
     """Otherwise a file written by MATLAB or R, which have no JSON at hand, is refused."""
 
     def edit(file: h5py.File) -> None:
         names = json.loads(file.attrs["columns"])
         del file.attrs["columns"]
-        file.attrs.create("columns", names, dtype=dtype)
+        file.attrs.create("columns", names, dtype="S40")
 
     path = copy(synthetic_files["b"], tmp_path / "b.h5", edit)
     assert script_b.read(path).digest() == script_b.read(synthetic_files["b"]).digest()
 
 
-@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(
     ("dataset", "old", "new"),
     [
@@ -350,17 +324,10 @@ def test_subjects_with_other_names_are_reported(
     group = old.rpartition("/")[0]
     [warning], _ = check_copy(dataset, lambda file: file.move(old, f"{group}/{new}"))
     assert f"ignored {new}: a subject must be named" in warning
-    script, path = {"a": script_a, "b": script_b}[dataset], tmp_path / f"{dataset}.h5"
-    assert script.read(path).ignored == [new]
-    row = next(row.name for row in script.ROWS if row.name.startswith("student"))
-    flags = ["--data", str(path), "--output-dir", str(tmp_path / "out"), "--rows", row]
-    script.main([*flags, "--epochs", "1", "--jobs", "1"])
-    assert f"NOTICE: ignored {new}: a subject must be named" in capsys.readouterr().out
+    path = tmp_path / f"{dataset}.h5"
     with h5py.File(path, "r+") as file:
         others = file[group or "/"]
         del others[sorted(name for name in others if name != new)[0]]
-    with pytest.raises(InputError, match=f"one subject; .*ignored {new}"):
-        script.read(path)
     assert check(path, tmp_path) == 1
     assert "WARNING: one subject; the scripts need one to train on" in capsys.readouterr().out
 
@@ -414,16 +381,9 @@ def test_other_files_are_refused(synthetic_files: Files, tmp_path: Path) -> None
         check(path, tmp_path)
     with pytest.raises(InputError, match="not a figure format"):
         main([str(synthetic_files["a"]), "--figure", str(tmp_path / "page.txt")])
-
-
-def test_a_matlab_5_file_is_called_by_its_name(tmp_path: Path) -> None:
-    """Otherwise users are told to copy a file again that is whole, but of another format."""
     savemat(tmp_path / "a.mat", {"subject_01": np.ones((2, 3))})
-    message = r"a MATLAB 5\.0 file .*not HDF5; .*-v7\.3"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=r"a MATLAB 5\.0 file .*not HDF5; .*-v7\.3"):
         check(tmp_path / "a.mat", tmp_path)
-    with pytest.raises(InputError, match=message):
-        script_a.read(tmp_path / "a.mat")
 
 
 # The figure ---------------------------------------------------------------------------------------

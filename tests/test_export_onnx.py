@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
+from beyond import Dataset_A_streaming as streaming
 from common.cli import run_main
 from common.files import InputError, save_checkpoint
-from common.runs import Script, describe_network, find_row, load_script
 from tests.conftest import MEASURED, ROOT, Capture, Files, Patch
 from tests.files import write_random_a
+from tests.networks import SCRIPTS, row_named
+from tests.predicting import describe
 from tools.export_onnx import graph, runtime
 from tools.export_onnx.__main__ import main
-from tools.trained import Trained, channel_names
+from tools.trained import Trained
 
-SCRIPTS = {path.stem: load_script(path) for path in sorted(ROOT.glob("Dataset_*.py"))}
-ROWS = [(name, row.name) for name, script in SCRIPTS.items() for row in script.ROWS]
+BY_NAME = {script.__name__: script for script in SCRIPTS}
+ROWS = [(name, row.name) for name, script in BY_NAME.items() for row in script.ROWS]
 
 
 def kind(script: str, row: str) -> tuple[str, int]:
     """Return what distinguishes the network of a row, apart from its sensors."""
-    sensor_set = find_row(SCRIPTS[script], row).sensor_set
-    return row.split("-")[0], len(SCRIPTS[script].SENSOR_SETS[sensor_set].modalities)
+    sensor_set = row_named(BY_NAME[script], row).sensor_set
+    return row.split("-")[0], len(BY_NAME[script].SENSOR_SETS[sensor_set].modalities)
 
 
 ONE_OF_EACH_KIND = list({kind(*place): place for place in reversed(ROWS)}.values())
@@ -54,23 +57,23 @@ def data(synthetic_files: Files) -> dict[str, Path]:
     return {**synthetic_files, "b": measured} if measured.exists() else synthetic_files
 
 
-def untrained(script: Script, row_name: str) -> Trained:
+def untrained(script: ModuleType, row_name: str) -> Trained:
     """Build the network of a row with random weights and statistics, none of them 0 or 1."""
     torch.manual_seed(0)
-    row = find_row(script, row_name)
+    row = row_named(script, row_name)
     network = row.network().eval().requires_grad_(False)
     for name, values in network.state_dict().items():
         if name.endswith("running_var"):
             values.uniform_(0.5, 2)
         elif values.is_floating_point() and values.unique().numel() == 1:
             values.normal_()
-    return Trained(network, script, row, describe_network(script, row))
+    return Trained(network, script, row, describe(script, row_name))
 
 
 @pytest.fixture
 def student(tmp_path: Path) -> tuple[Trained, Path]:
     """A student of Dataset A and its checkpoint."""
-    trained = untrained(SCRIPTS["Dataset_A_Sensor_Distillation"], "student-foot_trunk")
+    trained = untrained(BY_NAME["Dataset_A_Sensor_Distillation"], "student-foot_trunk")
     path = tmp_path / "student.safetensors"
     save_checkpoint(path, trained.network.state_dict(), trained.description)
     return trained, path
@@ -78,7 +81,7 @@ def student(tmp_path: Path) -> tuple[Trained, Path]:
 
 def check_row(script: str, row: str, data: Files, folder: Path) -> None:
     """Export a row; compare it with PyTorch on batches of random and of recorded windows."""
-    trained = untrained(SCRIPTS[script], row)
+    trained = untrained(BY_NAME[script], row)
     path = folder / "network.onnx"
     graph.write(trained, path)
     assert runtime.BATCH_SIZES == (1, 2, 64)
@@ -136,8 +139,7 @@ def test_file_describes_its_inputs_and_outputs(
         "targets": ["batch", 100, 7],
     }
     metadata = session.get_modelmeta().custom_metadata_map
-    description = json.loads(json.dumps({"format": 1, **trained.description}))
-    assert json.loads(metadata["about"]) == description
+    assert json.loads(metadata["about"]) == {"format": 1, **trained.description}
     assert json.loads(metadata["inputs"])["gyr"] == {
         "unit": "rad/s",
         "channels": [f"{sensor}_Gyro_{axis}" for sensor in ("foot", "trunk") for axis in "XYZ"],
@@ -151,7 +153,7 @@ def test_file_describes_its_inputs_and_outputs(
 @pytest.mark.usefixtures("packages")
 def test_streaming_network_carries_its_state(tmp_path: Path) -> None:
     """A device would get wrong forces from the second sample on, or forces of another moment."""
-    trained = untrained(SCRIPTS["Dataset_A_Sensor_Distillation"], "distilled_streaming-foot")
+    trained = untrained(streaming, "distilled_streaming-foot")
     checkpoint, out = tmp_path / "student.safetensors", tmp_path / "student.onnx"
     save_checkpoint(checkpoint, trained.network.state_dict(), trained.description)
     assert main(["--checkpoint", str(checkpoint), "--out", str(out)]) == 0
@@ -185,22 +187,6 @@ def test_streaming_network_carries_its_state(tmp_path: Path) -> None:
     assert runtime.streamed_difference(trained, Forgetful(), windows) > runtime.TOLERANCE
 
 
-def test_channels_are_named_as_in_the_data() -> None:
-    """A user would feed the channels of one modality into the input of another."""
-    for script in SCRIPTS.values():
-        counts = runtime.count_channels(script)
-        for row in script.ROWS:
-            sensors, modalities = script.SENSOR_SETS[row.sensor_set]
-            trained = Trained(torch.nn.Identity(), script, row, {})
-            names = channel_names(trained.script, trained.sensor_set)
-            assert tuple(names) == modalities
-            for modality, channels in names.items():
-                is_imu = modality in ("acc", "gyr")
-                assert len(channels) == (3 * len(sensors) if is_imu else counts[modality])
-                imu = {"acc": "Accel", "gyr": "Gyro"}.get(modality, "")
-                assert all(imu in name for name in channels)
-
-
 @pytest.fixture
 def quick_export(monkeypatch: Patch) -> None:
     """Replace the writing of the graph, which takes seconds."""
@@ -214,13 +200,13 @@ def quick_export(monkeypatch: Patch) -> None:
 @pytest.mark.parametrize("difference", [1.1e-4, float("nan")])
 @pytest.mark.parametrize(
     ("row", "function"),
-    [("student-foot_trunk", "difference"), ("streaming-foot_trunk", "streamed_difference")],
+    [("student-foot", "difference"), ("streaming-foot", "streamed_difference")],
 )
 def test_network_that_differs_is_not_written(
     row: str, function: str, difference: float, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """Somebody would use a wrong network, or lose the right one that was there before."""
-    trained = untrained(SCRIPTS["Dataset_A_Sensor_Distillation"], row)
+    trained = untrained(streaming, row)
     checkpoint, out = tmp_path / "student.safetensors", tmp_path / "network.onnx"
     save_checkpoint(checkpoint, trained.network.state_dict(), trained.description)
     out.write_text("the one before")
@@ -234,7 +220,7 @@ def test_network_that_differs_is_not_written(
 
 @pytest.mark.usefixtures("quick_export")
 def test_unusable_files_are_named(student: tuple[Trained, Path], tmp_path: Path) -> None:
-    """A traceback names neither flag nor remedy; a comparison on no windows would pass."""
+    """A traceback names neither the flag nor the fix; a comparison on no windows would pass."""
     out = tmp_path / "network.onnx"
     out.mkdir()
     arguments = ["--checkpoint", str(student[1]), "--out", str(out)]

@@ -1,4 +1,4 @@
-"""A trained network on a new recording: what it needs, what is left out, and one smooth curve."""
+"""A trained network on a new recording: required columns, samples left out, one smooth curve."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from tests.conftest import Capture, Files, Folders
 from tests.networks import narrow_networks
 from tests.predicting import copy_columns, predict, random_network, target_values
 from tools.predict import output, prediction
-from tools.predict.recording import input_columns
-from tools.trained import find_script, load_trained, target_columns
+from tools.trained import find_script, input_columns, load_trained, target_columns
 
 FOOT = [f"foot_{kind}_{axis}" for kind in ("Accel", "Gyro") for axis in "XYZ"]
 TREADMILL = "All_subjects/Subject_7/Treadmill"
@@ -51,11 +50,12 @@ def walk(synthetic_files: Files, tmp_path: Path) -> Path:
 def test_only_the_columns_of_the_inputs_are_needed(
     name: str, synthetic_files: Files, tmp_path: Path
 ) -> None:
-    """Users with two sensors would have to invent columns for the other sensors and the plates."""
+    """Users with two sensors would have to invent columns for other sensors and force plates."""
     script = find_script(name)
     with narrow_networks():
         checkpoint = random_network(script, script.ROWS[-1].name, tmp_path)
-        needed, targets = input_columns(load_trained(checkpoint)), target_columns(script)
+        needed = input_columns(script, load_trained(checkpoint).sensor_set)
+        targets = target_columns(script)
         assert targets
         table = TREADMILL if script.DATASET == "a" else "subject_01"
         part = slice(0, 300 if script.DATASET == "a" else 2)  # in B: steps
@@ -65,21 +65,15 @@ def test_only_the_columns_of_the_inputs_are_needed(
         found = target_values(predict(checkpoint, least))
         assert np.isfinite(found).any()
         np.testing.assert_array_equal(found, target_values(predict(checkpoint, everything)))
-
-
-def test_a_missing_column_is_named(
-    networks: dict[str, Path], synthetic_files: Files, tmp_path: Path
-) -> None:
-    """Users would have to guess which name is wrong."""
-    path = copy_columns(synthetic_files["a"], tmp_path / "walk.h5", TREADMILL, FOOT[:-1])
-    with pytest.raises(InputError, match="no column foot_Gyro_Z, which the network reads"):
-        predict(networks["a"], path)
+        too_few = copy_columns(data, tmp_path / "few.h5", table, needed[:-1], part)
+        with pytest.raises(InputError, match=f"no column {needed[-1]}, which the network reads"):
+            predict(checkpoint, too_few)
 
 
 def test_samples_with_nan_and_short_stretches_stay_empty(
     walk: Path, networks: dict[str, Path], capsys: Capture
 ) -> None:
-    """Windows would cross a lost signal, or lines would vanish and times would no longer fit."""
+    """Windows would span a lost signal, or lines would vanish and times would no longer match."""
     before = target_values(predict(networks["a"], walk))
     with h5py.File(walk, "r+") as file:
         file[TREADMILL][150, 2] = np.nan
@@ -95,21 +89,16 @@ def test_samples_with_nan_and_short_stretches_stay_empty(
     printed = capsys.readouterr().out
     assert "49 are in stretches shorter than a window of 100 samples (0.5 s)" in printed
     assert "2 lack a value" in printed
-
-
-def test_a_recording_that_is_too_short_is_refused(
-    networks: dict[str, Path], synthetic_files: Files, tmp_path: Path
-) -> None:
-    """Half a second of data would give an empty figure and no explanation."""
-    path = copy_columns(synthetic_files["a"], tmp_path / "walk.h5", TREADMILL, FOOT, slice(0, 99))
-    with pytest.raises(InputError, match="99 samples can be predicted: 99 are in stretches"):
-        predict(networks["a"], path)
+    with h5py.File(walk, "r+") as file:
+        file[TREADMILL][99:] = np.nan
+    with pytest.raises(InputError, match=r"any of [\d,]+ samples: 99 are in stretches"):
+        predict(networks["a"], walk)
 
 
 def test_no_window_crosses_trials(
     networks: dict[str, Path], synthetic_files: Files, tmp_path: Path
 ) -> None:
-    """The end of one trial would be predicted from the start of the next."""
+    """The end of one trial would be estimated from the start of the next."""
     data = synthetic_files["a"]
     apart = [
         copy_columns(data, tmp_path / f"{i}.h5", TREADMILL, FOOT, slice(150 * i, 150 * i + 150))
@@ -165,7 +154,7 @@ def blend(network: Callable[[Tensor], Tensor], samples: int, window: int, hop: i
 
 
 @pytest.mark.parametrize("hop", [1, 7, 10, 20])
-def test_blending_keeps_what_the_windows_agree_on(hop: int) -> None:
+def test_blending_does_not_change_a_curve_on_which_windows_agree(hop: int) -> None:
     """Blending would bend the curve, most of all at the ends of a stretch."""
     curve = blend(lambda values: values**3, samples=93, window=20, hop=hop)
     np.testing.assert_allclose(curve, np.linspace(-1, 1, 93) ** 3, atol=1e-6)
@@ -189,26 +178,20 @@ def test_no_seam_shows_where_windows_disagree() -> None:
     assert (prediction.blending_weights(20) > 0).all()
 
 
-def test_one_of_several_subjects_must_be_chosen(
-    networks: dict[str, Path], synthetic_files: Files
+def test_subject_and_activities_are_chosen(
+    networks: dict[str, Path], synthetic_files: Files, walk: Path
 ) -> None:
-    """The first subject would be predicted and mistaken for another."""
-    with pytest.raises(InputError, match=r"several subjects; --subject takes one of 01 02 03"):
+    """The first subject would be used and mistaken for another."""
+    with pytest.raises(InputError, match="several subjects; choose one with --subject: 01 02 03"):
         predict(networks["b"], synthetic_files["b"])
-    with pytest.raises(InputError, match=r"no subject 9; --subject takes one of 01 02 03"):
+    with pytest.raises(InputError, match="no subject 9; choose one with --subject: 01 02 03"):
         predict(networks["b"], synthetic_files["b"], "--subject", "9")
     lines = predict(networks["b"], synthetic_files["b"], "--subject", "2")
     assert (lines["subject"] == "02").all()
     assert lines["step"].iloc[0] == 1
-
-
-def test_an_activity_can_be_chosen(
-    networks: dict[str, Path], synthetic_files: Files, walk: Path
-) -> None:
-    """Half a day on stairs would have to be predicted to see the ramp."""
     lines = predict(networks["a"], synthetic_files["a"], "--subject", "7", "--activity", "Ramp")
     assert set(lines["activity"]) == {"Ramp"}
-    with pytest.raises(InputError, match=r"no Ramp; --activity takes some of Treadmill"):
+    with pytest.raises(InputError, match="no Ramp; choose from Treadmill with --activity"):
         predict(networks["a"], walk, "--activity", "Ramp")
 
 
@@ -224,8 +207,8 @@ def test_a_file_of_the_other_dataset_is_recognized(
 
 FLAGS = {
     ("--hop", "101"): "at most a window, 100 samples",
-    ("--as-tested", "--hop", "5"): "--as-tested and --hop",
-    ("--time-unit", "ms"): "--time-unit is not for a HDF5",
+    ("--as-tested", "--hop", "5"): "--hop cannot be used with --as-tested",
+    ("--time-unit", "ms"): "--time-unit cannot be used with a HDF5 file",
     ("--device", "tpu"): "no such device",
 }
 
@@ -266,10 +249,10 @@ def test_measured_targets_are_scored(
     assert line.split()[-1] == f"{nrmse:.3g}"
 
 
-def test_the_files_state_units_and_delay(
+def test_the_files_state_units_and_latency(
     networks: dict[str, Path], synthetic_files: Files, tmp_path: Path
 ) -> None:
-    """Users would have to guess the units; those who work live would not know the delay."""
+    """Users would have to guess the units; live applications would not know the latency."""
     data = Path(shutil.copy(synthetic_files["b"], tmp_path))
     lines = predict(networks["b"], data, "--subject", "1", draw=True)
     assert lines.columns[:4].tolist() == ["subject", "step", "stretch", "time (s)"]
@@ -281,7 +264,7 @@ def test_the_files_state_units_and_delay(
     assert (folder / "prediction.png").read_bytes().startswith(b"\x89PNG")
     description = json.loads((folder / "prediction.json").read_text(encoding="utf-8"))
     assert description["hop"] == 25
-    assert "window 0.5 s + hop 0.25 s + computation" in description["delay"]
+    assert "window 0.5 s + hop 0.25 s + computation" in description["latency"]
 
 
 @pytest.mark.parametrize(
@@ -293,10 +276,10 @@ def test_the_files_state_units_and_delay(
         (False, False, ["g?", "dead"], "student on walk.csv (2 warnings)"),
     ],
 )
-def test_the_figure_says_what_speaks_against_it(
+def test_the_title_of_the_figure_warns(
     is_synthetic: bool, is_trained_on_it: bool, warnings: list[str], expected: str
 ) -> None:
-    """Curves look plausible whatever the network was trained on, and are shown without the rest."""
+    """Curves look plausible whatever the network was trained on, and are shown on their own."""
     description = {"title": "student on walk.csv", "synthetic": is_synthetic, "warnings": warnings}
     description["trained_on_synthetic_data"] = is_trained_on_it
     assert output.figure_title(description) == expected

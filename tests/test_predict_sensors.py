@@ -1,4 +1,4 @@
-"""Faulty, exchanged or wrongly scaled sensors are noticed before anyone believes the prediction."""
+"""Faulty, swapped or wrongly scaled sensors are reported before anyone trusts the estimates."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pytest
 import Dataset_A_ffn_hf_ffn_bilstm_convnet as baselines_a
 import Dataset_A_lmfn_tfn_fusion_models as fusion_a
 import Dataset_B_lmfn_tfn_fusion_models as fusion_b
-from common.data import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
+from common.data import DATASET_A_ACTIVITIES
 from tests.conftest import MEASURED, Capture, Files, Folders
 from tests.predicting import predict, random_network, target_values
+from tools.dataset_a import DATASET_A_COLUMNS
 from tools.predict.sensors import training_statistics
 from tools.trained import load_trained
 
@@ -27,7 +28,7 @@ FIELD = MEASURED.parent / "field"  # small recordings as devices write them
 
 @pytest.fixture(scope="module")
 def network(synthetic_files: Files, tmp_path_factory: Folders) -> Path:
-    """A network for foot and trunk whose norm has seen the synthetic subjects 8 and 9."""
+    """A network for foot and trunk with the statistics of the synthetic subjects 8 and 9."""
     recording = fusion_a.read(synthetic_files["a"])
     folder = tmp_path_factory.mktemp("network")
     return random_network(fusion_a, "lmfn-foot_trunk", folder, recording)
@@ -35,7 +36,7 @@ def network(synthetic_files: Files, tmp_path_factory: Folders) -> Path:
 
 @pytest.fixture(scope="module")
 def walk(synthetic_files: Files) -> pd.DataFrame:
-    """1.6 s on a treadmill of the subject that the network has not seen."""
+    """1.6 s on a treadmill of the held-out subject."""
     with h5py.File(synthetic_files["a"]) as file:
         values = file["All_subjects/Subject_7/Treadmill"][:320]
     columns = {name: values[:, DATASET_A_COLUMNS.index(name)] for name in NAMES}
@@ -139,10 +140,10 @@ FAULTS: dict[str, tuple[Spoil, str]] = {
 
 
 @pytest.mark.parametrize(("spoil", "expected"), FAULTS.values(), ids=FAULTS)
-def test_a_faulty_sensor_is_noticed(
+def test_a_faulty_sensor_is_reported(
     spoil: Spoil, expected: str, walk: pd.DataFrame, network: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    """A plausible curve would be computed from a dead, clipped or exchanged sensor."""
+    """A plausible curve would be computed from a dead, clipped or swapped sensor."""
     frame = walk.copy()
     spoil(frame)
     frame.to_csv(tmp_path / "walk.csv", index=False)
@@ -180,7 +181,7 @@ def test_no_warning_on_a_new_subject(
 def test_a_network_without_statistics_of_channels_checks_the_faults(
     walk: pd.DataFrame, tmp_path: Path, capsys: Capture
 ) -> None:
-    """The norm of handcrafted features would be mistaken for one of channels."""
+    """The statistics of handcrafted features would be mistaken for those of channels."""
     checkpoint = random_network(baselines_a, "ffn_hf-foot_trunk", tmp_path)
     frame = walk.copy()
     frame["foot_Gyro_X"] = 0.0

@@ -1,26 +1,32 @@
-"""A trained network from its checkpoint, together with the script that defines its class."""
+"""A script by its name, its columns, and a trained network from its checkpoint."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import reprlib
+import sys
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
-from itertools import islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.data import Columns, SensorSet
+from common.data import SensorSet, open_hdf5
 from common.files import InputError, load_checkpoint, shorten
-from common.runs import Row, Script, describe_network, find_row, load_script
+from common.runs import Row, describe_network
 
-PROJECT = Path(__file__).parents[1]  # the folder of the scripts, those of the user included
+PROJECT = Path(__file__).parents[1]  # the folder of the scripts, including user-supplied ones
+USED_NAMES = (  # of a script, by the tools
+    *("DATASET", "RATE_HZ", "WINDOW", "SENSORS", "COLUMNS", "UNITS", "SENSOR_SETS", "TARGETS"),
+    *("ROWS", "read", "inputs"),
+)
+BODY_HEIGHT = "body height"  # scales the video of Dataset B
 
 
 class Trained(NamedTuple):
@@ -34,7 +40,7 @@ class Trained(NamedTuple):
     """
 
     network: nn.Module
-    script: Script
+    script: ModuleType
     row: Row
     description: dict[str, Any]
 
@@ -45,20 +51,20 @@ class Trained(NamedTuple):
 
     @property
     def training_data(self) -> dict[str, Any]:
-        """The data file of its run, as the checkpoint describes it; empty if it does not."""
+        """The data file of its run, as described in the checkpoint; empty without a description."""
         settings = self.description.get("settings")
         data = settings.get("data") if isinstance(settings, dict) else None
         return data if isinstance(data, dict) else {}
 
     @property
     def is_trained_on_synthetic_data(self) -> bool:
-        """Whether the checkpoint says so."""
+        """Whether the checkpoint describes its data as synthetic."""
         return bool(self.training_data.get("synthetic"))
 
-    def has_seen(self, path: Path, subject: str) -> bool:
-        """Whether its training used a subject of this file, known by its name and size.
+    def was_trained_on(self, path: Path, subject: str) -> bool:
+        """Return whether a subject of this file, known by its name and size, was used in training.
 
-        With the protocol `strict`, some of these subjects only chose the best epoch.
+        With the protocol `strict`, some of these subjects only determined the best epoch.
         """
         data, file = self.training_data, (path.name, path.stat().st_size)
         is_same_file = (data.get("file"), data.get("bytes")) == file
@@ -66,20 +72,24 @@ class Trained(NamedTuple):
 
     @property
     def lookahead(self) -> int | None:
-        """Samples by which the output of a streaming network is late; None if it reads windows."""
+        """Latency of the output of a streaming network in samples; None if it reads windows."""
         return getattr(self.network, "lookahead", None)
 
     def inputs(self, samples: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the inputs of the network, from modalities `(..., C)` with all sensors."""
         return self.script.inputs(samples, self.row.sensor_set)
 
+    def predict(self, samples: Mapping[str, Tensor]) -> Tensor:
+        """Return the estimates `(B, T, K)` for windows of all modalities, `(B, T, C)` each."""
+        return self.network(*self.inputs(samples))
+
     def stream(
         self, *inputs: Tensor, state: tuple[Tensor, ...] | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Run a streaming network on its next sample, quickly; return its output and state.
+        """Run a streaming network on its next sample; return its output and state.
 
-        On the CPU, PyTorch computes an LSTM with oneDNN, which is made for whole sequences. For a
-        single sample, the network is a third faster without it.
+        On the CPU, PyTorch computes an LSTM with oneDNN, which is optimized for whole sequences.
+        For a single sample, the network is a third faster without it.
         """
         onednn = torch.backends.mkldnn
         before, onednn.enabled = onednn.enabled, False
@@ -88,17 +98,12 @@ class Trained(NamedTuple):
         finally:
             onednn.enabled = before
 
-    def predict(self, samples: Mapping[str, Tensor]) -> Tensor:
-        """Return the prediction `(B, T, K)` for windows of all modalities, `(B, T, C)` each."""
-        return self.network(*self.inputs(samples))
-
 
 def load_trained(path: Path) -> Trained:
     """Build the network of a checkpoint and load its weights.
 
-    The network is built from a row of a script in the project's folder. The description in the
-    file only selects that row and must match it exactly, except for the lookahead of a streaming
-    network, a number from 0 to a window; nothing else is built from the file itself, so an
+    The network is built from a row of a script in the project's folder. The description in the file
+    only selects that row and must match it exactly; nothing is built from the file itself, so an
     untrusted file can do no harm.
 
     Raises:
@@ -110,7 +115,10 @@ def load_trained(path: Path) -> Trained:
         row = _matching_row(script, description)
         with torch.device("meta"):  # no memory for initial weights, which are replaced
             network = row.network()
-        _load_weights(network, tensors)
+        types = {name: values.dtype for name, values in network.state_dict().items()}
+        network.load_state_dict(tensors, assign=True)
+        if types != {name: values.dtype for name, values in tensors.items()}:
+            raise ValueError("another precision")
     except Exception as error:  # the file may contain anything
         raise InputError(
             f"{path}: does not match a network of these scripts ({shorten(error)}); use a "
@@ -119,8 +127,32 @@ def load_trained(path: Path) -> Trained:
     return Trained(network.eval().requires_grad_(False), script, row, description)
 
 
-def find_script(name: object) -> Script:
-    """Import the script of that name from the project's folder.
+def _entry(description: Mapping[str, Any], name: str) -> object:
+    if name not in description:
+        raise ValueError(f"its description has no {name}")
+    return description[name]
+
+
+def _matching_row(script: ModuleType, description: Mapping[str, Any]) -> Row:
+    """Return the row of the description; its network, inputs and targets must match."""
+    name = _entry(description, "row")
+    row = next((row for row in script.ROWS if row.name == name), None)
+    if row is None:
+        raise ValueError(f"the script has no row {reprlib.repr(name)}")
+    sensor_set = script.SENSOR_SETS[row.sensor_set]
+    expected = describe_network(row, sensor_set, script.TARGETS, script.WINDOW, script.RATE_HZ)
+    for key, value in json.loads(json.dumps(expected)).items():  # tuples become lists
+        found = _entry(description, key)
+        if found != value:
+            raise ValueError(f"{key} is {reprlib.repr(found)}, but must be {reprlib.repr(value)}")
+    return row
+
+
+# Scripts ------------------------------------------------------------------------------------------
+
+
+def find_script(name: object) -> ModuleType:
+    """Import the script of that name from the project's folder or from `beyond/`.
 
     A file is imported only if its text has a table of rows, because other files of the folder may
     do anything when they are imported.
@@ -128,108 +160,95 @@ def find_script(name: object) -> Script:
     Raises:
         ValueError: There is no such script.
     """
-    path = PROJECT / f"{name}.py"
-    if not (isinstance(name, str) and name.isidentifier() and path.is_file()):
-        raise ValueError(f"there is no script {reprlib.repr(name)} in {PROJECT}")
-    if not re.search(r"^ROWS\b", path.read_text(encoding="utf-8"), re.MULTILINE):
-        raise ValueError(f"{path.name} has no table of rows")
-    return load_script(path)
+    if isinstance(name, str) and name.isidentifier():
+        for path in (PROJECT / f"{name}.py", PROJECT / "beyond" / f"{name}.py"):
+            if not path.is_file():
+                continue
+            if not re.search(r"^ROWS\b", path.read_text(encoding="utf-8"), re.MULTILINE):
+                raise ValueError(f"{path.name} has no table of rows")
+            return importlib.import_module(
+                ".".join(path.relative_to(PROJECT).with_suffix("").parts)
+            )
+    raise ValueError(f"there is no script {reprlib.repr(name)} in {PROJECT}")
 
 
-def open_script(path: Path) -> Script:
+def open_script(path: Path) -> ModuleType:
     """Import a script that the user has named.
 
     Raises:
-        InputError: It cannot be imported, or is not like the scripts of this collection.
+        InputError: It cannot be imported, or is not a copy of one of the scripts.
     """
     if path.suffix != ".py" or not path.stem.isidentifier() or not path.is_file():
-        raise InputError(f"--script {path}: no such script; give a copy of one of the scripts")
+        raise InputError(f"--script {path}: no such script; pass a copy of one of the scripts")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     try:
-        script = load_script(path.resolve())
-        missing = [name for name in Script.__annotations__ if not hasattr(script, name)]
-    except Exception as error:  # of the user's code: anything
+        script = importlib.import_module(path.stem)
+    except Exception as error:  # user code may raise anything
         raise InputError(f"--script {path}: {type(error).__name__}: {shorten(error)}") from error
-    if missing:
+    if missing := [name for name in USED_NAMES if not hasattr(script, name)]:
         raise InputError(
-            f"--script {path}: no {', '.join(missing)}; give a copy of one of the scripts"
+            f"--script {path}: no {', '.join(missing)}; pass a copy of one of the scripts"
         )
     return script
 
 
-def dataset_name(script: Script) -> str:
-    """Return the name of a script's dataset in titles and messages: A, B, or as the script says."""
+def dataset_name(script: ModuleType) -> str:
+    """Return the name of a script's dataset in titles and messages: A, B, or its own name."""
     return {"a": "A", "b": "B"}.get(script.DATASET, script.DATASET)
 
 
-def script_columns(script: Script) -> list[str]:
-    """Return all columns that a script reads."""
-    columns = _no_samples()
-    script.prepare(columns)
-    return list(columns.nan_counts)  # has an entry for every column that was looked up
+def is_synthetic(path: Path) -> bool:
+    """Return whether a file is marked as simulated (HDF5 attribute `synthetic`)."""
+    if not h5py.is_hdf5(path):
+        return False
+    with open_hdf5(path) as file:
+        return bool(file.attrs.get("synthetic", False))
 
 
-def target_columns(script: Script) -> list[str]:
-    """Return the columns that only the targets are computed from."""
-    of_inputs = script.column_names(all_sensors(script))
-    return [name for name in script_columns(script) if name not in of_inputs]
+# Columns ------------------------------------------------------------------------------------------
 
 
-def all_sensors(script: Script) -> SensorSet:
+def all_sensors(script: ModuleType) -> SensorSet:
     """Return the set of all sensors and modalities."""
     return SensorSet(tuple(script.SENSORS), tuple(script.UNITS))
 
 
-def count_channels(script: Script) -> dict[str, int]:
-    """Return the number of channels of every modality of the dataset, and of `"targets"`."""
-    return {name: values.shape[1] for name, values in script.prepare(_no_samples()).items()}
-
-
-def channel_names(script: Script, sensor_set: SensorSet) -> dict[str, list[str]]:
+def channel_names(script: ModuleType, sensor_set: SensorSet) -> dict[str, list[str]]:
     """Return the names of the channels of each modality of a sensor set, in order."""
-    columns = iter(script.column_names(sensor_set))
-    imu_channels = 3 * len(sensor_set.sensors)
-    names = {modality: list(islice(columns, imu_channels)) for modality in ("acc", "gyr")}
-    others = [name for name in columns if name != "body height"]  # only scales the video
-    return names | dict.fromkeys(sensor_set.modalities[2:], others)
+    names = {modality: script.COLUMNS[modality] for modality in sensor_set.modalities}
+    firsts = [3 * script.SENSORS.index(sensor) for sensor in sensor_set.sensors]
+    for modality in {"acc", "gyr"} & set(names):
+        names[modality] = [name for i in firsts for name in names[modality][i : i + 3]]
+    return names
 
 
-def _no_samples() -> Columns:
-    return Columns(Path(), "", {}, np.empty((0, 1)), fill_missing=True)
+def count_channels(script: ModuleType) -> dict[str, int]:
+    """Return the number of channels of every modality of the dataset, and of `"targets"`."""
+    counts = {modality: len(script.COLUMNS[modality]) for modality in script.UNITS}
+    return {**counts, "targets": len(script.TARGETS)}
 
 
-def _entry(description: Mapping[str, Any], name: str) -> object:
-    if name not in description:
-        raise ValueError(f"its description has no {name}")
-    return description[name]
+def input_columns(script: ModuleType, sensor_set: SensorSet) -> list[str]:
+    """Return the columns that the inputs of a sensor set are computed from."""
+    names = [name for channels in channel_names(script, sensor_set).values() for name in channels]
+    return [*names, BODY_HEIGHT] if "video" in sensor_set.modalities else names
 
 
-def _matching_row(script: Script, description: Mapping[str, Any]) -> Row:
-    """Return the row of the description; its network, inputs and targets must match."""
-    name = _entry(description, "row")
-    if name not in [row.name for row in script.ROWS]:
-        raise ValueError(f"the script has no row {reprlib.repr(name)}")
-    row = find_row(script, name)
-    arguments = _entry(description, "arguments")
-    if "lookahead" in row.network.keywords and isinstance(arguments, dict):
-        lookahead = arguments.get("lookahead")  # --lookahead of the run
-        if type(lookahead) is int and 0 <= lookahead <= script.WINDOW:
-            row = replace(row, network=partial(row.network, lookahead=lookahead))
-    expected = json.loads(json.dumps(describe_network(script, row)))  # tuples become lists
-    for key, value in expected.items():
-        found = _entry(description, key)
-        if found != value:
-            raise ValueError(f"{key} is {reprlib.repr(found)}, but must be {reprlib.repr(value)}")
-    return row
+def target_columns(script: ModuleType) -> list[str]:
+    """Return the columns that only the targets are computed from."""
+    inputs = input_columns(script, all_sensors(script))
+    return [name for names in script.COLUMNS.values() for name in names if name not in inputs]
 
 
-def _load_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Use the tensors as weights; names, shapes and types must be those of the network."""
-    expected = network.state_dict()
-    for name in {**expected, **tensors}:
-        if name not in expected or name not in tensors:
-            where = "file" if name in expected else "network"
-            raise ValueError(f"{reprlib.repr(name)} is not in the {where}")
-        found, wanted = (f"{p[name].dtype} {[*p[name].shape]}" for p in (tensors, expected))
-        if found != wanted:
-            raise ValueError(f"{name} is {found}, but must be {wanted}")
-    network.load_state_dict(tensors, assign=True)
+def to_modalities(script: ModuleType, groups: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Return modalities and `"targets"`, `(samples, C)` each, from groups of columns.
+
+    Args:
+        script: the script, whose `convert` is applied if it exists.
+        groups: `(samples, ...)` per entry of `COLUMNS`, as `Table.read` returns them.
+    """
+    convert = getattr(script, "convert", None)
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 gives NaN, and x/0 infinity
+        return convert(groups) if convert else groups

@@ -1,10 +1,10 @@
-"""Check the HDF5 file of Dataset A or B, or your own, before training on it.
+"""Check the HDF5 file of Dataset A or B, or a user-supplied file, before training on it.
 
 Prints the subjects, minutes and windows under both protocols, and the share of NaN and the range of
-every block. Warns of values that cannot be right: wrong units, swapped axes, dead or frozen
-sensors, zeros and codes such as -9999 for missing values, ignored subjects. Draws the average
-stride of every target and activity (in Dataset B the stance phase, by `force_phase`). The exit
-status is 0 if everything is plausible, 1 after a warning and 2 if the file cannot be used.
+every block. Warns of implausible values: wrong units, swapped axes, dead or frozen sensors, zeros
+and codes such as -9999 for missing values, ignored subjects. Draws the average stride of every
+target and activity (in Dataset B the stance phase, by `force_phase`). The exit status is 0 if
+everything is plausible, 1 after a warning and 2 if the file cannot be used.
 
   python -m tools.check_data data/dataset_a.h5
   python -m tools.check_data example_data.h5 --figure check.pdf
@@ -15,20 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from common.cli import ArgumentParser, run_main
-from common.data import describe_ignored, is_synthetic, number_stretches, open_hdf5
+from common.data import describe_ignored, number_stretches, open_hdf5
 from common.files import InputError, explain_write_errors, plural
 from common.metrics import aligned_table
 from common.windows import PROTOCOLS, cut_stream, cut_stretches
 from tools.check_data.checks import check_orientation, check_subject, gravity_directions
 from tools.check_data.layout import DataFile, Layout, Part
 from tools.check_data.strides import Strides, save_figure
-from tools.trained import dataset_name, open_script
+from tools.trained import dataset_name, is_synthetic, open_script
 
 FORMATS = (".png", ".pdf", ".svg")
 
@@ -50,14 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for subject, parts in data.subjects():
             amount = summary.add(subject, parts)
             problems = list(check_subject(layout, parts))
-            for protocol, count in amount.windows.items():
-                if count == 0:
-                    window = layout.script.WINDOW
-                    problems.append(
-                        f"no full window of {window} samples under --protocol {protocol}"
-                    )
+            problems += [
+                f"no full window of {layout.script.WINDOW} samples under --protocol {protocol}"
+                for protocol in PROTOCOLS
+                if not amount[protocol]
+            ]
             warnings += [f"subject {subject}: {problem}" for problem in problems]
-            if amount.usable:
+            if amount["usable"]:
                 directions[subject] = gravity_directions(layout, parts)
             for part in parts:
                 strides.add(part)
@@ -68,8 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     title = f"Dataset {dataset_name(layout.script)}"
     if is_synthetic(args.file):
         title += ", SYNTHETIC DATA"
-    print(f"{args.file}: {title}, {plural(len(summary.amounts), 'subject')}\n")
-    print(summary.tables())
+    print(f"{args.file}: {title}, {plural(len(summary.amounts), 'subject')}\n\n{summary.tables()}")
     if not data.has_trials:
         print("\nNo `trial_starts`: windows of --protocol strict stay within an activity.")
     with explain_write_errors(page, "--figure"):
@@ -97,67 +94,43 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-class Amount(NamedTuple):
-    """The amount of data of a subject.
-
-    Attributes:
-        samples: number of samples.
-        usable: number of samples without NaN in a used column.
-        windows: protocol -> number of windows of the usable samples.
-    """
-
-    samples: int
-    usable: int
-    windows: dict[str, int]
-
-
 class Summary:
     """Amounts of data and ranges of values, added up subject by subject.
 
     Attributes:
-        amounts: subject -> amount of data.
+        amounts: subject -> result of `count`.
     """
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.amounts: dict[str, Amount] = {}
+        self.amounts: dict[str, dict[str, int]] = {}
         self._ranges: list[tuple[str, int, int, float, float]] = []
 
-    def add(self, subject: str, parts: Sequence[Part]) -> Amount:
+    def add(self, subject: str, parts: Sequence[Part]) -> dict[str, int]:
         """Add a subject and return its amount of data."""
-        layout = self.layout
-        self.amounts[subject] = _count(parts, layout.script.WINDOW)
+        script = self.layout.script
+        self.amounts[subject] = count(parts, script.WINDOW)
         for part in parts:
-            for modality, unit in layout.script.UNITS.items():
-                self._add_values(modality, unit, part.samples[modality])
-            for k, target in enumerate(layout.script.TARGETS):
-                self._add_values(target.name, target.unit, part.samples["targets"][:, k])
-            for name, (unit, columns) in layout.others.items():
-                if set(columns) <= part.columns.positions.keys():
-                    self._add_values(name, unit, part.columns[columns])
+            blocks = {f"{name} ({unit})": part.samples[name] for name, unit in script.UNITS.items()}
+            for (name, unit), values in zip(script.TARGETS, part.samples["targets"].T, strict=True):
+                blocks[f"{name} ({unit})"] = values
+            for name, (unit, _) in self.layout.others.items():
+                if name in part.columns:
+                    blocks[f"{name} ({unit})"] = part.columns[name]
+            for block, values in blocks.items():
+                ends = (e.reduce(values, axis=None, initial=np.nan) for e in (np.fmin, np.fmax))
+                self._ranges.append((block, values.size, np.isnan(values).sum(), *ends))
         return self.amounts[subject]
-
-    def _add_values(self, name: str, unit: str, values: np.ndarray) -> None:
-        low, high = (e.reduce(values, axis=None, initial=np.nan) for e in (np.fmin, np.fmax))
-        self._ranges.append((f"{name} ({unit})", values.size, np.isnan(values).sum(), low, high))
 
     def tables(self) -> str:
         """Return the two tables for the screen."""
-        amounts = list(self.amounts.values())
-        total = Amount(
-            sum(amount.samples for amount in amounts),
-            sum(amount.usable for amount in amounts),
-            {p: sum(amount.windows[p] for amount in amounts) for p in PROTOCOLS},
-        )
-        samples_per_minute = 60 * self.layout.script.RATE_HZ
+        amounts = pd.DataFrame.from_dict(self.amounts, orient="index")
+        amounts.loc["all"] = amounts.sum()
+        per_minute = 60 * self.layout.script.RATE_HZ
         subjects = [
-            [
-                name,
-                f"{amount.samples / samples_per_minute:.1f}",
-                f"{amount.usable / samples_per_minute:.1f}",
-                *(f"{amount.windows[p]:,}" for p in PROTOCOLS),
-            ]
-            for name, amount in {**self.amounts, "all": total}.items()
+            [name, f"{samples / per_minute:.1f}", f"{usable / per_minute:.1f}"]
+            + [f"{number:,}" for number in windows]
+            for name, samples, usable, *windows in amounts.itertuples()
         ]
         headers = ["subject", "minutes", "usable", *(f"windows, {p}" for p in PROTOCOLS)]
         ranges = pd.DataFrame(self._ranges, columns=["block", "count", "nan", "low", "high"])
@@ -169,26 +142,33 @@ class Summary:
             + ["-" if np.isnan(limit) else f"{limit + 0.0:.4g}" for limit in limits]  # never -0
             for block, count, nan, *limits in ranges.itertuples()
         ]
-        tables = (
-            aligned_table(headers, subjects),
-            aligned_table(["block (unit)", "NaN %", "smallest", "largest"], blocks),
+        return "\n\n".join(
+            (
+                aligned_table(headers, subjects),
+                aligned_table(["block (unit)", "NaN %", "smallest", "largest"], blocks),
+            )
         )
-        return "\n\n".join(tables)
 
 
-def _count(parts: Sequence[Part], window: int) -> Amount:
-    """Count the samples of a subject and the windows that they give without other subjects."""
+def count(parts: Sequence[Part], window: int) -> dict[str, int]:
+    """Return the amount of data of a subject.
+
+    Returns:
+        `samples`, `usable` (samples without NaN in a used column) and, per protocol, the number of
+        windows of the usable samples without other subjects.
+    """
     stretch = np.empty(0, int)
     for part in parts:
         first = stretch.max(initial=-1) + 1
         numbers = number_stretches(part.is_usable, part.trial, first)
         stretch = np.append(stretch, numbers[part.is_usable])
     samples = np.arange(len(stretch))
-    windows = {
+    return {
+        "samples": sum(len(part.trial) for part in parts),
+        "usable": len(samples),
         "paper": len(cut_stream(samples, window)[0]) if len(samples) >= window else 0,
         "strict": len(cut_stretches(samples, stretch, window)[0]),
     }
-    return Amount(sum(len(part.trial) for part in parts), len(samples), windows)
 
 
 if __name__ == "__main__":

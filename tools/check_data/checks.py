@@ -1,4 +1,4 @@
-"""Values that cannot be right: wrong units, dead channels, swapped axes, zeros for missing data."""
+"""Implausible values: wrong units, dead channels, swapped axes, zeros for missing data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from tools.plausibility import (
     check_sentinels,
     percentile,
 )
-from tools.trained import script_columns
 
 # Of a loaded foot; 0.85 to 0.95 in level walking, with double support.
 MEDIAN_LOAD_BW = (0.6, 1.2)
@@ -27,24 +26,26 @@ TALLEST_M = 3.0
 
 
 def check_subject(layout: Layout, parts: Sequence[Part]) -> Iterator[str]:
-    """Yield what is not plausible in the data of one subject, one message per problem."""
+    """Yield a message for each implausible finding in the data of one subject."""
+    script = layout.script
     for part in parts:
         yield from _check_trial_starts(part.activity, part.table)
-    samples = {
-        name: np.concatenate([part.samples[name] for part in parts]) for name in parts[0].samples
-    }
+    columns, samples = (
+        {name: np.concatenate([p[name] for p in of_parts]) for name in of_parts[0]}
+        for of_parts in ([part.columns for part in parts], [part.samples for part in parts])
+    )
     if not len(samples["targets"]):
         yield "no samples"
         return
-    sensors, rate_hz = layout.script.SENSORS, layout.script.RATE_HZ
-    used_columns = script_columns(layout.script)
-    yield from check_sentinels(used_columns, _stack(parts, used_columns))
+    for group, names in script.COLUMNS.items():
+        yield from check_sentinels(names, columns[group])
     yield from _check_channels(layout, samples)
-    yield from check_accelerometers(sensors, samples["acc"])
-    yield from check_gyroscopes(sensors, samples["gyr"], layout.script.UNITS["gyr"])
+    yield from check_accelerometers(script.SENSORS, samples["acc"])
+    yield from check_gyroscopes(script.SENSORS, samples["gyr"], script.UNITS["gyr"])
     yield from _check_zero_imus(samples)
     for part in parts:
-        for problem in check_frozen(sensors, part.samples["acc"], part.samples["gyr"], rate_hz):
+        imus = part.samples["acc"], part.samples["gyr"]
+        for problem in check_frozen(script.SENSORS, *imus, script.RATE_HZ):
             yield f"{part.activity}: {problem}" if part.activity else problem
     if layout.vertical is not None:
         yield from _check_forces(layout, samples["targets"])
@@ -52,18 +53,13 @@ def check_subject(layout: Layout, parts: Sequence[Part]) -> Iterator[str]:
         for part in parts:
             yield from _check_zero_forces(layout, part)
     yield from _check_moments(layout, samples["targets"])
-    if layout.script.UNITS.get("emg") == "1":
+    if script.UNITS.get("emg") == "1":
         yield from _check_envelopes(samples["emg"])
-    if "video" in samples:
-        height_m = np.fmax.reduce(_stack(parts, ["body height"]), axis=None)
+    if layout.is_b:
+        height_m = np.fmax.reduce(columns["body height"], axis=None)
         if height_m > TALLEST_M:
             yield f"body height: {height_m:g} m; in cm?"
-        yield from _check_joints(parts)
-
-
-def _stack(parts: Sequence[Part], names: Sequence[str]) -> np.ndarray:
-    """Return columns of the file as stored, `(samples, len(names))`."""
-    return np.concatenate([part.columns[names] for part in parts])
+        yield from _check_joints(columns["video"])
 
 
 def _check_trial_starts(activity: str, table: h5py.Dataset) -> Iterator[str]:
@@ -77,11 +73,12 @@ def _check_trial_starts(activity: str, table: h5py.Dataset) -> Iterator[str]:
 
 
 def _check_channels(layout: Layout, samples: Mapping[str, np.ndarray]) -> Iterator[str]:
-    names = {**layout.channels, "targets": [target.name for target in layout.script.TARGETS]}
-    for modality, its_names in names.items():
+    channels = {modality: layout.script.COLUMNS[modality] for modality in layout.script.UNITS}
+    channels["targets"] = [target.name for target in layout.script.TARGETS]
+    for modality, names in channels.items():
         values = samples[modality]
         low, high = np.fmin.reduce(values), np.fmax.reduce(values)
-        for name, least, largest in zip(its_names, low, high, strict=True):
+        for name, least, largest in zip(names, low, high, strict=True):
             if np.isnan(least):
                 yield f"{name}: nothing but NaN"
             elif np.isinf(least) or np.isinf(largest):
@@ -108,18 +105,12 @@ def _check_forces(layout: Layout, targets: np.ndarray) -> Iterator[str]:
         return
     medians = np.median(np.abs(forces[is_loaded]), axis=0)
     largest = layout.forces[int(np.argmax(medians))]
-    if largest != layout.vertical:
-        yield (
-            f"ground reaction: {names[largest]} is the largest, not {names[layout.vertical]}; "
-            "axes swapped?"
-        )
-        return
     median = float(np.median(targets[is_loaded, layout.vertical]))
-    if not MEDIAN_LOAD_BW[0] <= median <= MEDIAN_LOAD_BW[1]:
-        yield (
-            f"{names[layout.vertical]}: median of the loaded foot {median:.3g}, far from a body "
-            "weight"
-        )
+    vertical = names[layout.vertical]
+    if largest != layout.vertical:
+        yield f"ground reaction: {names[largest]} is the largest, not {vertical}; axes swapped?"
+    elif not MEDIAN_LOAD_BW[0] <= median <= MEDIAN_LOAD_BW[1]:
+        yield f"{vertical}: median of the loaded foot {median:.3g}, far from a body weight"
 
 
 def _check_zero_forces(layout: Layout, part: Part) -> Iterator[str]:
@@ -160,15 +151,13 @@ def _check_envelopes(emg: np.ndarray) -> Iterator[str]:
         )
 
 
-def _check_joints(parts: Sequence[Part]) -> Iterator[str]:
+def _check_joints(video: np.ndarray) -> Iterator[str]:
     """Yield the joints that pose estimation did not find: it then writes 0 as their coordinates."""
-    for joint in script_b.JOINTS:
-        is_zero = _stack(parts, [f"{joint}_{view}" for view in script_b.VIEWS]) == 0
+    joints = video.reshape(len(video), len(script_b.JOINTS), len(script_b.VIEWS))
+    for joint, is_zero in zip(script_b.JOINTS, np.moveaxis(joints == 0, 1, 0), strict=True):
         if is_zero.any():
-            affected = [
-                view for view, zero in zip(script_b.VIEWS, is_zero.T, strict=True) if zero.any()
-            ]
-            where = "all views" if is_zero.any(axis=0).all() else ", ".join(affected)
+            affected = [script_b.VIEWS[i] for i in np.flatnonzero(is_zero.any(axis=0))]
+            where = "all views" if affected == [*script_b.VIEWS] else ", ".join(affected)
             percent = 100 * is_zero.any(axis=1).mean()
             yield (
                 f"video joint {joint}: exactly 0 in {where} in {percent:.3g} % of the samples; "
@@ -193,8 +182,8 @@ def check_orientation(layout: Layout, directions: Mapping[str, np.ndarray]) -> I
     """
     middle = np.median(np.stack(list(directions.values())), axis=0)
     middle /= np.linalg.norm(middle, axis=1, keepdims=True)
-    for subject, own in directions.items():
-        cosine = (own * middle).sum(axis=1)
+    for subject, direction in directions.items():
+        cosine = (direction * middle).sum(axis=1)
         for i in np.flatnonzero(cosine < np.cos(np.radians(TURNED_DEGREES))):
             angle = np.degrees(np.arccos(np.clip(cosine[i], -1, 1)))
             yield (

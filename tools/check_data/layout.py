@@ -1,10 +1,11 @@
-"""The layouts of both datasets and of scripts of one's own, and files read subject by subject."""
+"""The layouts of both datasets and of user-supplied scripts, and files read subject by subject."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import h5py
@@ -13,13 +14,8 @@ import numpy as np
 import Dataset_A_Sensor_Distillation as script_a
 import Dataset_B_sensor_distillation as script_b
 from common.data import (
-    COORDINATES,
-    GONIOMETERS,
     NAME,
     NUMBER,
-    PELVIS,
-    TREE_COORDINATES,
-    Columns,
     Table,
     dataset_a_tables,
     dataset_b_tables,
@@ -27,14 +23,14 @@ from common.data import (
     trial_tables,
 )
 from common.files import InputError
-from common.runs import Script
-from tools.trained import all_sensors, channel_names
+from tools.dataset_a import COORDINATES, GONIOMETERS, PELVIS, TREE_COORDINATES
+from tools.trained import to_modalities
 
 LOADED_BW = 0.05  # vertical force from which a foot is on the ground
 
 
 class Layout(NamedTuple):
-    """The layout of a dataset and what is plausible in it.
+    """The layout of a dataset and its plausible values.
 
     Attributes:
         script: the script whose sensors, targets, units, window and rate apply.
@@ -46,7 +42,7 @@ class Layout(NamedTuple):
         others: columns whose range is of interest: block -> unit and names.
     """
 
-    script: Script
+    script: ModuleType
     vertical: int | None
     stance_moment: int | None = None
     stance_moment_size: float = 0.0
@@ -54,27 +50,14 @@ class Layout(NamedTuple):
     others: Mapping[str, tuple[str, list[str]]] = {}
 
     @property
-    def channels(self) -> dict[str, list[str]]:
-        """The names of the channels of each modality."""
-        return channel_names(self.script, all_sensors(self.script))
+    def is_b(self) -> bool:
+        """Whether this is the layout of Dataset B, with video and a contact phase."""
+        return self.script.DATASET == "b"
 
     @property
     def forces(self) -> list[int]:
         """The indices of the targets that are forces in body weights."""
         return [i for i, target in enumerate(self.script.TARGETS) if target.unit == "BW"]
-
-
-def own_layout(script: Script) -> Layout:
-    """Return the layout of a script of one's own.
-
-    The vertical force is the target in body weights that has "vertical" in its name.
-    """
-    vertical = (
-        i
-        for i, target in enumerate(script.TARGETS)
-        if target.unit == "BW" and "vertical" in target.name
-    )
-    return Layout(script, next(vertical, None))
 
 
 LAYOUTS = {
@@ -109,17 +92,18 @@ class Part(NamedTuple):
 
     Attributes:
         activity: name of the activity; empty in Dataset B.
-        table: the HDF5 dataset, open as long as its file.
-        columns: its samples, by column name.
+        table: the HDF5 dataset, which can be used as long as its file is open.
         trial: `(samples,)` number of the trial or step.
+        columns: its columns `(samples, C)` as stored: entries of the script's `COLUMNS` and of
+            `Layout.others` that the file has, and in Dataset B `"force_phase"`.
         samples: modality, or `"targets"`, -> `(samples, C)`, with NaN.
     """
 
     activity: str
     table: h5py.Dataset
-    columns: Columns
     trial: np.ndarray
-    samples: dict[str, np.ndarray]
+    columns: dict[str, np.ndarray]
+    samples: Mapping[str, np.ndarray]
 
     @property
     def is_usable(self) -> np.ndarray:
@@ -129,27 +113,25 @@ class Part(NamedTuple):
 
 
 class DataFile:
-    """An open HDF5 file of either dataset, or of a script of one's own.
+    """An open HDF5 file of either dataset, or of a user-supplied script.
+
+    Args:
+        path: the file.
+        file: the open file.
+        script: the script that reads it; None for those of Dataset A or B.
 
     Attributes:
         layout: its layout.
-        has_trials: whether the file says where its trials (A) or steps (B) start.
+        has_trials: whether the file states where its trials (A) or steps (B) start.
         ignored: members that seem to be subjects but are not read because of their names.
+
+    Raises:
+        InputError: The file does not have the layout of either dataset, or of the script.
     """
 
-    def __init__(self, path: Path, file: h5py.File, script: Script | None = None) -> None:
-        """Find the tables of the file.
-
-        Args:
-            path: the file.
-            file: the open file.
-            script: the script that reads it; None for those of Dataset A or B.
-
-        Raises:
-            InputError: The file does not have the layout of either dataset, or of the script.
-        """
+    def __init__(self, path: Path, file: h5py.File, script: ModuleType | None = None) -> None:
         if script is None and file.attrs.get("made_by") == "tools.make_dataset":
-            raise InputError(f"{path}: not of Dataset A or B; name its script by --script")
+            raise InputError(f"{path}: not of Dataset A or B; name its script with --script")
         dataset = script.DATASET if script else "a" if "All_subjects" in file else "b"
         if dataset == "b" and not any(key.startswith("subject_") for key in file):
             raise InputError(
@@ -158,7 +140,7 @@ class DataFile:
             )
         find_tables = {"a": dataset_a_tables, "b": dataset_b_tables}.get(dataset, trial_tables)
         self._tables = find_tables(path, file)
-        self.layout = LAYOUTS[dataset] if dataset in LAYOUTS else own_layout(script)
+        self.layout = LAYOUTS.get(dataset) or _user_layout(script)
         self.ignored = ignored_members(file, NUMBER if dataset in LAYOUTS else NAME)
         self.has_trials = dataset == "b" or all(
             "trial_starts" in table.dataset.attrs for table in self._tables
@@ -170,7 +152,25 @@ class DataFile:
             yield subject, [self._part(table) for table in tables]
 
     def _part(self, table: Table) -> Part:
-        columns, trial = table.read()
-        with np.errstate(divide="ignore", invalid="ignore"):
-            samples = self.layout.script.prepare(columns)
-        return Part(table.activity, table.dataset, columns, trial, samples)
+        script, others = self.layout.script, self.layout.others.items()
+        wanted = {
+            **script.COLUMNS,
+            **({"force_phase": ["force_phase"]} if self.layout.is_b else {}),
+        }
+        wanted |= {block: names for block, (_, names) in others if {*names} <= {*table.positions}}
+        columns, trial = table.read(wanted)
+        samples = to_modalities(script, {group: columns[group] for group in script.COLUMNS})
+        return Part(table.activity, table.dataset, trial, columns, samples)
+
+
+def _user_layout(script: ModuleType) -> Layout:
+    """Return the layout of a user-supplied script.
+
+    The vertical force is the target in body weights that has "vertical" in its name.
+    """
+    vertical = (
+        i
+        for i, target in enumerate(script.TARGETS)
+        if target.unit == "BW" and "vertical" in target.name
+    )
+    return Layout(script, next(vertical, None))

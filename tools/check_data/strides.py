@@ -14,7 +14,7 @@ from common.plots import figure_style
 from tools.check_data.layout import LOADED_BW, Layout, Part
 
 POINTS = 101  # of a stride, 0 to 100 %
-DURATION_S = (0.6, 2.0)  # of a stride; a longer one has a contact beside the plates within it
+DURATION_S = (0.6, 2.0)  # of a stride; a longer one includes a contact off the force plates
 COLOR = "#2a6fb0"
 
 
@@ -59,7 +59,7 @@ class Strides:
         A stride (A) lasts from one contact of the right foot to the next in the same trial, a
         stance (B) as long as `force_phase` is positive.
         """
-        if self.layout.script.DATASET == "b":
+        if self.layout.is_b:
             has_contact = part.columns["force_phase"][:, 0] > 0  # of the right foot
             edges = np.diff(has_contact.astype(int), prepend=0, append=0)
             yield from zip(np.flatnonzero(edges > 0), np.flatnonzero(edges < 0), strict=True)
@@ -89,7 +89,7 @@ def _draw(strides: Strides, title: str) -> Figure:
     figure = Figure(figsize=(max(2.7 * columns, 5.5) + 0.8, 1.45 * rows + 1.0))
     all_axes = figure.subplots(rows, columns, sharex=True, sharey="row", squeeze=False)
     percent = np.linspace(0.0, 100.0, POINTS)
-    span = "stance" if strides.layout.script.DATASET == "b" else "stride"
+    span = "stance" if strides.layout.is_b else "stride"
     for column, activity in enumerate(activities):
         count = strides.counts[activity]
         mean, sd = strides.mean_and_sd(activity)

@@ -1,19 +1,19 @@
-"""Export a trained network as an ONNX file, to use it without PyTorch and without this collection.
+"""Export a trained network as an ONNX file, to use it without PyTorch and without this project.
 
 The file has one input per modality (acc, gyr, emg or video), each (batch, samples, channels): the
-channels of the network's sensors as `prepare` in the script returns them, not normalized; input
-normalization and handcrafted features are part of the graph. The output, `targets`, is (batch,
-samples, targets). The batch can have any size. The metadata of the file hold the description of the
-checkpoint (`about`) and the unit and channels of each input (`inputs`).
+channels of the network's sensors in the units of the script, not normalized; input normalization
+and handcrafted features are part of the graph. The output, `targets`, is (batch, samples, targets).
+The batch can have any size. The metadata of the file contain the description of the checkpoint
+(`about`) and the unit and channels of each input (`inputs`).
 
 The exported network is run in onnxruntime and compared with PyTorch in batches of 1, 2 and 64
 windows: random ones and, with --data, recorded ones. If the results differ by more than 1e-4, no
 file is written and the exit status is 2.
 
-A streaming network has two more: the input `state`, (batch, units), zeros at the start of a stream,
-and the output `new_state`, which is the state of the next call. A call may have one sample or more;
-`lookahead` in the metadata is the number of samples by which the output is late. It is also
-compared on 1,000 samples that are given one by one.
+A streaming network has one more input, `state`, (batch, units), zeros at the start of a stream, and
+one more output, `new_state`, which is the state of the next call. A call may have one sample or
+more; `lookahead` in the metadata is the latency of the output in samples. It is also compared on
+1,000 samples, one at a time.
 
   python -m tools.export_onnx --checkpoint FILE --out network.onnx
   python -m tools.export_onnx --checkpoint FILE --out network.onnx --data data/dataset_a.h5
@@ -39,11 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--out {args.out}: not the name of an ONNX file; it must end with .onnx")
     runtime.check_installed()
     trained = load_trained(args.checkpoint)
-    windows = {"random": runtime.random_windows(trained.script, max(runtime.BATCH_SIZES))}
+    script, count = trained.script, max(runtime.BATCH_SIZES)
+    windows = {"random": runtime.random_windows(script, count)}
     if args.data:
-        windows["recorded"] = runtime.recorded_windows(
-            trained.script, args.data, max(runtime.BATCH_SIZES)
-        )
+        windows["recorded"] = runtime.recorded_windows(script, args.data, count)
     print(f"Exporting {trained.row.name} ({trained.description['model']}) ...", flush=True)
     with explain_write_errors(args.out, "--out"), write_atomically(args.out) as part:
         graph.write(trained, part)

@@ -52,9 +52,6 @@ class NetworkOfModalities(nn.Module):
 
     It shares the weights of the trained network, which is not changed.
 
-    Args:
-        trained: the network.
-
     Shape:
         One `(B, T, C)` per modality of the sensor set, with the channels of its sensors, to
         `(B, T, K)`. A network that reads a stream also takes and returns its state, `(B, units)`.
@@ -92,11 +89,8 @@ class RecurrentNode(nn.Module):
     The exporter finds this node too, but traces the layer time step by time step, several times:
     45 seconds for the teacher, instead of one.
 
-    Args:
-        layer: the layer, whose weights are copied.
-
     Shape:
-        As the layer's: `(B, T, C)`, and the state before or None, to the output
+        Same as the layer: `(B, T, C)`, and the state before or None, to the output
         `(B, T, directions * hidden_size)` and the state after, `(directions, B, hidden_size)` each.
     """
 
@@ -143,12 +137,12 @@ class RecurrentNode(nn.Module):
 
 
 def state_sizes(trained: Trained) -> list[int]:
-    """Return the units of each state tensor of a network that reads a stream, else nothing."""
-    if not hasattr(trained.network, "stream"):
+    """Return the units of each state tensor of a streaming network; empty for other networks."""
+    if trained.lookahead is None:
         return []
     channels = count_channels(trained.script).items()
     one_sample = {modality: torch.zeros(1, 1, count) for modality, count in channels}
-    return [part.shape[-1] for part in trained.network.stream(*trained.inputs(one_sample)).state]
+    return [part.shape[-1] for part in trained.network.stream(*trained.inputs(one_sample))[1]]
 
 
 def _export(trained: Trained) -> torch.onnx.ONNXProgram:
@@ -180,7 +174,7 @@ def _export(trained: Trained) -> torch.onnx.ONNXProgram:
 
 
 def _describe(model: onnx_ir.Model, trained: Trained) -> None:
-    """Describe inputs and outputs in their documentation and in the metadata of the file."""
+    """Describe inputs and outputs in their `doc_string` and in the metadata of the file."""
     script = trained.script
     names, units = channel_names(script, trained.sensor_set), script.UNITS
     sizes = state_sizes(trained)
@@ -195,13 +189,14 @@ def _describe(model: onnx_ir.Model, trained: Trained) -> None:
     targets = [f"{target.name} ({target.unit})" for target in script.TARGETS]
     description = f"(batch, {samples}, {len(targets)}): {', '.join(targets)}"
     if sizes:
-        late, shape = trained.network.lookahead, f"(batch, {sum(sizes)})"
-        description += f"; {late} samples late ({1000 * late / script.RATE_HZ:g} ms)"
+        lookahead, shape = trained.lookahead, f"(batch, {sum(sizes)})"
+        latency_ms = 1000 * lookahead / script.RATE_HZ
+        description += f"; latency {lookahead} samples ({latency_ms:g} ms)"
         before, after = model.graph.inputs[-1], model.graph.outputs[1]
         before.doc_string = f"{shape}: {NEW_STATE} of the call before, zeros at the start"
         after.doc_string = f"{shape}: {STATE} of the next call"
         inputs[STATE] = {"units": sum(sizes), "start": 0}
-        model.metadata_props["lookahead"] = str(late)
+        model.metadata_props["lookahead"] = str(lookahead)
     model.graph.outputs[0].doc_string = description
     model.metadata_props["about"] = json.dumps(trained.description, ensure_ascii=False)
     model.metadata_props["inputs"] = json.dumps(inputs, ensure_ascii=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +12,9 @@ import torch
 from torch import Tensor
 
 from common.files import InputError
-from common.runs import Script
 from common.windows import cut_windows
 from tools.export_onnx.graph import STATE, state_sizes
-from tools.trained import Trained, channel_names, count_channels
+from tools.trained import Trained, channel_names
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 BATCH_SIZES = (1, 2, 64)  # windows that are compared at once: a live estimate, and a recording
 MAGNITUDES = (-1, 2)  # powers of ten between which random windows lie: the units of all inputs
-STREAMED = 1000  # samples that are compared one by one, if the network reads a stream
+STREAMED = 1000  # samples that are compared one at a time, if the network reads a stream
 TOLERANCE = 1e-4  # of `difference`
 
 
@@ -30,7 +30,7 @@ def check_installed() -> None:
     """Check that the packages for exporting are installed.
 
     Raises:
-        InputError: Some are not.
+        InputError: A package is missing.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -39,20 +39,18 @@ def check_installed() -> None:
         )
 
 
-def random_windows(script: Script, count: int) -> dict[str, Tensor]:
+def random_windows(script: ModuleType, count: int) -> dict[str, Tensor]:
     """Return random windows of all modalities of the dataset, `(count, T, C)` each."""
     generator = torch.Generator().manual_seed(0)
     windows = {}
-    for modality, channels in count_channels(script).items():
-        if modality == "targets":
-            continue
+    for modality in script.UNITS:
         exponents = torch.empty(count, 1, 1).uniform_(*MAGNITUDES, generator=generator)
-        values = torch.randn(count, script.WINDOW, channels, generator=generator)
-        windows[modality] = 10**exponents * values
+        shape = (count, script.WINDOW, len(script.COLUMNS[modality]))
+        windows[modality] = 10**exponents * torch.randn(shape, generator=generator)
     return windows
 
 
-def recorded_windows(script: Script, path: Path, count: int) -> dict[str, Tensor]:
+def recorded_windows(script: ModuleType, path: Path, count: int) -> dict[str, Tensor]:
     """Return at most `count` windows, spread evenly over a file, `(windows, T, C)` per modality.
 
     Raises:
@@ -82,10 +80,10 @@ def open_session(path: Path, threads: int = 1) -> InferenceSession:
 def session_inputs(trained: Trained, windows: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """Return the inputs of an exported network, from windows of all modalities.
 
-    The state of a network that reads a stream is that at the start.
+    The state of a streaming network is that at the start of a stream.
     """
     names = channel_names(trained.script, trained.sensor_set)
-    joined = torch.cat(trained.inputs(windows), dim=-1)  # a network may read them side by side
+    joined = torch.cat(trained.inputs(windows), dim=-1)  # some networks read them concatenated
     parts = joined.split([len(channels) for channels in names.values()], dim=-1)
     inputs = {name: values.numpy() for name, values in zip(names, parts, strict=True)}
     if sizes := state_sizes(trained):
@@ -107,21 +105,19 @@ def difference(trained: Trained, session: InferenceSession, windows: dict[str, T
 def streamed_difference(
     trained: Trained, session: InferenceSession, windows: dict[str, Tensor]
 ) -> float:
-    """Return the difference on a stream: one window after the other, sample by sample.
+    """Return the difference on a stream, the windows in sequence, one sample at a time.
 
-    Both carry their own state from the first sample to the last.
+    Both sides carry their own state from the first sample to the last.
     """
     stream = {name: values.flatten(0, 1)[None, :STREAMED] for name, values in windows.items()}
-    inputs = session_inputs(trained, stream)
-    inputs_of_pytorch, state_of_pytorch = trained.inputs(stream), None
-    state, outputs, expected = inputs.pop(STATE), [], []
-    for t in range(inputs_of_pytorch[0].shape[1]):
+    inputs, torch_inputs = session_inputs(trained, stream), trained.inputs(stream)
+    state, torch_state, outputs, expected = inputs.pop(STATE), None, [], []
+    for t in range(torch_inputs[0].shape[1]):
         sample = {name: values[:, t : t + 1] for name, values in inputs.items()}
         output, state = session.run(None, {**sample, STATE: state})
         outputs.append(output)
-        output, state_of_pytorch = trained.stream(
-            *(values[:, t : t + 1] for values in inputs_of_pytorch), state=state_of_pytorch
-        )
+        torch_sample = (values[:, t : t + 1] for values in torch_inputs)
+        output, torch_state = trained.stream(*torch_sample, state=torch_state)
         expected.append(output.numpy())
     return _largest_difference(np.concatenate(outputs, axis=1), np.concatenate(expected, axis=1))
 
@@ -149,7 +145,7 @@ def check_difference(trained: Trained, path: Path, windows: dict[str, Tensor], k
     session = open_session(path)
     batches = [{name: w[:size] for name, w in windows.items()} for size in BATCH_SIZES]
     differences = [difference(trained, session, batch) for batch in batches]
-    if state_sizes(trained):
+    if trained.lookahead is not None:
         differences.append(streamed_difference(trained, session, windows))
     largest = float(np.max(differences))  # NaN if any is
     if not largest <= TOLERANCE:  # also if it is NaN

@@ -1,6 +1,6 @@
-"""`python -m tools.predict` applies a trained network to a recording.
+"""`python -m tools.predict` runs a trained network on a recording.
 
-`recording` prepares the samples of a file; `sensors` looks for faulty or exchanged sensors;
-`prediction` cuts the windows and blends their predictions, or repeats the test of the run; `output`
-writes the results.
+`recording` reads the samples of a file; `sensors` looks for faulty or swapped sensors; `prediction`
+runs the network on overlapping windows, or repeats the test of the run; `output` writes the
+results.
 """

@@ -1,14 +1,14 @@
-"""Apply a trained network to a recording, with or without measured moments and forces.
+"""Run a trained network on a recording, with or without measured moments and forces.
 
 The recording is an HDF5 file in the layout of the network's dataset, or a text file (CSV) with
 column names and a time column, or a MATLAB file with numeric arrays, at any sampling rate. Only the
-columns that the network reads are needed. Overlapping windows are blended into one curve; a
-streaming network predicts sample by sample. Warnings name channels that look faulty, and sensors,
-axes and units unlike those in training.
+columns that the network reads are needed. The estimates of overlapping windows are blended into one
+curve; a streaming network runs sample by sample. Warnings name channels that look faulty, and
+sensors, axes and units that differ from those in training.
 
-Writes into --out: prediction.csv (a line per sample: where it comes from, its time and the targets;
-empty where nothing can be predicted), prediction.png and prediction.json (checkpoint, data,
-settings, warnings).
+Writes into --out: prediction.csv (one line per sample: its source, its time and the targets; empty
+where nothing can be estimated), prediction.png and prediction.json (checkpoint, data, settings,
+warnings).
 
   python -m tools.predict --checkpoint FILE --data walk.csv --acc-unit g --out outputs/walk
   python -m tools.predict --checkpoint FILE --data data/dataset_a.h5 --as-tested --out outputs/test
@@ -31,21 +31,19 @@ column. Where columns are missing, a template of that file is printed.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
-import torch
 
-from common import training
 from common.cli import ArgumentParser, add_device, positive_int, run_main
-from common.data import DATASET_A_ACTIVITIES, is_synthetic
+from common.data import DATASET_A_ACTIVITIES
 from common.files import InputError
+from common.training import choose_device
 from tools.predict import output
 from tools.predict.prediction import predict_as_tested, predict_recording
 from tools.predict.recording import join_pieces, read_file, read_hdf5
-from tools.trained import load_trained
+from tools.trained import Trained, is_synthetic, load_trained
 from tools.trial_file import Units, add_flags, parse_clock, parse_mapping
 
 ONLY_HDF5 = ("subject", "activity", "as_tested")
@@ -54,23 +52,14 @@ NOT_AS_TESTED = ("hop", "activity", "acc_unit", "gyr_unit")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Predict a recording and write the results; return 0."""
+    """Run a network on a recording and write the results; return 0."""
     args = _parser().parse_args(argv)
     _check(args)
-    device = training.choose_device(args.device)
-    training.set_up(torch.get_num_threads(), ())
+    device = choose_device(args.device)
     trained = load_trained(args.checkpoint)
     trained.network.to(device)
     script = trained.script
-    hop = args.hop or script.WINDOW // 2
-    if hop > script.WINDOW:
-        raise InputError(f"--hop {hop}: at most a window, {script.WINDOW} samples")
-    is_stream = trained.lookahead is not None
-    if is_stream and args.hop:
-        raise InputError(
-            f"--hop {hop}: {trained.row.name} has no windows, it predicts sample by sample; leave "
-            "out --hop"
-        )
+    hop = _hop(args.hop, trained)
     print(f"Network: {trained.row.name} of {Path(script.__file__).name}, on {device}")
     if trained.is_trained_on_synthetic_data:
         print("NOTICE: this network was trained on synthetic data; do not use it on people.")
@@ -86,69 +75,67 @@ def main(argv: Sequence[str] | None = None) -> int:
         samples = join_pieces(args.data, trained, pieces, units)
         result = predict_recording(trained, args.data, samples, hop, device)
     subject = result.labels["subject"].iloc[0] if "subject" in result.labels else None
-    if subject is not None and trained.has_seen(args.data, subject):
+    if subject is not None and trained.was_trained_on(args.data, subject):
         print(
-            f"NOTICE: subject {subject} was used in the training of this network; errors on a new "
-            "person are larger."
+            f"NOTICE: this network was trained on subject {subject}; errors on a new person are "
+            "larger."
         )
     print(f"\n{output.table(result, script.TARGETS)}\n")
     windows = {"window": script.WINDOW, "hop": None if args.as_tested else hop}
     description = {
-        "title": f"{trained.row.name} on {_readable(args.data.name)}",
+        "title": f"{trained.row.name} on {args.data.name}",
         "synthetic": is_synthetic(args.data),
         "trained_on_synthetic_data": trained.is_trained_on_synthetic_data,
-        "checkpoint": _readable(args.checkpoint),
+        "checkpoint": str(args.checkpoint),
         "script": Path(script.__file__).name,
-        "data": _readable(args.data),
-        "flags": {
-            name: _readable(value) if isinstance(value, Path) else value
-            for name, value in vars(args).items()
-        },
-        **({"lookahead": trained.lookahead} if is_stream else windows),
+        "data": str(args.data),
+        "flags": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+        **(windows if trained.lookahead is None else {"lookahead": trained.lookahead}),
         "rate_hz": script.RATE_HZ,
-        "delay": result.delay,
+        "latency": result.latency,
         "warnings": list(result.warnings),
     }
     output.save(args.out, result, script.TARGETS, script.RATE_HZ, description)
-    print(f"Prediction: {_readable(args.out)}")
+    print(f"Prediction: {args.out}")
     return 0
 
 
-def _readable(path: Path | str) -> str:
-    """Return a path as text; in a locale without UTF-8, Python escapes its letters."""
-    return os.fsencode(path).decode("utf-8", errors="replace")
+def _hop(wanted: int | None, trained: Trained) -> int:
+    """Return the samples from one window to the next.
+
+    Raises:
+        InputError: The flag `--hop` does not fit the network.
+    """
+    window = trained.script.WINDOW
+    if wanted and trained.lookahead is not None:
+        raise InputError(f"--hop: {trained.row.name} has no windows, it runs sample by sample")
+    if wanted and wanted > window:
+        raise InputError(f"--hop {wanted}: at most a window, {window} samples")
+    return wanted or window // 2
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Check that the data exist, that no input is overwritten, and that the flags fit the data.
+    """Check the data and the output folder, and that the flags fit the data.
 
     Raises:
-        InputError: They do not.
+        InputError: The data do not exist, an input would be overwritten, or a flag does not fit.
     """
     if not args.data.is_file():
-        raise InputError(f"{args.data}: no such file; give --data an HDF5 file or a CSV")
+        raise InputError(f"{args.data}: no such file; pass an HDF5 file or a CSV with --data")
     if args.out.is_file():
-        raise InputError(f"{args.out}: is a file; give --out a folder")
+        raise InputError(f"{args.out}: is a file; pass a folder with --out")
     mapping_files = [Path(text) for text in args.columns or () if "=" not in text]
     sources = [args.data, args.checkpoint, *mapping_files]
-    for name in output.FILES:
-        target = args.out / name
+    for target in (args.out / name for name in output.FILES):
         if target.exists() and any(path.exists() and target.samefile(path) for path in sources):
-            raise InputError(f"{target}: would be overwritten, but is read; choose another --out")
-    kind, others = ("HDF5 file", ONLY_CSV) if h5py.is_hdf5(args.data) else ("CSV", ONLY_HDF5)
-    for name in others:
+            raise InputError(f"{target}: is an input and would be overwritten; use another --out")
+    kind, unfit = ("HDF5 file", ONLY_CSV) if h5py.is_hdf5(args.data) else ("CSV", ONLY_HDF5)
+    reasons = dict.fromkeys(unfit, f"cannot be used with a {kind}")
+    if args.as_tested:
+        reasons |= dict.fromkeys(NOT_AS_TESTED, "cannot be used with --as-tested")
+    for name, reason in reasons.items():
         if getattr(args, name):
-            raise InputError(f"{args.data}: {_flag(name)} is not for a {kind}")
-    for name in NOT_AS_TESTED:
-        if args.as_tested and getattr(args, name):
-            flag = _flag(name)
-            raise InputError(
-                f"--as-tested and {flag}: the test of the run decides; leave out {flag}"
-            )
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+            raise InputError(f"{args.data}: --{name.replace('_', '-')} {reason}; leave it out")
 
 
 def _parser() -> ArgumentParser:
@@ -181,8 +168,8 @@ def _parser() -> ArgumentParser:
     add(
         "--as-tested",
         action="store_true",
-        help="cut the windows, or streams, of the run's own test; with the data file of the run "
-        "this gives the numbers in its predictions/, which shows that the checkpoint belongs to "
+        help="use the windows, or streams, of the run's own test; with the data file of the run, "
+        "the estimates equal those in its predictions/, which shows that the checkpoint belongs to "
         "these results",
     )
     add_flags(parser)

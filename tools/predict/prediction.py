@@ -1,10 +1,11 @@
-"""Predict a recording, in overlapping windows or as a stream, or repeat the test of the run."""
+"""Run a network on a recording, in overlapping windows or as a stream, or repeat its run's test."""
 
 from __future__ import annotations
 
 import timeit
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,18 +16,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common import training
+from beyond.sequences import cut_filled, cut_sequences, predict_stream
 from common.data import Recording
 from common.files import InputError
-from common.training import predict_stream
-from common.windows import PROTOCOLS, Windows, cut_filled, cut_sequences, cut_windows
+from common.windows import PROTOCOLS, Windows, cut_windows
 from tools.plausibility import percentile
 from tools.predict.recording import STRETCH, TIME, Samples, choose_subject
-from tools.predict.sensors import find_doubts
+from tools.predict.sensors import check_sensors
 from tools.trained import Trained
 
 BATCH_SIZE = 64
-SEQUENCE = 500  # samples of a stream that are predicted at once
+SEQUENCE = 500  # samples of a stream that the network reads at once
 WARM_UP_CALLS, TIMED_CALLS = 3, 10
 TIMED_SAMPLES = 100  # of a stream
 MAX_THREADS = 1024
@@ -34,22 +34,22 @@ OTHER_UNIT = 20.0  # times the estimates: newtons are 500 times body weights
 
 
 class Prediction(NamedTuple):
-    """The prediction for every sample of a recording.
+    """The estimates for every sample of a recording.
 
     Attributes:
-        labels: a line per sample: where it comes from, and its time.
+        labels: a line per sample: its source and its time.
         stretch: `(samples,)` number of its stretch, -1 for none.
-        prediction: `(samples, K)` float32, NaN where nothing can be predicted.
+        prediction: `(samples, K)` float32, NaN where nothing can be estimated.
         truth: `(samples, K)` measured targets, NaN where there are none.
-        delay: the delay of a live estimate, in a sentence; empty for a repeated test.
-        warnings: doubts about the sensors.
+        latency: the latency of a live estimate, in a sentence; empty for a repeated test.
+        warnings: warnings about sensors and units.
     """
 
     labels: pd.DataFrame
     stretch: np.ndarray
     prediction: np.ndarray
     truth: np.ndarray
-    delay: str = ""
+    latency: str = ""
     warnings: Sequence[str] = ()
 
 
@@ -59,11 +59,11 @@ class Prediction(NamedTuple):
 def predict_recording(
     trained: Trained, path: Path, samples: Samples, hop: int, device: torch.device
 ) -> Prediction:
-    """Predict every stretch of a recording that is at least as long as a window.
+    """Run a network on every stretch of a recording that is at least as long as a window.
 
-    A streaming network predicts every stretch from a cold start, up to its last samples, whose
-    estimates would come after its end. Prints what is left out, what is implausible, and the delay
-    of a live estimate.
+    A streaming network starts each stretch from a zero state; the last samples of a stretch get no
+    estimate, because it would come after its end. Prints what is left out, what is implausible, and
+    the latency of a live estimate.
 
     Args:
         trained: the network, on `device`.
@@ -73,40 +73,22 @@ def predict_recording(
         device: device of the network.
 
     Raises:
-        InputError: Nothing can be predicted, or the output of the network is not finite.
+        InputError: Nothing can be estimated, or the output of the network is not finite.
     """
-    script, stretch, late = trained.script, samples.stretch, trained.lookahead
     signals = [signal.to(device) for signal in trained.inputs(samples.values)]
-    is_predicted = np.zeros(len(stretch), bool)
-    if late is None:
-        windows = Windows(
-            signals,
-            samples.values["targets"].to(device),
-            overlapping_windows(stretch, script.WINDOW, hop),
-        )
-        is_predicted[windows.samples.cpu().numpy()] = True
+    if trained.lookahead is None:
+        windows = overlapping_windows(samples.stretch, trained.script.WINDOW, hop)
+        prediction = blend(trained, Windows(signals, signals[0], windows))
     else:
-        is_predicted = is_estimated_in_time(stretch, late)
-    _report_left_out(path, trained, stretch, is_predicted)
-    warnings = find_doubts(trained, samples)
+        prediction = predict_stretches(trained, signals, samples.stretch)
+    _report_left_out(path, trained, samples.stretch, ~np.isnan(prediction[:, 0]))
+    truth = samples.values["targets"].numpy()
+    warnings = [*check_sensors(trained, samples), *_compare_sizes(trained, prediction, truth)]
     for warning in warnings:
         print(f"WARNING: {warning}")
-    if late is None:
-        delay, prediction = _describe_delay(trained, windows, hop), blend(trained, windows)
-    else:
-        delay = _describe_delay_of_stream(trained, signals)
-        prediction = predict_stretches(trained, signals, stretch)
-    if np.isnan(prediction[is_predicted]).any():
-        raise InputError(
-            f"{path}: the output of the network is not finite; its training diverged, or the "
-            "values are far too large: check the units"
-        )
-    print(delay)
-    truth = samples.values["targets"].numpy()
-    for warning in _compare_sizes(trained, prediction, truth):
-        print(f"WARNING: {warning}")
-        warnings.append(warning)
-    return Prediction(samples.labels, samples.stretch, prediction, truth, delay, warnings)
+    latency = _describe_latency(trained, signals, hop, device)
+    print(latency)
+    return Prediction(samples.labels, samples.stretch, prediction, truth, latency, warnings)
 
 
 def overlapping_windows(stretch: np.ndarray, window: int, hop: int) -> np.ndarray:
@@ -136,15 +118,19 @@ def blending_weights(window: int) -> Tensor:
 
 
 def blend(trained: Trained, windows: Windows) -> np.ndarray:
-    """Return the prediction `(samples, K)` float32, a weighted mean over the windows of a sample.
+    """Return the estimates `(samples, K)` float32, a weighted mean over the windows of a sample.
 
-    A sample in one window has the prediction of that window, a sample in none has NaN.
+    A sample in one window has the estimate of that window, a sample in none has NaN.
+
+    Raises:
+        InputError: The output of the network is not finite.
     """
     samples, targets = len(windows.signals[0]), len(trained.script.TARGETS)
     total = torch.zeros(samples, targets, dtype=torch.float64)
     weight = torch.zeros(samples, dtype=torch.float64)
     weights = blending_weights(windows.samples.shape[1])
     for numbers, predicted in _predict_batches(trained, windows, BATCH_SIZE):
+        _check_finite(predicted)
         total.index_add_(0, numbers.flatten(), (weights[:, None] * predicted).flatten(0, 1))
         weight.index_add_(0, numbers.flatten(), weights.repeat(len(numbers)))
     return (total / weight[:, None]).float().numpy()  # 0 / 0 is NaN
@@ -154,7 +140,7 @@ def blend(trained: Trained, windows: Windows) -> np.ndarray:
 def _predict_batches(
     trained: Trained, windows: Windows, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield sample numbers `(B, T)` and predictions `(B, T, K)` on the CPU, batch by batch."""
+    """Yield sample numbers `(B, T)` and estimates `(B, T, K)` on the CPU, batch by batch."""
     with tqdm(total=len(windows), unit="window", leave=False, disable=None) as bar:
         for indices in windows.batches(batch_size):
             predicted = trained.network(*windows[indices].inputs)
@@ -162,102 +148,96 @@ def _predict_batches(
             bar.update(len(indices))
 
 
-def is_estimated_in_time(stretch: np.ndarray, lookahead: int) -> np.ndarray:
-    """Return which samples a streaming network estimates before the end of their stretch.
-
-    Args:
-        stretch: `(samples,)` number of the stretch; -1 for samples in none.
-        lookahead: samples by which the estimate is late.
-    """
-    when_estimated = np.append(stretch, np.full(lookahead, -1))[lookahead:]
-    return (stretch >= 0) & (when_estimated == stretch)
-
-
 def predict_stretches(
     trained: Trained, signals: Sequence[Tensor], stretch: np.ndarray
 ) -> np.ndarray:
-    """Return the prediction `(samples, K)` float32 of a streaming network, NaN where there is none.
+    """Return the estimates `(samples, K)` float32 of a streaming network, NaN where there are none.
 
     Args:
         trained: the network.
         signals: its inputs, `(samples, C)` each.
         stretch: `(samples,)` number of the stretch, increasing; -1 for samples in none.
+
+    Raises:
+        InputError: The output of the network is not finite.
     """
+    prediction = torch.full((len(stretch), len(trained.script.TARGETS)), torch.nan)
     samples = np.flatnonzero(stretch >= 0)
-    sequences = Windows(signals, signals[0], *cut_filled(samples, stretch[samples], SEQUENCE))
-    predicted, is_estimated = predict_stream(trained.network, sequences, stretch)
-    prediction = torch.full((len(stretch), predicted.shape[-1]), torch.nan)
-    prediction[sequences.samples[is_estimated].cpu()] = predicted[is_estimated].cpu()
+    if len(samples):
+        sequences = Windows(signals, signals[0], *cut_filled(samples, stretch[samples], SEQUENCE))
+        predicted, is_estimated = predict_stream(trained.network, sequences, stretch)
+        _check_finite(predicted)
+        prediction[sequences.samples[is_estimated].cpu()] = predicted[is_estimated].cpu()
     return prediction.numpy()
+
+
+def _check_finite(predicted: Tensor) -> None:
+    if not predicted.isfinite().all():
+        raise InputError(
+            "the output of the network is not finite: training diverged, or the values of the "
+            "recording are far too large; check their units"
+        )
 
 
 def _report_left_out(
     path: Path, trained: Trained, stretch: np.ndarray, is_predicted: np.ndarray
 ) -> None:
-    """Print how many samples cannot be predicted, and why.
+    """Print how many samples have no estimate, and why.
 
     Raises:
-        InputError: None can be predicted.
+        InputError: There are no estimates at all.
     """
     samples, window, rate_hz = len(stretch), trained.script.WINDOW, trained.script.RATE_HZ
     incomplete = int((stretch < 0).sum())
-    short = samples - incomplete - int(is_predicted.sum())
-    late, reasons = trained.lookahead, []
-    if short and late is None:
+    rest, lookahead, reasons = int((~is_predicted).sum()) - incomplete, trained.lookahead, []
+    if rest and lookahead is None:
         reasons.append(
-            f"{short:,} are in stretches shorter than a window of {window} samples "
+            f"{rest:,} are in stretches shorter than a window of {window} samples "
             f"({window / rate_hz:g} s)"
         )
-    elif short:
+    elif rest:
         reasons.append(
-            f"{short:,} are among the last {late} samples ({late / rate_hz:g} s) of a stretch, "
-            "whose estimates come after its end"
+            f"{rest:,} are among the last {lookahead} samples ({lookahead / rate_hz:g} s) of a "
+            "stretch, whose estimates come after its end"
         )
     if incomplete:
         reasons.append(f"{incomplete:,} lack a value that the network reads")
     if not is_predicted.any():
+        reasons = reasons or ["it is empty"]
         raise InputError(
-            f"{path}: none of {samples:,} samples can be predicted: "
-            f"{'; '.join(reasons) or 'it is empty'}; supply a longer recording"
+            f"{path}: no estimates for any of {samples:,} samples: {'; '.join(reasons)}; use a "
+            "longer recording"
         )
     print(f"Samples: {samples:,}, {samples / rate_hz:,.1f} s")
     if reasons:
-        print(f"NOTICE: not predicted, and left empty: {'; '.join(reasons)}")
+        print(f"NOTICE: no estimates, left empty: {'; '.join(reasons)}")
 
 
 @torch.no_grad()
-def _describe_delay(trained: Trained, windows: Windows, hop: int) -> str:
-    """Return how late a live estimate would be at most."""
-    one_window = windows[torch.zeros(1, dtype=torch.int64)].inputs
-    computation_s = _median_s(lambda: trained.network(*one_window), TIMED_CALLS)
-    rate_hz = trained.script.RATE_HZ
-    return (
-        f"Delay of a live estimate: at most window {trained.script.WINDOW / rate_hz:g} s + hop "
-        f"{hop / rate_hz:g} s + computation {computation_s:.2g} s (median of {TIMED_CALLS} warm "
-        "calls, one CPU thread)"
-    )
-
-
-@torch.no_grad()
-def _describe_delay_of_stream(trained: Trained, signals: Sequence[Tensor]) -> str:
-    """Return how late a live estimate of a streaming network would be."""
-    one_sample = [signal[None, :1] for signal in signals]
-    _, state = trained.stream(*one_sample)
-    computation_s = _median_s(lambda: trained.stream(*one_sample, state=state)[0], TIMED_SAMPLES)
-    return (
-        f"Delay of a live estimate: lookahead {trained.lookahead / trained.script.RATE_HZ:g} s + "
-        f"computation {computation_s:.2g} s per sample (median of {TIMED_SAMPLES} warm calls, one "
-        "CPU thread)"
-    )
-
-
-def _median_s(compute: Callable[[], Tensor], calls: int) -> float:
-    """Return the median time of a computation and its way to the CPU, on one thread, in s."""
+def _describe_latency(
+    trained: Trained, signals: Sequence[Tensor], hop: int, device: torch.device
+) -> str:
+    """Return the latency of a live estimate, with the median time of a computation."""
+    window, rate_hz = trained.script.WINDOW, trained.script.RATE_HZ
+    inputs = [signal[None, : window if trained.lookahead is None else 1] for signal in signals]
+    if trained.lookahead is None:
+        parts = f"at most window {window / rate_hz:g} s + hop {hop / rate_hz:g} s"
+        calls, per_call = TIMED_CALLS, ""
+        compute = partial(trained.network, *inputs)
+    else:
+        parts = f"lookahead {trained.lookahead / rate_hz:g} s"
+        calls, per_call = TIMED_SAMPLES, " per sample"
+        compute = partial(trained.stream, *inputs, state=trained.stream(*inputs)[1])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    seconds = timeit.repeat(lambda: compute().cpu(), number=1, repeat=WARM_UP_CALLS + calls)
+    seconds = timeit.repeat(lambda: compute()[0].cpu(), number=1, repeat=WARM_UP_CALLS + calls)
     torch.set_num_threads(threads)
-    return float(np.median(seconds[WARM_UP_CALLS:]))
+    median_s = np.median(seconds[WARM_UP_CALLS:])
+    place = "one CPU thread" if device.type == "cpu" else str(device)
+    return (
+        f"Latency of a live estimate: {parts} + computation {median_s:.2g} s{per_call} "
+        f"(median of {calls} warm calls, {place})"
+    )
 
 
 def _compare_sizes(trained: Trained, prediction: np.ndarray, truth: np.ndarray) -> Iterator[str]:
@@ -277,16 +257,16 @@ def _compare_sizes(trained: Trained, prediction: np.ndarray, truth: np.ndarray) 
 def predict_as_tested(
     checkpoint: Path, trained: Trained, path: Path, subject: str | None, device: torch.device
 ) -> Prediction:
-    """Predict a subject in the windows, or streams, of the run's own test: the same numbers.
+    """Run a network on a subject in the windows, or streams, of the run's own test.
 
-    Prints whether the data and the predictions are those of the run.
+    Prints whether the data and the estimates equal those of the run.
 
     Args:
-        checkpoint: file of the network; the predictions of its run are looked up beside it.
-        trained: the network, on `device`.
+        checkpoint: file of the network; the estimates of its run are expected in its run's folder.
+        trained: the network.
         path: the data file of the run.
         subject: id of the subject; None for the test subject of the run.
-        device: device of the network.
+        device: device to run the network on.
 
     Raises:
         InputError: The file, the subject or the settings in the checkpoint cannot be used.
@@ -297,22 +277,21 @@ def predict_as_tested(
     recording = script.read(path)
     subject = choose_subject(path, recording.subjects, subject or test_subject)
     if recording.digest() != settings["data"]["digest"]:
-        print(f"WARNING: {path} holds other samples than the data file of the run")
-    threads = settings.get("threads") or torch.get_num_threads()  # none for a run on a GPU
-    training.set_up(threads, settings.get("faster", []))
+        print(f"WARNING: the samples in {path} differ from the data of the run")
+    torch.set_num_threads(settings.get("threads") or torch.get_num_threads())  # none for a GPU
     is_stream = trained.lookahead is not None
     cut, length = (cut_sequences, script.SEQUENCE) if is_stream else (cut_windows, script.WINDOW)
     numbers, is_scored = cut(recording, [subject], length, settings["protocol"], cover_tails=True)
     if not len(numbers):
         raise InputError(f"{path}: subject {subject}: no full window; choose another --subject")
     # PyTorch rounds differently if weights are frozen, or not aligned in memory as in the run.
-    weights = {name: weight.clone() for name, weight in trained.network.state_dict().items()}
-    trained.network.load_state_dict(weights, assign=True)
-    trained.network.requires_grad_()
+    network = trained.row.network().to(device).eval()
+    network.load_state_dict(trained.network.state_dict())
+    trained = trained._replace(network=network)
     values = recording.to(device).samples
     windows = Windows(trained.inputs(values), values["targets"], numbers, is_scored)
     if is_stream:
-        predicted, is_estimated = predict_stream(trained.network, windows, recording.stretch)
+        predicted, is_estimated = predict_stream(network, windows, recording.stretch)
         prediction, is_scored = predicted.cpu().numpy(), is_estimated.cpu().numpy()
     else:
         batches = _predict_batches(trained, windows, settings["batch_size"])
@@ -329,15 +308,14 @@ def predict_as_tested(
 
 
 def _check_settings(checkpoint: Path, description: Mapping[str, Any]) -> None:
-    """Check the settings of a run that the numbers of its test depend on."""
+    """Check the settings of a run that the results of its test depend on."""
     try:
         settings = description["settings"]
-        counts = settings["batch_size"], settings.get("threads") or 1
+        threads = settings.get("threads") or 1
         is_usable = (
             settings["protocol"] in PROTOCOLS
-            and all(type(count) is int and count > 0 for count in counts)
-            and counts[1] <= MAX_THREADS
-            and isinstance(settings.get("faster", []), list)
+            and all(type(n) is int and n > 0 for n in (settings["batch_size"], threads))
+            and threads <= MAX_THREADS
             and isinstance(description["test_subject"], str)
             and "digest" in dict(settings["data"])
         )
@@ -345,8 +323,8 @@ def _check_settings(checkpoint: Path, description: Mapping[str, Any]) -> None:
         is_usable = False
     if not is_usable:
         raise InputError(
-            f"{checkpoint}: does not say how its run was tested; leave out --as-tested, or use a "
-            "checkpoint of this collection"
+            f"{checkpoint}: does not describe how its run was tested; leave out --as-tested, or "
+            "use a checkpoint written by this version"
         )
 
 
@@ -361,7 +339,7 @@ def _label(recording: Recording, samples: np.ndarray, rate_hz: int) -> pd.DataFr
 
 
 def _compare(checkpoint: Path, prediction: np.ndarray) -> None:
-    """Print how far the prediction is from that of the run, if it lies beside the checkpoint."""
+    """Print the difference from the estimates of the run, if they are in its folder."""
     path = checkpoint.parent.parent / "predictions" / f"{checkpoint.stem}.npz"
     if not path.exists():
         print(f"Not compared with the run: there is no {path}")
@@ -371,7 +349,7 @@ def _compare(checkpoint: Path, prediction: np.ndarray) -> None:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: damaged; delete it, or copy it again") from error
     if before.shape != prediction.shape:
-        print(f"WARNING: {path} holds {len(before):,} samples, this test {len(prediction):,}")
+        print(f"WARNING: {path} has {len(before):,} samples, this test {len(prediction):,}")
     elif np.array_equal(before, prediction):
         print(f"Equal to {path}, bit for bit")
     else:
