@@ -223,7 +223,7 @@ def _add_shared_flags(
     add("--save-every", text, 180.0, type=positive_float, metavar="SECONDS")
     text = "delete the weights of a finished row as soon as no unfinished row needs them"
     parser.add_argument("--no-checkpoints", action="store_true", help=text)
-    text = "rows to train at the same time, each in a process of its own; on several GPUs, per GPU"
+    text = "rows to train at the same time, each in a process of its own, spread over the GPUs"
     add("--jobs", text, 1, **count)
     text = "CPU threads per row; the number affects rounding"
     add("--threads", text, 1, **count)

@@ -202,8 +202,7 @@ class Run:
                 return  # the other rows could be trained for hours, but not saved
 
     def _each_in_workers(self, train_and_test: TrainAndTest, todo: list[Task]) -> None:
-        gpus = torch.cuda.device_count() if self.device == torch.device("cuda") else 1
-        jobs = min(self.args.jobs * max(gpus, 1), len(todo))
+        jobs = min(self.args.jobs, len(todo))
         where = self.args.scheduler and f"on the cluster at {self.args.scheduler}"
         print(f"Rows are trained in parallel, {where or f'{jobs} at a time'}.", flush=True)
         work = partial(_run_task, self, train_and_test)
@@ -504,14 +503,15 @@ class Run:
     def _suggest_jobs(self, tasks: int) -> None:
         """Print a hint if this machine could train several rows at the same time."""
         if self.device.type == "cuda":
-            count, what = torch.cuda.device_count() if self.device.index is None else 1, "GPU"
+            count = torch.cuda.device_count() if self.device.index is None else 1
         else:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-            count, what = cores // self.args.threads, "core"
-        if min(count, tasks) > 1:
-            jobs = 2 if what == "GPU" else min(count, tasks)
+            count = cores // self.args.threads
+        jobs = min(count, tasks)
+        if jobs > 1:
+            what = "GPUs" if self.device.type == "cuda" else "cores"
             print(
-                f"Hint: one of {count} {what}s is in use; --jobs {jobs} trains several rows at the "
+                f"Hint: one of {count} {what} is in use; --jobs {jobs} trains {jobs} rows at the "
                 "same time, if there is enough memory.\n",
                 flush=True,
             )

@@ -13,7 +13,7 @@ import pytest
 from common.cli import run_main
 from common.files import InputError
 from tests.conftest import ROOT, Capture
-from tests.made_runs import PAIR, TWENTY_SUBJECTS, make_run, settings, synthetic_data
+from tests.made_runs import PAIR, SCRIPT, TWENTY_SUBJECTS, make_run, settings, synthetic_data
 from tools.report import paper
 from tools.report.__main__ import README_END, README_START, main
 from tools.report.runs import load_results
@@ -71,13 +71,13 @@ def test_folders_that_are_not_intact_runs_are_named(
         ("seed", 1, ["A-paper-1", "A-paper-2"]),
         ("data", synthetic_data(), ["A-paper-1", "A-paper-2"]),
         ("epochs", 3, ["A-paper-1", "A-paper-2"]),
-        ("loss", "balanced", ["A-paper-1", "A-paper-2"]),
+        ("loss", "balanced", ["A-paper-1", "A-paper-2"]),  # of version 1.0.0
     ],
 )
 def test_runs_that_differ_are_reported_separately(
     tmp_path: Path, setting: str, value: object, names: list[str]
 ) -> None:
-    """A mean over two protocols, seeds, files, trainings or losses would be meaningless."""
+    """A mean over different protocols, seeds, files or settings would be meaningless."""
     first = make_run(tmp_path / "1")
     out = write_report(tmp_path, first, make_run(tmp_path / "2", nrmse=9.0, **{setting: value}))
     tables = [pd.read_csv(out / name / "table_III.csv") for name in names]
@@ -113,6 +113,40 @@ def test_a_row_and_subject_counts_once(tmp_path: Path) -> None:
         )
 
 
+def test_rows_of_other_scripts_are_reported_under_their_own_names(tmp_path: Path) -> None:
+    """A script that is not the paper's may reuse a row's name; the two must not be mixed."""
+    rows = [*PAIR, ("streaming-foot", "foot", 7)]
+    other = make_run(tmp_path / "1", rows, nrmse=9.0, script="Dataset_A_streaming")
+    out = write_report(tmp_path, other, make_run(tmp_path / "2"))
+    table = pd.read_csv(out / "A-paper" / "table_III.csv", index_col="row")
+    marked = ["student-foot (Dataset_A_streaming)", "distilled-foot (Dataset_A_streaming)"]
+    assert set(table.index) == {"student-foot", "distilled-foot", "streaming-foot", *marked}
+    assert table.loc[marked[0], "NRMSE % mean"] > table.loc["student-foot", "NRMSE % mean"] + 3
+    pairs = pd.read_csv(out / "A-paper" / "statistics_pairs.csv")
+    assert list(pairs["first"]) == ["student-foot"]  # the paper's tests, without further rows
+    twenty = {"subjects": TWENTY_SUBJECTS, "script": "Dataset_A_streaming"}
+    rows = [("student-foot_shank_trunk", "foot_shank_trunk", 9)]
+    out = write_report(tmp_path, make_run(tmp_path / "3", rows, **twenty))
+    assert "4.98" not in (out / "report.md").read_text()  # the paper's value for its own row
+
+
+def test_changed_scripts_are_noticed(tmp_path: Path) -> None:
+    """Rows from two versions of a script look like one experiment; old runs have no digest."""
+    runs = [make_run(tmp_path / str(i), tested=[subject]) for i, subject in enumerate("789")]
+
+    def report_of(*digests: str | None) -> str:
+        for run, digest in zip(runs, digests, strict=True):
+            config = json.loads((run / "config.json").read_text())
+            config["calls"] = [{} if digest is None else {"script_digest": digest}]
+            (run / "config.json").write_text(json.dumps(config))
+        return (write_report(tmp_path, *runs) / "report.md").read_text()
+
+    assert "NOTICE" not in report_of("1", "1", None)
+    assert f"NOTICE: `{SCRIPT}.py` was changed" in report_of("1", "2", None)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert f"NOTICE: <code>{SCRIPT}.py</code> was changed" in page
+
+
 def test_unfinished_runs_are_reported(tmp_path: Path) -> None:
     """A study takes days; its results so far must be visible, with the folds that are missing."""
     empty = make_run(tmp_path / "empty", rows=[])
@@ -133,11 +167,12 @@ def test_unfinished_runs_are_reported(tmp_path: Path) -> None:
         (TWENTY_SUBJECTS, {}, True),
         (TWENTY_SUBJECTS, {"protocol": "strict"}, False),
         (TWENTY_SUBJECTS[:3], {}, False),
-        (TWENTY_SUBJECTS, {"loss": "balanced"}, False),
+        (TWENTY_SUBJECTS, {"loss": "balanced"}, False),  # of version 1.0.0
+        (TWENTY_SUBJECTS, {"faster": []}, True),
         (TWENTY_SUBJECTS, {"data": synthetic_data()}, False),
     ],
 )
-def test_the_papers_values_stand_only_beside_comparable_results(
+def test_the_papers_values_are_shown_next_to_comparable_results_only(
     tmp_path: Path, subjects: list[str], others: dict[str, object], is_shown: bool
 ) -> None:
     """Readers compare what stands side by side, and must not take the paper's values for ours."""
@@ -203,7 +238,7 @@ def test_latex_compiles_with_special_characters(tmp_path: Path) -> None:
 def test_mistakes_end_with_one_line(
     tmp_path: Path, capsys: Capture, arguments: list[str], message: str
 ) -> None:
-    """A user must see the remedy, not a traceback; scripts rely on exit status 2."""
+    """A user must see how to fix it, not a traceback; scripts rely on exit status 2."""
     run = make_run(tmp_path / "run")
     with pytest.raises(SystemExit) as end:
         run_main(lambda: main([a.format(run=run) for a in arguments]))
@@ -221,8 +256,8 @@ def test_results_in_the_docs_are_up_to_date() -> None:
     assert expected in (ROOT / "docs" / "results.md").read_text(encoding="utf-8"), command
 
 
-def test_readme_shows_complete_datasets_beside_the_paper(tmp_path: Path) -> None:
-    """The first result on all subjects stands beside the paper's, further ones in other tables."""
+def test_readme_shows_complete_datasets_next_to_the_paper(tmp_path: Path) -> None:
+    """Results with other settings would pass for those to be compared with the paper."""
     rows = [("distilled-foot_trunk", "foot_trunk", 1874056)]
     twenty = {"rows": rows, "subjects": TWENTY_SUBJECTS}
     first = make_run(tmp_path / "1", tested=TWENTY_SUBJECTS[:2], nrmse=1.0, **twenty)

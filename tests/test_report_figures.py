@@ -1,4 +1,4 @@
-"""Figures of a report: which are drawn, of which data, and in how much memory."""
+"""Figures of a report: which are drawn, and of which data."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 from common.files import InputError
 from tests.conftest import Capture, Patch
 from tests.made_runs import PAIR, TWENTY_SUBJECTS, make_run, synthetic_data, write_predictions
-from tools.report import figures
+from tools.report import agreement, figures
 from tools.report.__main__ import main
 from tools.report.runs import load_results
+from tools.report.statistics import limits_of_agreement
 
 
 @pytest.mark.slow
@@ -27,7 +28,8 @@ def test_figures_are_drawn_for_two_subjects(tmp_path: Path, capsys: Capture) -> 
     main([str(run), "--out", str(tmp_path / "report")])
     drawn = tmp_path / "report" / "A-paper" / "figures"
     assert {path.stem for path in drawn.iterdir()} == {
-        "models_table_II", "models_table_III", "nrmse_against_parameters", "nrmse_against_imus",
+        "models_table_II", "models_table_III", "targets_table_II", "targets_table_III",
+        "nrmse_against_parameters", "nrmse_against_imus",
         "bland_altman-teacher", "scatter-teacher",
     }  # fmt: skip
     assert "distilled-foot: no Bland-Altman and scatter plots" in capsys.readouterr().out
@@ -46,6 +48,40 @@ def test_boxes_are_drawn_for_enough_subjects(
     assert len(axes.patches) == boxes
     assert sum(len(points.get_offsets()) for points in axes.collections) == 2 * len(subjects)
     assert "SYNTHETIC DATA" in figure.get_suptitle()
+    means = [results.select([row])["nrmse_percent"].mean() for row, _, _ in PAIR]
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == [f"{means[0]:.2f} ({means[0] - means[1]:+.2f})", f"{means[1]:.2f}"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_nrmse_against_imus_separates_the_third_modality(tmp_path: Path) -> None:
+    """EMG would look like the benefit of a fourth IMU."""
+    rows = [("lmfn-foot", "foot", 1), ("lmfn-all_imus", "all_imus", 1)]
+    rows.append(("lmfn-all_imus_emg", "all_imus_emg", 1))
+    run = make_run(tmp_path / "1", rows=rows, script="Dataset_A_lmfn_tfn_fusion_models")
+    metrics = pd.read_csv(run / "metrics.csv")
+    metrics.loc[metrics["row"] == rows[2][0], "modalities"] = "acc+gyr+emg"
+    metrics.to_csv(run / "metrics.csv", index=False)
+    [results] = load_results([run])
+    [axes] = figures.imus_figure(results, results.subjects).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "4", "4\n+ emg"]
+    assert [list(bars[0].get_xdata()) for bars in axes.containers] == [[1, 4], [5]]
+    nrmse = results.metrics.groupby("row")["nrmse_percent"].mean()
+    drawn = [y for bars in axes.containers for y in bars[0].get_ydata()]
+    assert drawn == pytest.approx([nrmse[row] for row, _, _ in rows])
+
+
+def test_rows_without_common_subjects_are_drawn_without_means(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    """Rows that are tested on different subjects so far must not stop the report."""
+    runs = [
+        make_run(tmp_path / row, [(row, "foot", 9)], tested=[s])
+        for (row, *_), s in zip(PAIR, "78", strict=True)
+    ]
+    main([*map(str, runs), "--out", str(tmp_path / "report")])
+    assert "no test subject in common" in capsys.readouterr().out
+    assert (tmp_path / "report" / "A-paper" / "figures" / "targets_table_III.png").exists()
 
 
 def test_pareto_front() -> None:
@@ -58,23 +94,24 @@ def test_pareto_front() -> None:
 
 def test_agreement_uses_all_samples_and_draws_some(tmp_path: Path, monkeypatch: Patch) -> None:
     """Dataset A has millions of samples: limits need all of them, a plot cannot hold them."""
-    monkeypatch.setattr(figures, "DRAWN_SAMPLES", 30)
+    monkeypatch.setattr(agreement, "DRAWN_SAMPLES", 30)
     run = make_run(tmp_path / "1")
     paths = [write_predictions(run, "teacher", s, ["Ramp", "Stair"], samples=50) for s in "79"]
-    panels = figures.load_panels(paths)
-    panel = panels["knee moment", "Stair"]
-    assert [len(samples) for samples in panel.samples] == [15, 15]
-    with np.load(paths[0]) as saved:
-        difference = (saved["prediction"].astype(float) - saved["truth"])[50:, 2]
-    assert panel.moments[0] == pytest.approx((50, difference.mean(), difference.var() * 50))
-    figure = figures.bland_altman_figure("teacher", panels)
+    panels = agreement.load_panels(paths)
+    differences = []
+    for path in paths:
+        with np.load(path) as saved:
+            differences.append((saved["prediction"].astype(float) - saved["truth"])[50:, 2])
+    figure = agreement.bland_altman_figure("teacher", panels, "measured")
+    hexagons = figure.axes[5].collections[0]
+    assert hexagons.get_array().sum() == 30
     titles = [axes.get_title().splitlines() for axes in figure.axes]
     assert len(titles) == 14
     assert [title[0] for title in titles[:3]] == [
         "hip flexion moment, Ramp", "hip flexion moment, Stair", "hip adduction moment, Ramp",
     ]  # fmt: skip
-    bias, low, high = figures.limits_of_agreement(panel.moments)
+    bias, low, high = limits_of_agreement(differences)
     assert titles[5][1] == f"bias {bias:.2g}, limits {low:.2g} to {high:.2g}"
     paths[1].write_bytes(paths[1].read_bytes()[:500])
     with pytest.raises(InputError, match=r"subject_9\.npz: damaged predictions"):
-        figures.load_panels(paths)
+        agreement.load_panels(paths)

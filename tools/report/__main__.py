@@ -3,19 +3,18 @@
     python -m tools.report outputs/*/full
     python -m tools.report outputs/Dataset_B_*/full --out report_b --agreement teacher
 
-Give the folders of any runs, of one script or several, with all test subjects or some. Runs of one
+Pass the folders of any runs, of one script or several, with all test subjects or some. Runs of one
 dataset that share the data file, protocol, seed and training go into the same tables; others are
-reported separately, with a notice. Streaming students, which are not in the paper, have a table of
-their own beside the windowed students of the same sensors. The command prints Markdown and writes
-into DIR:
+reported separately, with a notice. The command prints Markdown and writes into DIR:
 
-  report.html            tables, figures, settings and versions on one page, to hand on
+  report.html            tables, figures, settings and versions on one page
   report.md              the printed text
   tables.tex             all tables in LaTeX (booktabs), ready to compile
   per_subject.csv        all numbers behind the tables
-  <A|B>-<protocol>/      each table as CSV in full precision, and the figures
+  <A|B>-<protocol>/      each table as CSV in full precision, the figures, and MODEL_CARD.md of
+                         each run in a folder of its own
 
-Runs that cannot be used end the command with exit status 2 and one line that names the remedy.
+Runs that cannot be used end the command with exit status 2 and one line that says how to fix it.
 """
 
 from __future__ import annotations
@@ -29,11 +28,19 @@ import pandas as pd
 
 from common.cli import ArgumentParser, run_main
 from common.files import InputError, explain_write_errors, plural, write_text
-from tools.report import figures, tables
+from tools.report import figures
 from tools.report.html import Section, html_page
+from tools.report.model_card import model_card
 from tools.report.runs import Results, load_results
 from tools.report.statistics import statistics_tables
-from tools.report.streaming import streaming_tables
+from tools.report.tables import (
+    LATEX_END,
+    LATEX_START,
+    SYNTHETIC_NOTE,
+    readme_tables,
+    summary_tables,
+)
+from tools.trained import find_script
 
 README_START, README_END = "<!-- results -->", "<!-- /results -->"
 
@@ -42,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print and write a report of the runs that `argv` names.
 
     Raises:
-        InputError: a folder is not a run, is damaged or contradicts another, or the report cannot
+        InputError: A folder is not a run, is damaged or contradicts another, or the report cannot
             be written.
     """
     args = _parse(argv)
@@ -96,38 +103,48 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _write_report(all_results: Sequence[Results], args: argparse.Namespace) -> None:
-    text, latex, metrics = "# Report\n", "", []
-    all_tables = [
-        [*tables.summary_tables(r), *streaming_tables(r), *statistics_tables(r)]
-        for r in all_results
-    ]
-    for results, its_tables in zip(all_results, all_tables, strict=True):
-        shown = [table for table in its_tables if not table.is_long]
+    text, latex, metrics, sections = "# Report\n", "", [], []
+    for results in all_results:
+        folder = args.out / results.name
+        tables = [*summary_tables(results), *statistics_tables(results)]
+        shown = [table for table in tables if not table.is_long]
         text += "\n" + "\n".join([_introduction(results), *(t.markdown() for t in shown)])
         latex += "".join(table.latex() + "\n" for table in shown)
         labels = {"results": results.name, "data_file": results.settings["data"]["file"]}
         metrics.append(results.metrics.drop(columns="folder").assign(**labels))
-    print(text)
-    write_text(args.out / "report.md", text)
-    write_text(args.out / "tables.tex", tables.LATEX_START + latex + tables.LATEX_END)
-    write_text(args.out / "per_subject.csv", pd.concat(metrics).to_csv(index=False))
-    sections = []
-    for results, its_tables in zip(all_results, all_tables, strict=True):
-        folder = args.out / results.name
-        for table in its_tables:
+        for table in tables:
             write_text(folder / f"{table.stem}.csv", table.csv())
+        _write_model_cards(results, folder)
         images = []
         if not args.no_figures:
             images = figures.write_figures(results, folder / "figures", args.agreement)
-        sections.append(Section(results, [t for t in its_tables if not t.is_long], images))
+        sections.append(Section(results, shown, images))
+    print(text)
+    write_text(args.out / "report.md", text)
+    write_text(args.out / "tables.tex", LATEX_START + latex + LATEX_END)
+    write_text(args.out / "per_subject.csv", pd.concat(metrics).to_csv(index=False))
     write_text(args.out / "report.html", html_page(sections))
+
+
+def _write_model_cards(results: Results, folder: Path) -> None:
+    """Write the model card of each run with finished rows, if its script is still there."""
+    runs = [run for run in results.runs if len(run.metrics)]
+    names = [f"{run.script}-{run.folder.name}" for run in runs]
+    for number, (name, run) in enumerate(zip(names, runs, strict=True), start=1):
+        try:
+            text = model_card(run, find_script(run.script))
+        except ValueError as error:
+            print(f"{name}: no model card, because {error}.")
+            continue
+        unique = name if names.count(name) == 1 else f"{name}-{number}"
+        write_text(folder / unique / "MODEL_CARD.md", text)
 
 
 def _introduction(results: Results) -> str:
     protocol, data = results.settings["protocol"], results.settings["data"]
     paragraphs = [f"## Dataset {results.dataset}, protocol `{protocol}` ({results.name})"]
     if results.is_synthetic:
-        paragraphs.append(f"**{tables.SYNTHETIC_NOTE}**")
+        paragraphs.append(f"**{SYNTHETIC_NOTE}**")
     paragraphs.append(
         f"Data: {data['file']}, {plural(len(data['subjects']), 'subject')}. "
         f"Training: {results.training}."
@@ -138,20 +155,20 @@ def _introduction(results: Results) -> str:
 
 
 def update_readme(path: Path, all_results: Sequence[Results]) -> None:
-    """Replace the text between the marks in a README by tables of the results.
+    """Replace the text between the marks in a README with tables of the results.
 
     Raises:
-        InputError: the file cannot be used or lacks the marks, or the data are synthetic.
+        InputError: The file cannot be used or lacks the marks, or the data are synthetic.
     """
     try:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); give a text file") from error
+        raise InputError(f"{path}: cannot be read ({error}); pass a text file") from error
     if content.count(README_START) != 1 or content.count(README_END) != 1:
         raise InputError(
             f"{path}: needs the lines {README_START} and {README_END} exactly once; add them"
         )
-    block = f"{README_START}\n{tables.readme_tables(all_results)}{README_END}"
+    block = f"{README_START}\n{readme_tables(all_results)}{README_END}"
     marked = re.compile(f"{README_START}.*{README_END}", re.DOTALL)
     with explain_write_errors(path, "--readme"):
         write_text(path, marked.sub(lambda _: block, content))

@@ -1,33 +1,28 @@
-"""Figures of a report: models, NRMSE against size and IMUs, agreement, learning curves."""
+"""Figures of a report: models, NRMSE per target, against size and IMUs, agreement, losses."""
 
 from __future__ import annotations
 
-import math
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, LogLocator
 
 from common import plots
-from common.files import InputError, plural, write_figure
-from tools.report import paper
+from common.files import plural, write_figure
+from tools.report import agreement, paper
 from tools.report.runs import Results, load_histories
-from tools.report.statistics import limits_of_agreement
 from tools.report.tables import common_subjects, rows_by_table, subject_means
 
 MIN_SUBJECTS_FOR_BOXES = 5
-DRAWN_SAMPLES = 60_000  # per panel of an agreement plot, over all subjects
-HEXAGONS = 45  # across such a panel
-LINE_COLOR = "#d1682b"
+ABLATIONS = {**paper.ABLATION, **paper.MORE_ABLATION}
 NRMSE_LABEL = "NRMSE (%), mean over targets"
 
 
@@ -54,7 +49,7 @@ def write_figures(
         agreement_rows: rows with Bland-Altman and scatter plots; None for the default choice.
 
     Raises:
-        InputError: predictions or losses are damaged.
+        InputError: Predictions or losses are damaged.
     """
     images = []
     with plots.figure_style():
@@ -68,24 +63,25 @@ def write_figures(
 def _draw_figures(
     results: Results, agreement_rows: Sequence[str] | None
 ) -> Iterator[tuple[str, Figure]]:
-    """Draw one figure after the other; yield its name and the figure."""
+    """Draw one figure at a time; yield its name and the figure."""
     metrics = results.metrics
     metrics = metrics[~metrics["row"].map(paper.kind).isin(paper.PARTS)]
     if metrics.empty:
-        reason = "all rows are parts of other rows, or not in the paper"
-        print(f"{results.name}: no figures, because {reason}.")
+        print(f"{results.name}: no figures, because all rows are parts of other rows.")
         return
     whole = replace(results, metrics=metrics)
     for table, rows in rows_by_table(whole).items():
         yield f"models_{table.stem}", models_figure(whole, table.number, rows)
-    if common_subjects(metrics):
-        yield "nrmse_against_parameters", parameters_figure(whole)
+        yield f"targets_{table.stem}", targets_figure(whole, table.number, rows)
+    if subjects := common_subjects(metrics):
+        yield "nrmse_against_parameters", parameters_figure(whole, subjects)
+        if figure := imus_figure(whole, subjects):
+            yield "nrmse_against_imus", figure
     else:
         print(
-            f"{results.name}: no figure of NRMSE against parameters, because the rows have no "
-            "test subject in common."
+            f"{results.name}: no figures of NRMSE against parameters and IMUs, because the rows "
+            "have no test subject in common."
         )
-    yield from _draw_against_imus(whole)
     for row in agreement_rows or default_agreement_rows(whole):
         yield from _draw_agreement(whole, row)
     for script, history in load_histories(results).items():
@@ -95,6 +91,8 @@ def _draw_figures(
 
 def models_figure(results: Results, number: str, rows: dict[str, list[str]]) -> Figure:
     """Draw the NRMSE of a table's rows, a point per subject, with boxes if there are enough.
+
+    Each line ends with the mean, and with its difference from that of the paper's network.
 
     Args:
         results: the results to draw.
@@ -108,34 +106,79 @@ def models_figure(results: Results, number: str, rows: dict[str, list[str]]) -> 
         len(rows), sharex=True, squeeze=False, height_ratios=[n + 1 for n in counts]
     )[:, 0]
     for axes, (sensor_set, names) in zip(all_axes, rows.items(), strict=True):
-        metrics = results.select(names)
-        subjects = common_subjects(metrics)
-        nrmse = subject_means(metrics, "nrmse_percent").loc[names, subjects].to_numpy()
+        metrics, title = _select_common(results, sensor_set, names)
+        nrmse = subject_means(metrics, "nrmse_percent").reindex(names)
         positions = np.arange(len(names))
-        if len(subjects) >= MIN_SUBJECTS_FOR_BOXES:
+        if nrmse.shape[1] >= MIN_SUBJECTS_FOR_BOXES:
             axes.boxplot(
-                nrmse.T, positions=positions, orientation="horizontal", widths=0.65,
+                nrmse.T.to_numpy(), positions=positions, orientation="horizontal", widths=0.65,
                 showfliers=False, patch_artist=True,
                 boxprops={"facecolor": "#a9c6e3", "edgecolor": "0.4"},
                 medianprops={"color": "0.4"},
                 whiskerprops={"color": "0.4"}, capprops={"color": "0.4"},
             )  # fmt: skip
         axes.scatter(
-            nrmse, np.repeat(positions, len(subjects)), s=16, color="0.25", alpha=0.6, zorder=3,
+            nrmse, np.repeat(positions, nrmse.shape[1]), s=16, color="0.25", alpha=0.6, zorder=3,
             linewidths=0,
         )  # fmt: skip
+        means = nrmse.mean(axis=1)
+        ours = [row for row in names if paper.kind(row) in paper.OURS][-1:]
+        for position, row in zip(positions, names, strict=True):
+            text = f"{means[row]:.2f}" if nrmse.size else ""
+            if nrmse.size and ours and row != ours[0]:
+                text += f" ({means[row] - means[ours[0]]:+.2f})"
+            axes.text(
+                1.01, position, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8
+            )
         axes.set_yticks(positions, [paper.label(row) for row in names], fontsize=8)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
-        title = f"{sensor_set}, {plural(len(subjects), 'common subject')}"
         axes.set_title(title, fontsize=9, loc="left")
     all_axes[-1].set_xlabel(NRMSE_LABEL)
     figure.suptitle(
-        f"Models of Table {number}, {results.label}\nA point per subject; boxes (for at least "
+        f"Models of Table {number}, {results.label}\nA point per subject; at the right, mean and "
+        "difference from Kinetics-MFFM-Net (T) or (S) + SD\nBoxes (for at least "
         f"{MIN_SUBJECTS_FOR_BOXES} subjects) show quartiles, whiskers reach up to 1.5 IQR",
         fontsize=10,
     )
     return figure
+
+
+def targets_figure(results: Results, number: str, rows: dict[str, list[str]]) -> Figure:
+    """Draw bars of NRMSE per target and model with the SD over subjects, in the same panels."""
+    colors = _colors(results)
+    figure = Figure(figsize=(10, 2.2 * len(rows) + 1.6))
+    all_axes = figure.subplots(len(rows), sharey=True, squeeze=False)[:, 0]
+    handles = {}
+    for axes, (sensor_set, names) in zip(all_axes, rows.items(), strict=True):
+        metrics, title = _select_common(results, sensor_set, names)
+        sns.barplot(
+            metrics.assign(model=metrics["row"].map(paper.label)), x="target",
+            y="nrmse_percent", hue="model", errorbar="sd", ax=axes,
+            hue_order=[paper.label(row) for row in names], palette=colors, saturation=1,
+            err_kws={"linewidth": 1},
+        )  # fmt: skip
+        handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+        if axes.get_legend():
+            axes.get_legend().remove()
+        axes.set(xlabel="", ylabel="NRMSE (%)")
+        axes.set_title(title, fontsize=9, loc="left")
+        ticks = [label.get_text().replace(" ", "\n") for label in axes.get_xticklabels()]
+        axes.set_xticks(axes.get_xticks(), ticks, fontsize=8)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, fontsize=8)
+    title = f"NRMSE per target, Table {number}, {results.label}\nMean and SD over subjects"
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _select_common(
+    results: Results, sensor_set: str, rows: Sequence[str]
+) -> tuple[pd.DataFrame, str]:
+    """Return the metrics of rows on their common subjects over all activities, and a title."""
+    metrics = results.select(rows)
+    subjects = common_subjects(metrics)
+    chosen = metrics["test_subject"].isin(subjects) & (metrics["activity"] == "all")
+    return metrics[chosen], f"{sensor_set}, {plural(len(subjects), 'common subject')}"
 
 
 def pareto_front(points: pd.DataFrame) -> pd.DataFrame:
@@ -149,21 +192,22 @@ def pareto_front(points: pd.DataFrame) -> pd.DataFrame:
     return ordered[ordered["nrmse"] < best_so_far]
 
 
-def parameters_figure(results: Results) -> Figure:
+def parameters_figure(results: Results, subjects: Sequence[str]) -> Figure:
     """Draw NRMSE, mean over common subjects, against parameters, with the Pareto front."""
-    subjects = common_subjects(results.metrics)
     metrics = results.metrics[results.metrics["test_subject"].isin(subjects)]
     points = metrics.groupby("row")[["parameters", "sensor_set"]].first()
     points["nrmse"] = subject_means(metrics, "nrmse_percent").mean(axis=1)
     pairs = zip(points.index, points["sensor_set"], strict=True)
     points = points.loc[[row for row, _ in paper.sort_rows(list(results.imus), pairs)]]
-    points["model"] = [paper.MODELS.get(paper.kind(row), "ablation") for row in points.index]
+    points["model"] = [
+        "ablation" if paper.kind(row) in ABLATIONS else paper.label(row) for row in points.index
+    ]
     figure = Figure(figsize=(9, 6.5))
     axes = figure.subplots()
     sns.scatterplot(
         points.rename(columns={"sensor_set": "sensor set"}), x="parameters", y="nrmse",
         hue="model", style="sensor set", s=55, ax=axes,
-        palette=sns.color_palette("tab20", points["model"].nunique()),
+        palette={**_colors(results), "ablation": "0.5"},
     )  # fmt: skip
     front = pareto_front(points)
     axes.plot(
@@ -171,8 +215,12 @@ def parameters_figure(results: Results) -> Figure:
         drawstyle="steps-post", label="Pareto front",
     )  # fmt: skip
     for number, place in enumerate(front[["parameters", "nrmse"]].to_numpy(), start=1):
-        axes.annotate(str(number), place, xytext=(4, 4), textcoords="offset points", fontsize=8)
+        shift = (4, 4 if number % 2 else -11)  # points on the front can be close
+        axes.annotate(str(number), place, xytext=shift, textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.minorticks_off()
     axes.set(xlabel="used parameters", ylabel=NRMSE_LABEL)
     title = f"NRMSE against parameters, {results.label}, {plural(len(subjects), 'test subject')}"
     axes.set_title(title, fontsize=10)
@@ -187,182 +235,80 @@ def parameters_figure(results: Results) -> Figure:
     return figure
 
 
-def _draw_against_imus(results: Results) -> Iterator[tuple[str, Figure]]:
-    """Draw naive and distilled students and the teacher on the subjects they have in common."""
-    imus = results.imus
-    metrics = results.metrics.assign(kind=results.metrics["row"].map(paper.kind))
-    students = metrics["kind"].isin(["student", "distilled"]) & metrics["sensor_set"].isin(imus)
-    if not students.any():
-        return
-    metrics = metrics[students | (metrics["kind"] == "teacher")]
-    subjects = common_subjects(metrics)
-    if not subjects:
-        print(
-            f"{results.name}: no figure of NRMSE against IMUs, because the students have no test "
-            "subject in common."
-        )
-        return
-    metrics = metrics[metrics["test_subject"].isin(subjects) & (metrics["activity"] == "all")]
-    metrics = metrics.assign(imus=metrics["sensor_set"].map(imus), third="")
-    figure = plots.nrmse_against_imus(metrics)
-    figure.axes[0].set_title(
-        f"NRMSE against number of IMUs, {results.label}\n"
-        f"{plural(len(subjects), 'test subject')}; mean and SD",
-        fontsize=10,
+def imus_figure(results: Results, subjects: Sequence[str]) -> Figure | None:
+    """Draw NRMSE against the number of IMUs, mean and SD over common subjects, a line per model.
+
+    Sensor sets with a third modality are drawn separately, on the right; a dashed line continues
+    the teacher. Ablations, which have one sensor set, are left out.
+
+    Returns:
+        The figure; None if there are fewer than two numbers of IMUs.
+    """
+    metrics = results.metrics[results.metrics["sensor_set"].isin(results.imus)]
+    metrics = metrics[~metrics["row"].map(paper.kind).isin(ABLATIONS)]
+    points = metrics.drop_duplicates("row").set_index("row")
+    imus = points["sensor_set"].map(results.imus)
+    third = points["modalities"].str.split("+").str[2:].str.join("+")
+    position = imus + (third != "")
+    if position.nunique() < 2:
+        return None
+    nrmse = subject_means(metrics, "nrmse_percent").loc[points.index, list(subjects)]
+    means, sds = nrmse.mean(axis=1), nrmse.std(axis=1).fillna(0)
+    models = points.index.to_series().map(paper.label)
+    colors = _colors(results)
+    names = [name for name in colors if name in set(models)]
+    figure = Figure(figsize=(9, 5))
+    axes = figure.subplots()
+    for i, name in enumerate(names):
+        shift = 0.05 * (i - (len(names) - 1) / 2)  # error bars side by side
+        for part, style in (((third == ""), "-"), ((third != ""), "none")):
+            rows = position[part & (models == name)].sort_values()
+            axes.errorbar(
+                rows + shift, means[rows.index], yerr=sds[rows.index], color=colors[name],
+                linestyle=style, marker="o", capsize=3, label=name if style == "-" else None,
+            )  # fmt: skip
+    if "teacher" in means:
+        axes.axhline(means["teacher"], color=colors[models["teacher"]], linestyle="--", zorder=0)
+    labels = imus.astype(str) + np.where(third == "", "", "\n+ " + third)
+    ticks = dict(sorted(zip(position, labels, strict=True)))
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.set(xlabel="number of IMUs", ylabel=NRMSE_LABEL)
+    tested = plural(len(subjects), "test subject")
+    axes.set_title(
+        f"NRMSE against number of IMUs, {results.label}\n{tested}; mean and SD", fontsize=10
     )
-    yield "nrmse_against_imus", figure
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
 
 
 def default_agreement_rows(results: Results) -> list[str]:
     """Return the teacher and the distilled student with the fewest IMUs, else the best row."""
-    students = [f"distilled-{name}" for name in results.imus]
     present = set(results.metrics["row"])
-    chosen = [row for row in ["teacher"] if row in present]
-    chosen += [row for row in students if row in present][:1]
+    students = [name for name in map("distilled-{}".format, results.imus) if name in present]
+    chosen = [*({"teacher"} & present), *students[:1]]
     return chosen or [subject_means(results.metrics, "nrmse_percent").mean(axis=1).idxmin()]
-
-
-@dataclass
-class Panel:
-    """Predictions of one target and activity.
-
-    Attributes:
-        unit: unit of the target.
-        samples: truth and prediction to be drawn, `(samples, 2)` for each subject.
-        moments: number, mean and sum of squared deviations of all differences of each subject.
-    """
-
-    unit: str
-    samples: list[np.ndarray] = field(default_factory=list)
-    moments: list[tuple[int, float, float]] = field(default_factory=list)
-
-
-Panels = dict[tuple[str, str], Panel]  # by target and activity
-
-
-def load_panels(paths: Sequence[Path]) -> Panels:
-    """Load the predictions of a row, one file per subject, in bounded memory.
-
-    The moments cover all samples. For drawing, at most `DRAWN_SAMPLES` are drawn at random for each
-    panel, equally many from each subject.
-
-    Raises:
-        InputError: a file is damaged, or its targets differ from those of the others.
-    """
-    panels: Panels = {}
-    targets: list[tuple[str, str]] = []
-    random = np.random.default_rng(0)
-    for path in paths:
-        try:
-            with np.load(path) as file:
-                arrays = {name: file[name] for name in file.files}
-            names = list(zip(arrays["target"].tolist(), arrays["unit"].tolist(), strict=True))
-            if targets and names != targets:
-                raise ValueError("its targets differ from those of the other subjects")
-            targets = names
-            _add_subject(panels, targets, arrays, DRAWN_SAMPLES // len(paths), random)
-        except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(
-                f"{path}: damaged predictions ({error}); delete the file and resume its run"
-            ) from error
-    return panels
-
-
-def _add_subject(
-    panels: Panels,
-    targets: Sequence[tuple[str, str]],
-    arrays: dict[str, np.ndarray],
-    max_drawn: int,
-    random: np.random.Generator,
-) -> None:
-    truth, prediction = arrays["truth"], arrays["prediction"]
-    for activity in dict.fromkeys(arrays["activity"].tolist()):
-        samples = np.flatnonzero(arrays["activity"] == activity)
-        drawn = random.choice(samples, min(max_drawn, len(samples)), replace=False)
-        difference = prediction[samples].astype(float) - truth[samples]
-        means = difference.mean(axis=0)
-        squares = ((difference - means) ** 2).sum(axis=0)
-        for k, (target, unit) in enumerate(targets):
-            panel = panels.setdefault((target, activity), Panel(unit))
-            panel.samples.append(np.column_stack((truth[drawn, k], prediction[drawn, k])))
-            panel.moments.append((len(samples), means[k], squares[k]))
 
 
 def _draw_agreement(results: Results, row: str) -> Iterator[tuple[str, Figure]]:
     metrics = results.select([row])
     if metrics.empty:
         return
+    name = row.partition(" (")[0]  # without the mark of a script
     sources = metrics.drop_duplicates("test_subject")[["folder", "test_subject"]]
-    paths = [run / "predictions" / f"{row}-subject_{name}.npz" for run, name in sources.values]
+    paths = [run / "predictions" / f"{name}-subject_{s}.npz" for run, s in sources.to_numpy()]
     missing = [path for path in paths if not path.exists()]
     if missing:
         print(f"{row}: no Bland-Altman and scatter plots, because {missing[0]} is missing.")
         return
-    panels = load_panels(paths)
+    panels = agreement.load_panels(paths)
     title = f"{row}, {results.label}, {plural(len(paths), 'test subject')}"
-    yield f"bland_altman-{row}", bland_altman_figure(title, panels)
-    yield f"scatter-{row}", scatter_figure(title, panels)
+    truth = "simulated" if results.is_synthetic else "measured"
+    yield f"bland_altman-{row}", agreement.bland_altman_figure(title, panels, truth)
+    yield f"scatter-{row}", agreement.scatter_figure(title, panels, truth)
 
 
-def bland_altman_figure(title: str, panels: Panels) -> Figure:
-    """Draw prediction minus measurement against their mean."""
-    labels = "mean of predicted and measured", "predicted − measured"
-    figure = _panels_figure(panels, _draw_bland_altman, *labels)
-    figure.suptitle(
-        f"Bland-Altman plot, {title}\nSolid: bias, dashed: 95% limits of agreement\n"
-        "from the variances within and between subjects",
-        fontsize=10,
-    )
-    return figure
-
-
-def scatter_figure(title: str, panels: Panels) -> Figure:
-    """Draw prediction against measurement."""
-    figure = _panels_figure(panels, _draw_scatter, "measured", "predicted")
-    figure.suptitle(f"Predicted against measured, {title}\nLine: identity", fontsize=10)
-    return figure
-
-
-def _panels_figure(
-    panels: Panels, draw: Callable[[Axes, Panel], None], x_label: str, y_label: str
-) -> Figure:
-    """Draw all panels, with activities side by side, or targets if there is one activity."""
-    targets, activities = (list(dict.fromkeys(names)) for names in zip(*panels, strict=True))
-    places = [(target, activity) for target in targets for activity in activities]
-    across = len(activities) if len(activities) > 1 else min(3, len(targets))
-    down = math.ceil(len(places) / across)
-    figure = Figure(figsize=(3.0 * across, 2.5 * down + 0.9))
-    all_axes = figure.subplots(down, across, squeeze=False).ravel()
-    for axes, (target, activity) in zip_longest(all_axes, places, fillvalue=("", "")):
-        panel = panels.get((target, activity))
-        if panel is None:
-            axes.set_axis_off()
-            continue
-        draw(axes, panel)
-        name = f"{target}, {activity}" if activity else target
-        axes.set_title("\n".join(filter(None, [name, axes.get_title()])), fontsize=9)
-        axes.set_xlabel(f"{x_label} ({panel.unit})", fontsize=8)
-        axes.set_ylabel(f"{y_label} ({panel.unit})", fontsize=8)
-        axes.tick_params(labelsize=7)
-        axes.locator_params(nbins=5)
-    return figure
-
-
-def _draw_hexagons(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
-    axes.hexbin(x, y, gridsize=HEXAGONS, bins="log", mincnt=1, cmap="crest", linewidths=0.1)
-
-
-def _draw_bland_altman(axes: Axes, panel: Panel) -> None:
-    truth, prediction = np.concatenate(panel.samples).astype(float).T
-    _draw_hexagons(axes, (truth + prediction) / 2, prediction - truth)
-    bias, low, high = limits_of_agreement(panel.moments)
-    for value, style in ((bias, "-"), (low, "--"), (high, "--")):
-        axes.axhline(value, color=LINE_COLOR, linestyle=style, linewidth=1.2)
-    axes.set_title(f"bias {bias:.2g}, limits {low:.2g} to {high:.2g}")
-
-
-def _draw_scatter(axes: Axes, panel: Panel) -> None:
-    truth, prediction = np.concatenate(panel.samples).astype(float).T
-    _draw_hexagons(axes, truth, prediction)
-    ends = min(truth.min(), prediction.min()), max(truth.max(), prediction.max())
-    axes.plot(ends, ends, color=LINE_COLOR, linewidth=1.2)
+def _colors(results: Results) -> dict[str, tuple[float, float, float]]:
+    """Return a color for each model, the same in all figures; dark ones for the paper's own."""
+    names = [*reversed(paper.MODELS.values()), *map(paper.label, results.metrics["row"].unique())]
+    pairs = sns.color_palette("tab20")  # dark and light in turn
+    return dict(zip(dict.fromkeys(names), cycle([*pairs[::2], *pairs[1::2]]), strict=False))

@@ -20,7 +20,7 @@ from tools.report.tables import SYNTHETIC_NOTE, Table
 
 
 class Section(NamedTuple):
-    """What the page shows of results that can be compared.
+    """The part of the page for results that can be compared.
 
     Attributes:
         results: the results.

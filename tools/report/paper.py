@@ -24,6 +24,15 @@ SPARSE_SETS = {  # number of IMUs in each sensor set
 }
 FULL_SET = {"A": "all_imus_emg", "B": "all_imus_video"}
 
+SCRIPTS = {  # in lower case
+    f"dataset_{letter}_{family}"
+    for letter in "ab"
+    for family in (
+        *("ffn_hf_ffn_bilstm_convnet", "lmfn_tfn_fusion_models", "kinetics_fm_models"),
+        *("sensor_distillation", "model_ablation"),
+    )
+}
+
 MODELS = {  # names in the tables, by the first part of a row's name
     "ffn_hf": "FFN (HF)",
     "ffn": "FFN",
@@ -61,10 +70,7 @@ MORE_ABLATION = {  # the other subsets of branches, which are not in the paper
     "mwff_mwfs_gate_lstm": "MWFF + MWFS, gate",
     "maf_mwff_mwfs_lstm": "MAF + MWFF + MWFS",
 }
-BEYOND = {  # real time, which is not in the paper: in a table of their own
-    "streaming": "Streaming student",
-    "distilled_streaming": "Streaming student + SD",
-}
+OURS = ("teacher", "mffm_gated", "distilled")  # kinds of rows of the paper's own network
 PARTS = {"dlr_rmse", "dlr_correlation"}  # networks of another row; the latter has no fixed scale
 
 NRMSE_PERCENT = {  # mean over targets; mean ± SD over subjects where the SD is known
@@ -117,7 +123,7 @@ LSTM_NOTE = {
 }
 DISTILLATION_NOTE = (
     "The published script for Dataset B weights the teacher's output and feature by 0.1 and 5.0; "
-    "the paper's text, and this collection by default, by 0.5 and 1.0."
+    "the paper's text, and this project by default, by 0.5 and 1.0."
 )
 
 
@@ -139,17 +145,20 @@ class PaperTable(NamedTuple):
 
 
 def kind(row: str) -> str:
-    """Return the part of a row's name that stands for the model."""
-    return row.split("-")[0]
+    """Return the part of a row's name that denotes the model: `lmfn` for `lmfn-foot`.
+
+    A row that is marked with its script, such as `lmfn-foot (my_script)`, is a kind of its own.
+    """
+    return row if row.endswith(")") else row.split("-")[0]
 
 
 def label(row: str) -> str:
-    """Return the paper's name of a row's model, or the row's own if the paper has none."""
-    return {**MODELS, **ABLATION, **MORE_ABLATION, **BEYOND}.get(kind(row), kind(row))
+    """Return the paper's name of a row's model, or the kind of the row if the paper has none."""
+    return {**MODELS, **ABLATION, **MORE_ABLATION}.get(kind(row), kind(row))
 
 
 def table(dataset: str, script: str, sensor_set: str) -> PaperTable:
-    """Return the table that a script's rows of a sensor set belong to; all, if not the paper's."""
+    """Return the table of a script's rows of a sensor set; other datasets have one for all rows."""
     if dataset not in SUBJECTS:
         return PaperTable("1", "All rows")
     sensors = {"A": "IMUs and EMG", "B": "IMUs and video"}[dataset]
@@ -165,7 +174,7 @@ def table(dataset: str, script: str, sensor_set: str) -> PaperTable:
 
 def sort_rows(sets: Sequence[str], rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Sort pairs of row and sensor set by set and the paper's models; unknown ones come last."""
-    kinds = [*ABLATION, *MORE_ABLATION, *MODELS, *BEYOND]
+    kinds = [*ABLATION, *MORE_ABLATION, *MODELS]
 
     def position(pair: tuple[str, str]) -> tuple[bool, int, int]:
         row, sensor_set = kind(pair[0]), pair[1]

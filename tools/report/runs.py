@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from common.files import InputError
@@ -17,8 +16,8 @@ from common.metrics import COLUMNS, METRICS
 from tools.report import paper
 from tools.trained import dataset_name, find_script
 
-SHARED_SETTINGS = ("data", "protocol", "epochs", "patience", "batch_size", "seed", "loss")
-DEFAULTS = {"loss": "pooled"}  # of settings that a run notes only if they differ from the paper's
+SHARED_SETTINGS = ("data", "protocol", "epochs", "patience", "batch_size", "seed")
+OLD_SETTINGS = ("faster", "loss")  # of version 1.0.0, where they differ from the paper
 KEYS = ["row", "test_subject", "activity", "target"]
 HISTORY = {"row": str, "fold": str, "epoch": int, "training_loss": float, "validation_loss": float}
 
@@ -38,6 +37,11 @@ class Run(NamedTuple):
     calls: list[dict[str, Any]]
     metrics: pd.DataFrame
 
+    @property
+    def script(self) -> str:
+        """Name of the script."""
+        return self.settings["script"]
+
 
 @dataclass
 class Results:
@@ -45,24 +49,24 @@ class Results:
 
     Attributes:
         name: name of these results and of their folder in the report.
-        dataset: `A`, `B`, or the name of one's own.
+        dataset: `A`, `B`, or the name that the script states.
         imus: number of IMUs in each sensor set, in the order of the tables.
-        settings: the settings that the runs share.
         metrics: metrics of all runs in long form, with the columns `script` and `folder` added.
         runs: the runs.
         notices: remarks for the reader of the report.
-        streaming: the same for rows beyond the paper, which are not in `metrics`; the column
-            `lookahead_ms` is added, None for the default of the script.
     """
 
     name: str
     dataset: str
     imus: dict[str, int]
-    settings: dict[str, Any]
     metrics: pd.DataFrame
     runs: list[Run]
     notices: list[str] = field(default_factory=list)
-    streaming: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the first run, which shares `SHARED_SETTINGS` with the others."""
+        return self.runs[0].settings
 
     @property
     def subjects(self) -> list[str]:
@@ -72,13 +76,11 @@ class Results:
     @property
     def training(self) -> str:
         """A description of the training."""
-        description = (
+        text = (
             "at most {epochs} epochs with patience {patience}, batch size {batch_size} and seed "
             "{seed}"
         )
-        if self.settings["loss"] != DEFAULTS["loss"]:
-            description += ", loss `{loss}`"
-        return description.format_map(self.settings)
+        return text.format_map(self.settings)
 
     def select(self, rows: Sequence[str]) -> pd.DataFrame:
         """Return the metrics of some rows."""
@@ -91,7 +93,7 @@ class Results:
 
     @property
     def label(self) -> str:
-        """The dataset as titles name it, with a mark if the data are synthetic."""
+        """The dataset as shown in titles, with a mark if the data are synthetic."""
         return f"Dataset {self.dataset}" + (", SYNTHETIC DATA" if self.is_synthetic else "")
 
 
@@ -99,22 +101,21 @@ def load_results(folders: Sequence[Path]) -> list[Results]:
     """Load runs and group those that share dataset, data file, protocol, seed and training.
 
     Raises:
-        InputError: a folder is not a run or is damaged, runs of one script differ in their flags,
+        InputError: A folder is not a run or is damaged, runs of one script differ in their flags,
             or two runs disagree on a row and subject.
     """
-    runs = [load_run(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
     groups: dict[str, list[Run]] = {}
-    for run in runs:
-        shared = [_dataset(run.settings), *(run.settings[name] for name in SHARED_SETTINGS)]
-        groups.setdefault(json.dumps(shared, sort_keys=True), []).append(run)
-    merged = [_merge(group) for group in groups.values()]
-    finished = (r for r in merged if len(r.metrics) or len(r.streaming))
-    results = sorted(finished, key=lambda r: r.name)
+    for folder in dict.fromkeys(folder.resolve() for folder in folders):
+        run = load_run(folder)
+        groups.setdefault(json.dumps(_group(run), sort_keys=True), []).append(run)
+    results = [_merge(group) for group in groups.values()]
+    results = sorted((r for r in results if len(r.metrics)), key=lambda r: r.name)
     if not results:
         raise InputError(
             f"{', '.join(map(str, folders))}: no row has finished yet; run the report again later"
         )
-    _number_duplicate_names(results)
+    for name in dict.fromkeys(result.name for result in results):
+        _number([result for result in results if result.name == name])
     return results
 
 
@@ -122,19 +123,18 @@ def load_run(folder: Path) -> Run:
     """Load the settings and metrics of one run.
 
     Raises:
-        InputError: the folder is not a run, or one of its files is damaged.
+        InputError: The folder is not a run, or one of its files is damaged.
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise InputError(f"{folder}: not a run (no config.json); give outputs/<script>/<run>")
+        raise InputError(f"{folder}: not a run (no config.json); pass outputs/<script>/<run>")
     try:
-        config = json.loads(path.read_text())
-        settings = DEFAULTS | dict(config["settings"])
-        calls = [dict(c) for c in config.get("calls", [])]
-        missing = {"script", *SHARED_SETTINGS} - set(settings)
-        if missing:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        settings = dict(config["settings"])
+        calls = [dict(call) for call in config.get("calls", [])]
+        if missing := {"script", *SHARED_SETTINGS} - set(settings):
             raise ValueError(f"the settings lack {', '.join(sorted(missing))}")
-        _dataset(settings)  # the script is known
+        _dataset(settings["script"])  # the script is known
         data = settings["data"]
         if not isinstance(data["file"], str) or not isinstance(data["subjects"], list):
             raise ValueError("the data need the name of a file and a list of subjects")
@@ -154,8 +154,7 @@ def _load_metrics(path: Path) -> pd.DataFrame:
             na_values={name: ["", "nan", "NaN"] for name in METRICS},
             engine="python",  # the C engine may round the last digit
         )
-        missing = set(COLUMNS) - set(metrics.columns)
-        if missing:
+        if missing := set(COLUMNS) - set(metrics.columns):
             raise ValueError(f"no column {', '.join(sorted(missing))}")
         _check_complete(metrics)
     except (OSError, ValueError) as error:
@@ -164,10 +163,10 @@ def _load_metrics(path: Path) -> pd.DataFrame:
 
 
 def load_histories(results: Results) -> dict[str, pd.DataFrame]:
-    """Return the losses of all epochs of each script, as far as its runs have a `history.csv`.
+    """Return the losses of all epochs of each script, if its runs have a `history.csv`.
 
     Raises:
-        InputError: a file is damaged.
+        InputError: A file is damaged.
     """
     parts: dict[str, list[pd.DataFrame]] = {}
     for run in results.runs:
@@ -175,13 +174,11 @@ def load_histories(results: Results) -> dict[str, pd.DataFrame]:
         try:
             if path.exists() and len(run.metrics):
                 history = pd.read_csv(path, usecols=list(HISTORY), dtype=HISTORY)
-                parts.setdefault(run.settings["script"], []).append(_with_delay(history, run))
-        except (OSError, ValueError, KeyError) as error:
+                parts.setdefault(run.script, []).append(history)
+        except (OSError, ValueError) as error:
             raise _damaged(path, error) from error
-    return {
-        script: pd.concat(histories).drop_duplicates(["row", "fold", "epoch"])
-        for script, histories in parts.items()
-    }
+    histories = {name: pd.concat(found) for name, found in parts.items()}
+    return {name: h.drop_duplicates(["row", "fold", "epoch"]) for name, h in histories.items()}
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
@@ -197,15 +194,20 @@ def _check_complete(metrics: pd.DataFrame) -> None:
         raise ValueError(f"{place} appears twice")
     targets = set(metrics["target"])
     for (row, subject), part in metrics.groupby(["row", "test_subject"]):
-        lacking = targets - set(part.loc[part["activity"] == "all", "target"])
-        if lacking:
+        if lacking := targets - set(part.loc[part["activity"] == "all", "target"]):
             raise ValueError(f"row {row}, subject {subject} lacks {', '.join(sorted(lacking))}")
 
 
-def _dataset(settings: dict[str, Any]) -> str:
-    """Return the dataset of a run, by the name of its script or as the script says."""
-    of_paper = re.match("Dataset_([AB])_", settings["script"])
-    return of_paper[1] if of_paper else dataset_name(find_script(settings["script"]))
+def _dataset(script: str) -> str:
+    """Return the dataset of a script, from its name or, for other scripts, from its text."""
+    of_paper = re.match("Dataset_([AB])_", script)
+    return of_paper[1] if of_paper else dataset_name(find_script(script))
+
+
+def _group(run: Run) -> list[Any]:
+    """Return what the runs of one group have in common."""
+    shared = [run.settings[name] for name in SHARED_SETTINGS]
+    return [_dataset(run.script), *shared, *(run.settings.get(name) or "" for name in OLD_SETTINGS)]
 
 
 def _count_imus(dataset: str, runs: Sequence[Run]) -> dict[str, int]:
@@ -213,39 +215,21 @@ def _count_imus(dataset: str, runs: Sequence[Run]) -> dict[str, int]:
     if dataset in paper.SPARSE_SETS:
         sparse = paper.SPARSE_SETS[dataset]
         return {**sparse, paper.FULL_SET[dataset]: max(sparse.values())}
-    scripts = [find_script(run.settings["script"]) for run in runs]
-    return {
-        name: len(sensor_set.sensors)
-        for script in scripts
-        for name, sensor_set in script.SENSOR_SETS.items()
-    }
+    sets = [find_script(run.script).SENSOR_SETS.items() for run in runs]
+    return {name: len(sensor_set.sensors) for found in sets for name, sensor_set in found}
 
 
-def _merge(runs: Sequence[Run]) -> Results:
-    """Combine runs with the same shared settings, counting each row and subject once."""
+def _merge(runs: list[Run]) -> Results:
+    """Combine the runs of a group, counting each row and subject once."""
+    runs.sort(key=lambda run: run.script.lower() not in paper.SCRIPTS)  # the paper's come first
     _check_flags(runs)
-    settings = runs[0].settings
-    dataset = _dataset(settings)
-    notices = [
-        f"{run.folder.name} has no finished row yet and is left out."
-        for run in runs
-        if run.metrics.empty
-    ]
-    devices = sorted({str(run.settings.get("device")) for run in runs})
-    if len(devices) > 1:
-        notices.append(
-            f"Runs on {' and '.join(devices)} are combined; rounding differs between devices."
-        )
-    parts = [
-        _with_delay(run.metrics, run).assign(
-            script=run.settings["script"],
-            folder=run.folder,
-            lookahead_ms=run.settings.get("lookahead_ms"),
-        )
-        for run in runs
-    ]
+    dataset = _dataset(runs[0].script)
+    parts = [run.metrics.assign(script=run.script, folder=run.folder) for run in runs]
     metrics = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
-    notices += _check_duplicates(metrics)
+    # Rows of different scripts with the same name are different rows
+    other = metrics["script"] != metrics.groupby("row")["script"].transform("first")
+    metrics.loc[other, "row"] += " (" + metrics["script"] + ")"
+    notices = [*_notices_of_runs(runs), *_check_duplicates(metrics)]
     metrics = metrics.drop_duplicates(KEYS, ignore_index=True)
     is_undefined = metrics[["nrmse_percent", "pcc"]].isna().any(axis=1)
     undefined = metrics[is_undefined & (metrics["activity"] == "all")]
@@ -255,43 +239,37 @@ def _merge(runs: Sequence[Run]) -> Results:
             f"{row}, {target}: NRMSE or PCC is undefined for subject {subjects}, and so are the "
             "means that include it."
         )
-    is_streaming = _is_streaming(metrics)
-    return Results(
-        f"{dataset}-{settings['protocol']}",
-        dataset,
-        _count_imus(dataset, runs),
-        settings,
-        metrics[~is_streaming].drop(columns="lookahead_ms"),
-        list(runs),
-        notices,
-        metrics[is_streaming],
-    )
+    name = f"{dataset}-{runs[0].settings['protocol']}"
+    return Results(name, dataset, _count_imus(dataset, runs), metrics, runs, notices)
 
 
-def _is_streaming(table: pd.DataFrame) -> pd.Series:
-    return table["row"].map(paper.kind).isin(paper.BEYOND)
-
-
-def _with_delay(table: pd.DataFrame, run: Run) -> pd.DataFrame:
-    """Add a delay that is not the default to the names of the streaming students of a run."""
-    late_ms = run.settings.get("lookahead_ms")
-    if late_ms is None or table.empty:
-        return table
-    labels = table["row"] + np.where(_is_streaming(table), f" ({late_ms:g} ms)", "")
-    return table.assign(row=labels)
+def _notices_of_runs(runs: Sequence[Run]) -> Iterable[str]:
+    for run in runs:
+        if run.metrics.empty:
+            yield f"{run.folder.name} has no finished row yet and is left out."
+    devices = sorted({str(run.settings.get("device")) for run in runs})
+    if len(devices) > 1:
+        yield f"Runs on {' and '.join(devices)} are combined; rounding differs between devices."
+    digests: dict[str, set[str]] = {}  # version 1.0.0 did not record them
+    for run in runs:
+        found = {call["script_digest"] for call in run.calls if "script_digest" in call}
+        digests.setdefault(run.script, set()).update(found)
+    for script, found in digests.items():
+        if len(found) > 1:
+            yield (
+                f"`{script}.py` was changed between the calls that these results come from; they "
+                f"may stem from {len(found)} different versions of it."
+            )
 
 
 def _check_flags(runs: Sequence[Run]) -> None:
-    """Refuse runs of one script that differ in a setting other than the device.
-
-    The delay concerns the streaming students only, whose names tell it.
-    """
+    """Refuse runs of one script that differ in a setting other than device and threads."""
     first: dict[str, Run] = {}
     for run in runs:
-        other = first.setdefault(run.settings["script"], run)
+        other = first.setdefault(run.script, run)
         for name in {**other.settings, **run.settings}:
             theirs, ours = other.settings.get(name), run.settings.get(name)
-            if name not in ("device", "lookahead_ms") and theirs != ours:
+            if name not in ("device", "threads", *OLD_SETTINGS) and theirs != ours:
                 raise InputError(
                     f"{run.folder}: {name} is {ours}, but {theirs} in {other.folder}; "
                     "report these runs separately"
@@ -316,19 +294,15 @@ def _check_duplicates(metrics: pd.DataFrame) -> list[str]:
     return notices
 
 
-def _number_duplicate_names(results: Sequence[Results]) -> None:
+def _number(same: Sequence[Results]) -> None:
     """Number results of the same dataset and protocol, and note how they differ."""
-    names = [result.name for result in results]
-    for name in dict.fromkeys(names):
-        same = [result for result in results if result.name == name]
-        if len(same) == 1:
-            continue
-        differing = [
-            setting
-            for setting in SHARED_SETTINGS
-            if len({json.dumps(result.settings[setting]) for result in same}) > 1
-        ]
-        for i, result in enumerate(same, start=1):
-            result.name = f"{name}-{i}"
+    differing = [
+        setting
+        for setting in (*SHARED_SETTINGS, *OLD_SETTINGS)
+        if len({json.dumps(result.settings.get(setting)) for result in same}) > 1
+    ]
+    for i, result in enumerate(same, start=1):
+        if len(same) > 1:
+            result.name += f"-{i}"
             notice = f"Runs that differ in {', '.join(differing)} are reported separately: "
             result.notices.insert(0, f"{notice}this is set {i} of {len(same)}.")

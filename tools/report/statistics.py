@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,69 +19,11 @@ from statsmodels.stats.multitest import multipletests
 from common.files import plural
 from tools.report import paper
 from tools.report.runs import Results
-from tools.report.tables import Cell, Number, Table, common_subjects, rows_by_table, subject_means
+from tools.report.tables import Cell, Table, common_subjects, rows_by_table, subject_means
 
 ALPHA = 0.05
 MIN_SUBJECTS = 3
-OUR_MODELS = {"teacher", "mffm_gated", "distilled"}  # the paper's own network
 PAIRED_COLUMNS = ("difference", "SD", "95 % CI low", "95 % CI high", "t", "p")
-
-
-class Anova(NamedTuple):
-    """A repeated-measures ANOVA.
-
-    Attributes:
-        f: the F statistic.
-        df_models: its numerator degrees of freedom.
-        df_error: its denominator degrees of freedom.
-        p: its p value, assuming sphericity.
-        w: Mauchly's W, which tests that assumption.
-        w_p: p value of W.
-        epsilon: Greenhouse-Geisser epsilon.
-        p_corrected: p value of F after the Greenhouse-Geisser correction.
-    """
-
-    f: float
-    df_models: float
-    df_error: float
-    p: float
-    w: float
-    w_p: float
-    epsilon: float
-    p_corrected: float
-
-    @property
-    def is_corrected(self) -> bool:
-        """Whether the corrected p decides: sphericity is rejected or cannot be tested."""
-        return not self.w_p >= ALPHA
-
-
-class PairedTests(NamedTuple):
-    """Two-sided tests of the differences `b - a` over the same subjects.
-
-    All but the mean and SD are NaN if the differences do not vary.
-
-    Attributes:
-        subjects: number of subjects.
-        difference: mean of the differences.
-        sd: SD of the differences.
-        low: lower bound of the mean's 95% confidence interval.
-        high: upper bound of the mean's 95% confidence interval.
-        t: statistic of the paired t-test.
-        p: p value of the paired t-test.
-        dz: Cohen's dz, mean divided by SD of the differences.
-        wilcoxon_p: p value of Wilcoxon's signed-rank test.
-    """
-
-    subjects: int
-    difference: float
-    sd: float
-    low: float
-    high: float
-    t: float
-    p: float
-    dz: float
-    wilcoxon_p: float
 
 
 def sphericity(values: np.ndarray) -> tuple[float, float, float]:
@@ -131,53 +72,71 @@ def _mauchly_p(w: float, p: int, df: int) -> float:
     return first + second * (further - first)
 
 
-def anova(values: pd.DataFrame) -> Anova:
+def anova(values: pd.DataFrame) -> dict[str, Cell]:
     """Test whether models differ by a repeated-measures ANOVA.
 
     Args:
         values: a line per subject and a column per model, at least two of each, none missing.
 
     Returns:
-        The ANOVA; F and all p values are NaN if the models differ by constants only.
+        `F`, its degrees of freedom `df` and its `p`; Mauchly's W, which tests the assumption of
+        sphericity, and its p value; the Greenhouse-Geisser epsilon, and the p value of F corrected
+        by it. `models differ` states the verdict; the corrected p value decides if sphericity is
+        rejected or cannot be tested. If the models differ by constants only, all numbers are NaN.
     """
+    subjects, models = values.shape
+    df = models - 1, (models - 1) * (subjects - 1)
     residuals = values.sub(values.mean(axis=1), axis=0) - values.mean()
-    if _is_rounding_error(residuals.to_numpy(), values.to_numpy()):
-        subjects, models = values.shape
-        df = models - 1, (models - 1) * (subjects - 1)
-        return Anova(math.nan, *df, *[math.nan] * 5)
-    long = values.rename_axis(index="subject", columns=None).reset_index()
-    long = long.melt("subject", var_name="model")
-    table = AnovaRM(long, "value", "subject", within=["model"]).fit().anova_table
-    f, df_models, df_error, p = table.loc["model", ["F Value", "Num DF", "Den DF", "Pr > F"]]
-    w, w_p, epsilon = sphericity(values.to_numpy())
-    p_corrected = stats.f.sf(f, epsilon * df_models, epsilon * df_error)
-    return Anova(f, df_models, df_error, p, w, w_p, epsilon, p_corrected)
+    f = p = w = w_p = epsilon = p_corrected = math.nan
+    if not _is_rounding_error(residuals.to_numpy(), values.to_numpy()):
+        long = values.rename_axis(index="subject", columns=None).reset_index()
+        long = long.melt("subject", var_name="model")
+        table = AnovaRM(long, "value", "subject", within=["model"]).fit().anova_table
+        f, p = table.loc["model", ["F Value", "Pr > F"]]
+        w, w_p, epsilon = sphericity(values.to_numpy())
+        p_corrected = stats.f.sf(f, epsilon * df[0], epsilon * df[1])
+    is_corrected = not w_p >= ALPHA
+    return {
+        "F": f,
+        "df": f"{df[0]}, {df[1]}",
+        "p": p,
+        "Mauchly's W": w,
+        "Mauchly's p": w_p,
+        "Greenhouse-Geisser ε": epsilon,
+        "corrected p": p_corrected,
+        "models differ": f"{_verdict(p_corrected)}, corrected" if is_corrected else _verdict(p),
+    }
 
 
 def _is_rounding_error(residuals: np.ndarray, values: np.ndarray) -> bool:
     return np.ptp(residuals) <= 1e-12 * np.abs(values).max()
 
 
-def paired_tests(a: np.ndarray, b: np.ndarray) -> PairedTests:
-    """Test the differences `b - a`.
+def paired_tests(a: np.ndarray, b: np.ndarray) -> dict[str, Cell]:
+    """Test the differences `b - a`, two-sided.
 
     Args:
         a: `(subjects,)`.
         b: `(subjects,)`, in the same order.
+
+    Returns:
+        Mean and SD of the differences, the bounds of the 95% confidence interval of the mean, `t`
+        and `p` of the paired t-test, Cohen's dz (mean divided by SD) and the p value of Wilcoxon's
+        signed-rank test; all but mean and SD are NaN if the differences do not vary.
     """
     differences = b - a
     mean, sd = differences.mean(), differences.std(ddof=1)
-    if _is_rounding_error(differences, a):
-        return PairedTests(len(a), mean, sd, *[math.nan] * 6)
-    t_test = stats.ttest_rel(b, a)
-    low, high = t_test.confidence_interval(1 - ALPHA)
-    wilcoxon_p = stats.wilcoxon(differences).pvalue
-    return PairedTests(
-        len(a), mean, sd, low, high, t_test.statistic, t_test.pvalue, mean / sd, wilcoxon_p
-    )
+    low = high = t = p = dz = wilcoxon_p = math.nan
+    if not _is_rounding_error(differences, a):
+        t_test = stats.ttest_rel(b, a)
+        t, p, dz = t_test.statistic, t_test.pvalue, mean / sd
+        low, high = t_test.confidence_interval(1 - ALPHA)
+        wilcoxon_p = stats.wilcoxon(differences).pvalue
+    cells = dict(zip(PAIRED_COLUMNS, (mean, sd, low, high, t, p), strict=True))
+    return {"subjects": len(a), **cells, "dz": dz, "p, Wilcoxon": wilcoxon_p}
 
 
-def limits_of_agreement(moments: Sequence[tuple[int, float, float]]) -> tuple[float, float, float]:
+def limits_of_agreement(differences: Sequence[np.ndarray]) -> tuple[float, float, float]:
     """Compute 95% limits of agreement for several measurements per subject.
 
     The variance of a difference is the sum of the variances within and between subjects, from a
@@ -186,16 +145,16 @@ def limits_of_agreement(moments: Sequence[tuple[int, float, float]]) -> tuple[fl
     observations per individual", section 3 (doi 10.1080/10543400701329422).
 
     Args:
-        moments: number of differences, their mean and their sum of squared deviations from it, for
-            each subject.
+        differences: `(samples,)` for each subject.
 
     Returns:
         Bias, lower and upper limit.
     """
-    counts, means, squares = np.array(moments, float).T
+    counts = np.array([len(part) for part in differences], float)
+    means = np.array([part.mean() for part in differences])
     total = counts.sum()
     bias = (counts * means).sum() / total
-    within = squares.sum() / max(total - len(counts), 1)
+    within = sum(part.var() * len(part) for part in differences) / max(total - len(counts), 1)
     between = 0.0
     if len(counts) > 1:
         mean_square = (counts * (means - bias) ** 2).sum() / (len(counts) - 1)
@@ -215,7 +174,7 @@ def statistics_tables(results: Results) -> list[Table]:
         [
             row
             for row in pairs.rows
-            if {paper.kind(row["first"]), paper.kind(row["second"])} & OUR_MODELS
+            if {paper.kind(row["first"]), paper.kind(row["second"])} & {*paper.OURS}
         ],
         [*pairs.notes, f"All pairs ({len(pairs.rows)}) are listed in {pairs.stem}.csv."],
     )
@@ -265,7 +224,7 @@ def _model_tables(results: Results) -> tuple[Table, Table]:
             if len(values) < MIN_SUBJECTS:
                 anovas.rows.append({**cells, "models differ": _too_few(values)})
                 continue
-            anovas.rows.append({**cells, **_anova_cells(anova(values))})
+            anovas.rows.append({**cells, **anova(values)})
             pairs.rows += [{"table": table.number, **row} for row in _pair_rows(values)]
     return anovas, pairs
 
@@ -286,41 +245,15 @@ def _too_few(values: pd.DataFrame) -> str:
     return f"no test: {count}, at least {MIN_SUBJECTS} are needed"
 
 
-def _anova_cells(test: Anova) -> dict[str, Cell]:
-    p = test.p_corrected if test.is_corrected else test.p
-    return {
-        "F": Number(test.f, 2),
-        "df": f"{test.df_models:.0f}, {test.df_error:.0f}",
-        "p": _p_text(test.p),
-        "Mauchly's W": Number(test.w, 3),
-        "Mauchly's p": _p_text(test.w_p),
-        "Greenhouse-Geisser ε": Number(test.epsilon, 3),
-        "corrected p": _p_text(test.p_corrected),
-        "models differ": _verdict(p) + (", corrected" if test.is_corrected else ""),
-    }
-
-
 def _pair_rows(values: pd.DataFrame) -> list[dict[str, Cell]]:
     """Test all pairs of models, corrected for their number."""
     pairs = list(combinations(values.columns, 2))
     tests = [paired_tests(values[a].to_numpy(), values[b].to_numpy()) for a, b in pairs]
-    corrected = multipletests([test.p for test in tests], method="bonferroni")[1]
+    corrected = multipletests([test["p"] for test in tests], method="bonferroni")[1]
     return [
-        {
-            "first": first,
-            "second": second,
-            **_paired_cells(test),
-            "p, Bonferroni": _p_text(p),
-            "dz": Number(test.dz, 2),
-        }
+        {"first": first, "second": second, **test, "p, Bonferroni": p}
         for (first, second), test, p in zip(pairs, tests, corrected, strict=True)
     ]
-
-
-def _paired_cells(tests: PairedTests) -> dict[str, Cell]:
-    numbers = (tests.difference, tests.sd, tests.low, tests.high, tests.t)
-    cells = [*(Number(value, 2) for value in numbers), _p_text(tests.p)]
-    return {"subjects": tests.subjects, **dict(zip(PAIRED_COLUMNS, cells, strict=True))}
 
 
 def _distillation_table(results: Results) -> Table:
@@ -335,28 +268,19 @@ def _distillation_table(results: Results) -> Table:
             rows.append({**cells, "differ (t)": _too_few(values)})
             continue
         tests = paired_tests(*values.to_numpy().T)
-        cells |= {**_paired_cells(tests), "dz": Number(tests.dz, 2)}
-        cells |= {"p, Wilcoxon": _p_text(tests.wilcoxon_p), "differ (t)": _verdict(tests.p)}
-        rows.append(cells)
+        rows.append({**cells, **tests, "differ (t)": _verdict(tests["p"])})
     note = (
-        "Difference: NRMSE (%) of the distilled student minus that of the naive one, negative "
-        "where distillation helps. The tests are two-sided. dz is Cohen's dz, the mean of the "
-        "differences divided by their SD. The p values are not corrected for the number of sensor "
-        "sets."
+        "Difference: NRMSE (%) with distillation minus that without, negative where distillation "
+        "helps. The tests are two-sided. dz is Cohen's dz, the mean of the differences divided by "
+        "their SD. The p values are not corrected for the number of sensor sets."
     )
     return Table(
         "statistics_distillation",
-        "Distilled against naive students: paired tests",
+        "Students with and without distillation: paired tests",
         ("sensors", "subjects", *PAIRED_COLUMNS, "dz", "p, Wilcoxon", "differ (t)"),
         rows,
         [note],
     )
-
-
-def _p_text(p: float) -> str:
-    if math.isnan(p):
-        return "undefined"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _verdict(p: float) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Sequence
@@ -15,7 +13,7 @@ from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from common.files import InputError, plural
 from tools.report import paper
-from tools.report.runs import DEFAULTS, Results
+from tools.report.runs import OLD_SETTINGS, Results
 
 MAX_LISTED_ROWS = 10  # in a note
 DIFFERENT_SUBJECTS = "The rows were tested on different subjects: their means are not comparable"
@@ -24,9 +22,12 @@ SYNTHETIC_NOTE = (
     "about people."
 )
 SHOWN_METRICS = {"nrmse_percent": ("NRMSE %", 2), "pcc": ("PCC", 3)}  # heading, decimal places
+THREE_DIGITS = ("Mauchly's W", "Greenhouse-Geisser ε")  # columns; other numbers have two
+P_VALUE = re.compile(r"(^|\s)p(,|$)")  # headings of columns of p values
 
 LATEX_START = r"""\documentclass{article}
 \usepackage[utf8]{inputenc}
+\usepackage[T1]{fontenc}
 \usepackage[a4paper,margin=15mm]{geometry}
 \usepackage{booktabs,graphicx}
 \newcommand{\fitted}[1]{\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{#1}}
@@ -34,16 +35,6 @@ LATEX_START = r"""\documentclass{article}
 """
 LATEX_END = "\\end{document}\n"
 LATEX_SYMBOLS = {"±": r"$\pm$", "²": "$^2$", "·": r"$\cdot$", "−": "$-$", "ε": r"$\varepsilon$"}
-
-
-class Number(NamedTuple):
-    """A number and the decimal places to print."""
-
-    value: float
-    digits: int
-
-    def __str__(self) -> str:
-        return "undefined" if math.isnan(self.value) else f"{self.value:.{self.digits}f}"
 
 
 class MeanSD(NamedTuple):
@@ -54,13 +45,13 @@ class MeanSD(NamedTuple):
     digits: int
 
     def __str__(self) -> str:
-        text = str(Number(self.mean, self.digits))
-        if self.sd is None or math.isnan(self.mean):
-            return text
-        return f"{text} ± {self.sd:.{self.digits}f}"
+        if math.isnan(self.mean):
+            return "undefined"
+        text = f"{self.mean:.{self.digits}f}"
+        return text if self.sd is None else f"{text} ± {self.sd:.{self.digits}f}"
 
 
-Cell = str | int | Number | MeanSD | None
+Cell = str | int | float | MeanSD | None
 
 
 @dataclass
@@ -71,7 +62,7 @@ class Table:
         stem: name of its CSV file without the suffix.
         title: heading or caption.
         columns: headings of the columns.
-        rows: a cell per column; columns that a row lacks are empty.
+        rows: a cell per column; columns that a row lacks are empty, NaN is undefined.
         notes: remarks below the table.
         is_long: write the table as CSV only.
     """
@@ -85,17 +76,20 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table in Markdown with its heading and notes."""
-        parts = [f"### {self.title}", markdown_table(self.columns, self.rows), *self.notes]
+        parts = [f"### {self.title}", layout(self.columns, self.rows, "pipe"), *self.notes]
         return "\n\n".join(parts) + "\n"
 
     def latex(self) -> str:
         """Return the table in LaTeX; it needs the preamble `LATEX_START`."""
+        texts = pd.DataFrame(_texts(self.columns, self.rows), columns=self.columns)
+        alignment = "".join(side[0] for side in _alignment(self.columns, self.rows))
+        body = texts.to_latex(index=False, escape=True, column_format=alignment)
         notes = [rf"\par\smallskip\parbox{{0.95\linewidth}}{{{_latex(n)}}}" for n in self.notes]
         lines = [
             r"\begin{table}[htbp]",
             r"\centering\footnotesize\setlength{\tabcolsep}{3.5pt}",
             rf"\caption{{{_latex(self.title)}}}",
-            rf"\fitted{{{_layout(self.columns, self.rows, 'latex_booktabs')}}}",
+            rf"\fitted{{{body.strip()}}}",
             *notes,
             r"\end{table}",
         ]
@@ -103,56 +97,55 @@ class Table:
 
     def html(self) -> str:
         """Return the table in HTML, without its heading and notes; the text is escaped."""
-        return _layout(self.columns, self.rows, "html")
+        return layout(self.columns, self.rows, "html")
 
     def csv(self) -> str:
-        """Return the table as CSV in full precision; means and SDs have columns of their own."""
-        pairs = {
-            column
-            for column in self.columns
-            if any(isinstance(row.get(column), MeanSD) for row in self.rows)
-        }
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        names = [[f"{c} mean", f"{c} SD"] if c in pairs else [c] for c in self.columns]
-        writer.writerow(sum(names, []))
-        for row in self.rows:
-            values: list[object] = []
-            for column in self.columns:
-                cell = row.get(column)
-                if column in pairs:
-                    values += cell[:2] if isinstance(cell, MeanSD) else [cell, None]
-                else:
-                    values.append(cell.value if isinstance(cell, Number) else cell)
-            writer.writerow(values)
-        return text.getvalue()
+        """Return the table as CSV in full precision, with columns for the mean and for the SD."""
+        columns: dict[str, list[object]] = {}
+        for name in self.columns:
+            cells = [row.get(name) for row in self.rows]
+            if any(isinstance(cell, MeanSD) for cell in cells):
+                pairs = [cell[:2] if isinstance(cell, MeanSD) else (cell, None) for cell in cells]
+                columns[f"{name} mean"], columns[f"{name} SD"] = zip(*pairs, strict=True)
+            else:
+                columns[name] = cells
+        return pd.DataFrame(columns, dtype=object).to_csv(index=False)
 
 
-def markdown_table(columns: Sequence[str], rows: Sequence[dict[str, Cell]]) -> str:
-    """Return the table alone in Markdown."""
-    return _layout(columns, rows, "pipe")
-
-
-def _layout(columns: Sequence[str], rows: Sequence[dict[str, Cell]], style: str) -> str:
-    cells = [[row.get(column) for column in columns] for row in rows]
-    alignment = [
-        "left" if any(map(_is_word, column)) else "right" for column in zip(*cells, strict=True)
-    ]
-    texts = [[_text(cell) for cell in row] for row in cells]
+def layout(columns: Sequence[str], rows: Sequence[dict[str, Cell]], style: str) -> str:
+    """Return the table alone, in a style of tabulate."""
+    texts, alignment = _texts(columns, rows), _alignment(columns, rows)
     if style == "pipe":
         texts = [[text.replace("|", r"\|") for text in row] for row in texts]
     return tabulate(texts, columns, style, colalign=alignment, disable_numparse=True)
 
 
+def _alignment(columns: Sequence[str], rows: Sequence[dict[str, Cell]]) -> list[str]:
+    """Return `left` for the columns with words, `right` for those with numbers."""
+    cells = [[row.get(column) for row in rows] for column in columns]
+    return ["left" if any(map(_is_word, column)) else "right" for column in cells]
+
+
 def _is_word(cell: Cell) -> bool:
-    is_text = isinstance(cell, str) and cell != "undefined"
-    return is_text and cell.lstrip("`")[:1].isalpha()
+    return isinstance(cell, str) and cell.lstrip("`")[:1].isalpha()
 
 
-def _text(cell: Cell) -> str:
+def _texts(columns: Sequence[str], rows: Sequence[dict[str, Cell]]) -> list[list[str]]:
+    return [[_text(column, row.get(column)) for column in columns] for row in rows]
+
+
+def _text(column: str, cell: Cell) -> str:
     if cell is None:
         return ""
-    return f"{cell:,}" if isinstance(cell, int) else str(cell)
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    if not isinstance(cell, float):
+        return str(cell)
+    if math.isnan(cell):
+        return "undefined"
+    if P_VALUE.search(column):
+        return "< 0.001" if cell < 0.001 else f"{cell:.3f}"
+    return f"{cell:.{3 if column in THREE_DIGITS else 2}f}"
 
 
 def _latex(text: str) -> str:
@@ -214,7 +207,8 @@ def _means_table(
             name = f"NRMSE % on {plural(len(common), 'common subject')}"
             cells[name] = mean_sd(means.loc[row, common], 2)
         if is_comparable_to_paper(results):
-            cells["paper's NRMSE %"] = paper.NRMSE_PERCENT[results.dataset].get(row)
+            published = paper.NRMSE_PERCENT[results.dataset].get(row)
+            cells["paper's NRMSE %"] = published if _is_of_paper(results, row) else None
     notes = _notes(results, metrics, rows, table.number)
     return Table(table.stem, title, list(body[0]), body, notes)
 
@@ -238,17 +232,17 @@ def _per_target_table(
 ) -> Table:
     name, digits = SHOWN_METRICS[metric]
     metrics = results.select(rows)
-    targets = list(dict.fromkeys(metrics["target"]))
-    overall = dict(list(metrics[metrics["activity"] == "all"].groupby("row")))
+    overall = metrics[metrics["activity"] == "all"]
     body = []
     for row in rows:
-        cells: dict[str, Cell] = {"row": row, "folds": _folds(results, overall[row])}
-        for target, values in overall[row].groupby("target")[metric]:
-            cells[target] = mean_sd(values, digits)
-        body.append(cells)
+        of_row = overall[overall["row"] == row]
+        by_target = of_row.groupby("target", sort=False)[metric]
+        cells = {target: mean_sd(values, digits) for target, values in by_target}
+        body.append({"row": row, "folds": _folds(results, of_row), **cells})
     stem = f"{stem}_{metric.split('_')[0]}_per_target"
     notes = [] if _same_subjects(metrics) else [f"{DIFFERENT_SUBJECTS}."]
-    return Table(stem, f"{title}: {name} per target", ["row", "folds", *targets], body, notes)
+    columns = ["row", "folds", *metrics["target"].unique()]
+    return Table(stem, f"{title}: {name} per target", columns, body, notes)
 
 
 def _notes(results: Results, metrics: pd.DataFrame, rows: Sequence[str], number: str) -> list[str]:
@@ -265,8 +259,8 @@ def _notes(results: Results, metrics: pd.DataFrame, rows: Sequence[str], number:
         theirs = f"{paper.SUBJECTS[results.dataset]} subjects, protocol `paper`"
         count = plural(len(results.subjects), "subject")
         ours = f"{count}, protocol `{results.settings['protocol']}`"
-        if results.settings["loss"] != DEFAULTS["loss"]:
-            ours += f", loss `{results.settings['loss']}`"
+        old = [name for name in OLD_SETTINGS if results.settings.get(name)]
+        ours += "".join(f", {name} `{results.settings[name]}`" for name in old)
         notes.append(
             f"The paper's values ({theirs}) are left out because they are not comparable with "
             f"these results ({ours})."
@@ -279,18 +273,24 @@ def _notes(results: Results, metrics: pd.DataFrame, rows: Sequence[str], number:
 
 
 def is_comparable_to_paper(results: Results) -> bool:
-    """Return whether data are measured, and subjects, protocol and loss are the paper's."""
+    """Return whether data are measured, and subjects, protocol and training are the paper's."""
     is_whole = len(results.subjects) == paper.SUBJECTS.get(results.dataset)
-    papers = {"protocol": "paper", **DEFAULTS}
-    is_papers = all(results.settings[name] == value for name, value in papers.items())
-    return is_whole and is_papers and not results.is_synthetic
+    is_of_paper = results.settings["protocol"] == "paper" and not any(
+        results.settings.get(name) for name in OLD_SETTINGS
+    )
+    return is_whole and is_of_paper and not results.is_synthetic
+
+
+def _is_of_paper(results: Results, row: str) -> bool:
+    """Return whether a row has results from one of the paper's scripts."""
+    return any(script.lower() in paper.SCRIPTS for script in results.select([row])["script"])
 
 
 def readme_tables(all_results: Sequence[Results]) -> str:
-    """Return the README's tables: the paper's values beside ours, then other measured results.
+    """Return the README's tables: the paper's values next to ours, then other measured results.
 
     Raises:
-        InputError: some of the results are for synthetic data.
+        InputError: Some of the results are for synthetic data.
     """
     synthetic = [results.name for results in all_results if results.is_synthetic]
     if synthetic:
@@ -302,19 +302,19 @@ def readme_tables(all_results: Sequence[Results]) -> str:
     for results in all_results:
         if is_comparable_to_paper(results) and results.dataset not in comparable:
             comparable[results.dataset] = results
-        elif len(results.metrics):
+        else:
             others.append(results)
-    parts = [_beside_paper(dataset, comparable.get(dataset)) for dataset in ("A", "B")]
+    parts = [_next_to_paper(dataset, comparable.get(dataset)) for dataset in ("A", "B")]
     return "\n".join(parts + [_measured(results) for results in others])
 
 
-def _beside_paper(dataset: str, results: Results | None) -> str:
+def _next_to_paper(dataset: str, results: Results | None) -> str:
     title = f"Dataset {dataset}, {paper.SUBJECTS[dataset]} subjects, protocol `paper`"
     title += f"; ours trained for {results.training}:" if results else ":"
     body = []
     for row, published in paper.NRMSE_PERCENT[dataset].items():
         ours: dict[str, Cell] = {"NRMSE %": "not run"}
-        if results is not None and len(results.select([row])):
+        if results is not None and _is_of_paper(results, row):
             ours = _summarize_row(results, row)
         body.append(
             {
@@ -326,7 +326,7 @@ def _beside_paper(dataset: str, results: Results | None) -> str:
                 "folds": ours.get("folds"),
             }
         )
-    return f"{title}\n\n{markdown_table(list(body[0]), body)}\n"
+    return f"{title}\n\n{layout(list(body[0]), body, 'pipe')}\n"
 
 
 def _measured(results: Results) -> str:
@@ -338,7 +338,7 @@ def _measured(results: Results) -> str:
     rows = [row for sets in rows_by_table(results).values() for row in sum(sets.values(), [])]
     body = [{**_summarize_row(results, row), "row": f"`{row}`"} for row in rows]
     columns = ["row", "parameters", *(name for name, _ in SHOWN_METRICS.values()), "folds"]
-    return f"{title}\n\n{markdown_table(columns, body)}\n"
+    return f"{title}\n\n{layout(columns, body, 'pipe')}\n"
 
 
 def mean_sd(values: pd.Series, digits: int) -> MeanSD | None:

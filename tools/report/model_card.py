@@ -1,0 +1,159 @@
+"""The model card of a run: its networks, their results, and what they are not suited for."""
+
+from __future__ import annotations
+
+import shlex
+from types import ModuleType
+from typing import NamedTuple
+
+import pandas as pd
+
+from common.files import plural
+from tools.report.runs import Run
+from tools.report.tables import SHOWN_METRICS, layout, mean_sd, subject_means
+
+
+class Dataset(NamedTuple):
+    """A description of the data, in addition to the name of the file.
+
+    Attributes:
+        people: participants and activities.
+        source: the publication to cite.
+    """
+
+    people: str
+    source: str
+
+
+DATASETS = {
+    "a": Dataset(
+        "adults who walk in a laboratory, on level ground, a treadmill, ramps and stairs",
+        "Camargo et al. 2021, https://doi.org/10.1016/j.jbiomech.2021.110320",
+    ),
+    "b": Dataset(
+        "adults who walk in a laboratory",
+        "Tan et al. 2022, https://doi.org/10.1109/TII.2022.3189648",
+    ),
+}
+SYNTHETIC = Dataset("simulated walkers", "`synthetic_gait`, part of this repository")
+PAPER = (
+    "Hossain, Hadley, Guo and Choi, *Lightweight and Efficient Kinetics Estimation with Sparse\n"
+    "  IMUs via Multi-Modal Sensor Distillation*, IEEE Sensors Journal"
+)
+SELECTION = {
+    "paper": "windows of the training subjects, which is optimistic",
+    "strict": "training subjects that were set aside for it",
+}
+
+
+def model_card(run: Run, script: ModuleType) -> str:
+    """Return the model card of all finished rows of a run, in Markdown.
+
+    Args:
+        run: the run, with at least one finished row.
+        script: its script.
+    """
+    settings, metrics = run.settings, run.metrics
+    data = settings["data"]
+    is_synthetic = bool(data.get("synthetic"))
+    warning = "\n**SYNTHETIC DATA: these networks were trained on simulated walking only.**\n"
+    own = Dataset(f"the people and movements in `{data['file']}`", "your own recordings")
+    people, source = SYNTHETIC if is_synthetic else DATASETS.get(script.DATASET, own)
+    window_s = script.WINDOW / script.RATE_HZ
+    units = [f"{name} ({unit})" for name, unit in script.UNITS.items()]
+    targets = [f"{target.name} ({target.unit})" for target in script.TARGETS]
+    training = [f"{k} {_text(v)}" for k, v in settings.items() if k not in ("script", "data")]
+    row, subject = metrics[["row", "test_subject"]].iloc[-1]
+    checkpoint = shlex.quote(f"checkpoints/{row}-subject_{subject}.safetensors")
+    summary, *_ = (script.__doc__ or "").strip().split("\n")
+    return f"""# Model card: {run.script}, run {run.folder.name}
+
+{summary}
+{warning if is_synthetic else ""}
+## Networks
+
+{_networks(script, metrics)}
+
+- Inputs: windows of {script.WINDOW} samples at {script.RATE_HZ} Hz ({window_s:g} s), of these
+  modalities: {", ".join(units)}. Each network normalizes its inputs itself.
+- Outputs, at every sample: {", ".join(targets)}. BW is body weight, BH body height.
+- The sensors must be placed and oriented as in the data: see `docs/data_card.md`.
+
+## Training and test
+
+- Data: `{data["file"]}`, {plural(len(data["subjects"]), "subject")}: {", ".join(data["subjects"])}.
+- Each network was trained on all subjects but one and tested on that one, whose id is in the
+  name of its checkpoint. The best epoch was selected on
+  {SELECTION[settings["protocol"]]}.
+- Settings, named as the flags of the script: {", ".join(training)}.
+- The versions of the software are in `config.json`.
+
+## Results
+
+{_results(metrics)}
+
+NRMSE and PCC are means over the targets, then mean ± SD over the test subjects. `metrics.csv`
+has them per target and activity.
+
+## Limits
+
+- The networks were trained on {people} only.
+  Expect larger errors for other people, other movements and other ground.
+- A sensor in a different place or orientation gives wrong estimates, without an error message.
+- A network that reads whole windows has a latency of up to {1.5 * window_s:g} s in live use
+  (a window, and half of one until the next), plus the time to compute the estimates.
+- Not for clinical decisions.
+
+## Use
+
+In the folder of this repository, with the path of a checkpoint of this run:
+
+    python -m tools.predict --checkpoint {checkpoint} --data walk.csv --out outputs/walk
+    python -m tools.export_onnx --checkpoint {checkpoint} --out network.onnx
+
+For a subject of the data, use the checkpoint that held this subject out; for a new person, any.
+
+## Citation
+
+- Networks: {PAPER}. The docstring of each class names its source.
+- Data: {source}.
+- Code: `CITATION.cff` of this repository.
+"""
+
+
+def _networks(script: ModuleType, metrics: pd.DataFrame) -> str:
+    """Return the table of the finished rows: class, sensors, modalities and used parameters."""
+    parameters = metrics.groupby("row")["parameters"].first()
+    lines = []
+    for row in script.ROWS:
+        if row.name in parameters:
+            sensors, modalities = script.SENSOR_SETS[row.sensor_set]
+            lines.append(
+                {
+                    "row": row.name,
+                    "class": row.network.func.__name__,
+                    "IMUs": ", ".join(sensors),
+                    "modalities": ", ".join(modalities),
+                    "parameters": int(parameters[row.name]),
+                }
+            )
+    return layout(["row", "class", "IMUs", "modalities", "parameters"], lines, "pipe")
+
+
+def _results(metrics: pd.DataFrame) -> str:
+    """Return the table of the results: mean and SD over test subjects, and the worst subject."""
+    means = {metric: subject_means(metrics, metric) for metric in SHOWN_METRICS}
+    lines = []
+    for row, nrmse in means["nrmse_percent"].iterrows():
+        tested = list(metrics.loc[metrics["row"] == row, "test_subject"].unique())
+        nrmse = nrmse[tested]
+        worst = nrmse.index[nrmse.to_numpy().argmax()]  # NaN counts as the largest
+        line = {"row": row, "test subjects": len(tested)}
+        for metric, (name, digits) in SHOWN_METRICS.items():
+            line[name] = mean_sd(means[metric].loc[row, tested], digits)
+        lines.append({**line, "worst subject (NRMSE %)": f"{worst} ({nrmse[worst]:.2f})"})
+    return layout(list(lines[0]), lines, "pipe")
+
+
+def _text(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
