@@ -252,8 +252,8 @@ def select_columns(
         with np.errstate(over="ignore"):  # overflow gives infinity, which is rejected below
             selected = selected.astype(np.float32, copy=False)
         selected[:, [name in missing for name in names]] = np.nan
-        infinite = np.isinf(selected).sum(axis=0)
-        if infinite.any():
+        if not np.isfinite(selected).all() and np.isinf(selected).any():
+            infinite = np.isinf(selected).sum(axis=0)
             counts = [f"{n} in {name}" for name, n in zip(names, infinite, strict=True) if n]
             raise InputError(
                 f"{place}: infinite values: {', '.join(counts)}; replace them with the measured "
@@ -544,38 +544,32 @@ def _read(
     samples: dict[str, list[np.ndarray]] = {}
     labels: dict[str, list[np.ndarray]] = {"subject": [], "activity": [], "stretch": []}
     dropped: dict[str, int] = {}
-    is_measured: dict[str, dict[str, np.ndarray]] = {}  # subject -> group -> (C,): has a value
+    empty: dict[str, list[str]] = {}  # subject -> columns that are NaN in all of its tables
     stretches = 0
     for table in tables:
         groups, trial = table.read(columns)
         if len(trial):
-            found = is_measured.setdefault(table.subject, {})
-            for group, values in groups.items():
-                found[group] = found.get(group, False) | ~np.isnan(values).all(axis=0)
+            names = _empty_columns(groups, columns)
+            empty[table.subject] = [n for n in empty.get(table.subject, names) if n in names]
         converted = _convert(groups, convert, f"{path}: {table.dataset.name}")
         is_kept = np.ones(len(trial), bool)
         for values in converted.values():
-            is_kept &= ~np.isnan(values).any(axis=1)
+            if not np.isfinite(values).all():
+                is_kept &= ~np.isnan(values).any(axis=1)
         stretch = number_stretches(is_kept, trial, first=stretches)[is_kept]
         stretches = max(stretches, int(stretch.max(initial=-1)) + 1)
         for name, values in converted.items():
-            samples.setdefault(name, []).append(values[is_kept])
+            samples.setdefault(name, []).append(values if is_kept.all() else values[is_kept])
         numbers = subjects.index(table.subject), activities.index(table.activity)
         for label, number in zip(("subject", "activity"), numbers, strict=True):
             labels[label].append(np.full(len(stretch), number, np.int32))
         labels["stretch"].append(stretch.astype(np.int32))
         if len(stretch) < len(trial):
             dropped[table.dataset.name] = len(trial) - len(stretch)
-    for subject, found in is_measured.items():
-        empty = [
-            name
-            for group, names in columns.items()
-            for name, has_value in zip(names, found[group], strict=True)
-            if not has_value
-        ]
-        if empty:
+    for subject, names in empty.items():
+        if names:
             raise InputError(
-                f"{path}: subject {subject}: {empty[0]} is all NaN; add the values or remove the "
+                f"{path}: subject {subject}: {names[0]} is all NaN; add the values or remove the "
                 "subject from the file"
             )
     return Recording(
@@ -591,6 +585,15 @@ def _read(
     )
 
 
+def _empty_columns(groups: dict[str, np.ndarray], columns: Groups) -> list[str]:
+    """Return the names of the columns that are NaN in every sample."""
+    names = []
+    for group, values in groups.items():
+        if not np.isfinite(values).all():
+            names += [columns[group][i] for i in np.flatnonzero(np.isnan(values).all(axis=0))]
+    return names
+
+
 def _convert(
     groups: dict[str, np.ndarray], convert: Convert | None, place: str
 ) -> dict[str, np.ndarray]:
@@ -600,7 +603,8 @@ def _convert(
     with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 gives NaN, and x/0 infinity
         converted = convert(groups)
     for name, values in converted.items():
-        if infinite := np.count_nonzero(np.isinf(values).any(axis=1)):
+        if not np.isfinite(values).all() and np.isinf(values).any():
+            infinite = np.count_nonzero(np.isinf(values).any(axis=1))
             raise InputError(
                 f"{place}: {name} divided by 0 in {infinite} samples; add the body weight and "
                 "height"
