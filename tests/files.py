@@ -9,7 +9,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from common.data import DATASET_A_ACTIVITIES, DATASET_A_COLUMNS
+from common.data import DATASET_A_ACTIVITIES
+from tools.dataset_a import DATASET_A_COLUMNS
 
 COLUMNS_B = ("time", "value", "other")
 

@@ -1,10 +1,11 @@
-"""The ten scripts, their networks in full and in small, random inputs, and short trainings."""
+"""The scripts, their networks in full and reduced size, random inputs, and short training."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -14,14 +15,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.runs import Row, find_row, load_script
-from common.training import Criterion, Epoch, Loss, Progress, count_used_parameters
-from common.windows import Batch, Windows
+from common.runs import Row
+from common.training import Progress, count_used_parameters
+from common.windows import Batch, Fold
+from tests.conftest import ROOT
 from tests.running import no_figures
 
-SCRIPTS = [
-    load_script(path) for path in sorted(Path(__file__).resolve().parents[1].glob("Dataset_*.py"))
-]
+Loss = Callable[[nn.Module, Batch], Tensor]
+Criterion = Callable[[Tensor, Tensor], Tensor]
+SCRIPTS = [import_module(path.stem) for path in sorted(ROOT.glob("Dataset_*.py"))]
+BEYOND = [import_module(f"beyond.{path.stem}") for path in sorted(ROOT.glob("beyond/Dataset_*.py"))]
 # Layers small enough for tests: the real networks have up to 254 million parameters.
 NARROW = {
     "FFN": {"hidden_sizes": (16, 12, 8)},
@@ -42,7 +45,7 @@ NARROW = {
 def narrow_networks() -> Iterator[None]:
     """Reduce the default layer sizes of all scripts' networks; everything else stays."""
     with pytest.MonkeyPatch.context() as patch:
-        for script in SCRIPTS:
+        for script in SCRIPTS + BEYOND:
             make_narrow(script, patch)
         yield
 
@@ -59,26 +62,45 @@ def make_narrow(script: ModuleType, patch: pytest.MonkeyPatch) -> None:
 def random_samples(script: ModuleType, windows: int, seed: int = 0) -> dict[str, Tensor]:
     """Return random modalities and targets of a script, `(windows, T, C)` each."""
     generator = torch.Generator().manual_seed(seed)
-    imus = 3 * len(script.SENSORS)
-    third = {"a": {"emg": 11}, "b": {"video": 44}}[script.DATASET]
-    channels = {"acc": imus, "gyr": imus, **third, "targets": len(script.TARGETS)}
     return {
-        name: torch.randn(windows, script.WINDOW, count, generator=generator)
-        for name, count in channels.items()
+        name: torch.randn(windows, script.WINDOW, len(columns), generator=generator)
+        for name, columns in script.COLUMNS.items()
+        if name != "body"
     }
 
 
+def row_named(script: ModuleType, name: str) -> Row:
+    """Return the row of a script with this name."""
+    return next(row for row in script.ROWS if row.name == name)
+
+
+def chosen_rows(script: ModuleType) -> list[str]:
+    """Return a few rows of a script, of every kind, in the order of its table."""
+    family = script.__name__[10:].lower()
+    if family == "sensor_distillation":  # the teacher, and both students with the fewest IMUs
+        return [row.name for row in script.ROWS[:3]]
+    if family == "model_ablation":
+        return ["early_lstm", "mffm_gated", "maf_mwff_gate_lstm"]
+    few, full = script.IMU_SETS[0], getattr(script, "FULL_SET", "")
+    if family == "kinetics_fm_models":
+        kinds = ["dlr_rmse", "dlr_correlation", "dlr", *(["dl"] if script.DATASET == "b" else [])]
+        return [f"{kind}-{few}" for kind in kinds]
+    if family == "lmfn_tfn_fusion_models":
+        return [f"lmfn-{few}", f"lmfn-{full}", f"tfn-{full}"]
+    return [f"ffn_hf-{few}", f"ffn-{full}", f"lstm-{few}", f"conv2d-{few}"]
+
+
 def random_batch(script: ModuleType, row: str, windows: int, seed: int = 0) -> Batch:
-    """Return a random batch as the loss of a row gets it."""
+    """Return a random batch as it is passed to the loss of a row."""
     samples = random_samples(script, windows, seed)
-    sensor_set = find_row(script, row).sensor_set
-    return Batch(tuple(script.inputs(samples, sensor_set)), samples["targets"], ())
+    inputs = script.inputs(samples, row_named(script, row).sensor_set)
+    return Batch(tuple(inputs), samples["targets"], ())
 
 
 def meta_network(script: ModuleType, row: str) -> nn.Module:
     """Build the network of a row without memory for its weights."""
     with torch.device("meta"):
-        return find_row(script, row).network()
+        return row_named(script, row).network()
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -137,10 +159,10 @@ def check_dependence(
 def run_script(
     script: ModuleType, data: Path, output_dir: Path, run_name: str, *flags: str
 ) -> Path:
-    """Run a script in this process on one job, without figures; return the folder of the run."""
+    """Run a script in this process on the CPU, without figures; return the folder of the run."""
     where = ["--data", str(data), "--output-dir", str(output_dir), "--run-name", run_name]
     with no_figures():
-        script.main([*where, "--device", "cpu", "--jobs", "1", *flags])
+        script.main([*where, "--device", "cpu", *flags])
     return output_dir / Path(script.__file__).stem / run_name
 
 
@@ -148,29 +170,27 @@ class Training(NamedTuple):
     """The arguments of one call of a script's `train`."""
 
     network: nn.Module
-    windows: Windows
-    validation: Windows
+    fold: Fold
     loss: Loss
     criterion: Criterion
     epochs: int
 
 
 def record_trainings(script: ModuleType, patch: pytest.MonkeyPatch) -> list[Training]:
-    """Shorten every training of a script to one epoch, and record the arguments of `train`."""
-    trainings, train = [], script.train
+    """Train every network of a script for one epoch only, and record the arguments of `train`."""
+    calls, train = [], script.train
 
     def train_one_epoch(
         network: nn.Module,
-        windows: Windows,
-        validation: Windows,
+        fold: Fold,
         loss: Loss,
         criterion: Criterion,
         epochs: int,
         args: argparse.Namespace,
         progress: Progress,
-    ) -> list[Epoch]:
-        trainings.append(Training(network, windows, validation, loss, criterion, epochs))
-        return train(network, windows, validation, loss, criterion, 1, args, progress)
+    ) -> None:
+        calls.append(Training(network, fold, loss, criterion, epochs))
+        train(network, fold, loss, criterion, 1, args, progress)
 
     patch.setattr(script, "train", train_one_epoch)
-    return trainings
+    return calls

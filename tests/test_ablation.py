@@ -1,27 +1,24 @@
-"""The ablation: one network with switches, and its figure."""
+"""The ablation: one network with switches."""
 
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 import Dataset_A_model_ablation as script_a
 import Dataset_A_Sensor_Distillation as distillation_a
-from common import plots
-from common.runs import find_row
-from tests.networks import random_batch
+from tests.networks import random_batch, row_named
 from tests.reference import Parameters, gru, linear, lstm, normalized, parameters_of, sigmoid
 
 
 @pytest.mark.usefixtures("narrow")
 def test_the_full_row_is_the_teachers_network() -> None:
-    """The ablation must take blocks out of the network of the paper, not of a relative of it."""
+    """The ablation must remove blocks from the network of the paper, not from a similar one."""
     torch.manual_seed(0)
-    teacher = find_row(distillation_a, "teacher").network()
+    teacher = row_named(distillation_a, "teacher").network()
     weights = {k: v for k, v in teacher.state_dict().items() if not k.startswith("projection")}
-    full = find_row(script_a, "mffm_gated").network()
+    full = row_named(script_a, "mffm_gated").network()
     full.load_state_dict(weights)
     batch = random_batch(script_a, "mffm_gated", 3)
     for is_training in (True, False):  # with the same dropout, and without
@@ -43,7 +40,7 @@ def encoded(x: np.ndarray, p: Parameters, name: str, kind: str) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 @pytest.mark.parametrize("early", [True, False])
 def test_without_branches_encoders_meet_in_the_head(kind: str, early: bool) -> None:
-    """Early fusion is one encoder for all channels; plain concatenation has one per modality."""
+    """Early fusion has one encoder for all channels; concatenation has one per modality."""
     torch.manual_seed(0)
     model = script_a.AblationNet(
         *((3, 2), 4), encoder=kind, early_fusion=early, branches=(), hidden_sizes=(5, 3), dropout=0
@@ -74,29 +71,3 @@ def test_a_subset_of_mffm_is_that_part_of_the_whole(branches: tuple[str, ...], g
         z = torch.from_numpy(sigmoid(linear(z.detach().double().numpy(), p, "gate"))) * z
     assert torch.allclose(part(x), z.float(), atol=1e-6)
     assert part.out_size == z.shape[-1]
-
-
-def test_the_figure_shows_the_difference_to_the_full_network() -> None:
-    """A row is compared with the full network with the same sensors on the same subjects."""
-    values = {  # sensor set and row: NRMSE on two subjects
-        ("all", "early_lstm"): (6.0, 8.0),
-        ("all", "mffm_gated"): (4.0, 5.0),
-        ("imus", "early_lstm-imus"): (9.0, 9.0),
-        ("imus", "mffm_gated-imus"): (10.0, 10.5),
-    }
-    lines = pd.DataFrame(
-        [
-            {
-                **{"sensor_set": sensor_set, "row": row, "kind": row.split("-")[0]},
-                **{"test_subject": subject, "target": target, "nrmse_percent": value + shift},
-            }
-            for (sensor_set, row), pair in values.items()
-            for subject, value in zip("12", pair, strict=True)
-            for target, shift in (("KFM", -1.0), ("KAM", 1.0))
-        ]
-    )
-    upper, lower = plots.nrmse_of_ablation(lines, "mffm_gated").axes
-    assert [text.get_text() for text in upper.texts] == ["7.00 (+2.50)", "4.50"]
-    assert [text.get_text() for text in lower.texts] == ["9.00 (-1.25)", "10.25"]
-    assert [bar.get_width() for bar in upper.patches] == [7.0, 4.5]
-    assert [label.get_text() for label in lower.get_yticklabels()] == ["early_lstm", "mffm_gated"]

@@ -1,16 +1,20 @@
-"""Terminals, pipes and environments in which commands are run."""
+"""Terminals, pipes and environments in which commands are run, and errors that cross processes."""
 
 from __future__ import annotations
 
 import io
 import os
+import pickle
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 from common.cli import run_main
+from common.training import DivergedError
 from tests.conftest import ROOT, Patch
 
 
@@ -64,3 +68,28 @@ def test_figures_need_no_backend(backend: str, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "figure.png").stat().st_size
+
+
+def exceptions() -> list[type[Exception]]:
+    """Return every exception class of `common`."""
+    modules = [import_module(f"common.{path.stem}") for path in ROOT.glob("common/[a-z]*.py")]
+    found = {
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Exception)
+        if value.__module__.startswith("common.")
+    }
+    return sorted(found, key=lambda kind: kind.__name__)
+
+
+@pytest.mark.parametrize("kind", exceptions())
+def test_an_error_of_a_worker_reaches_the_user(kind: type[Exception]) -> None:
+    """An exception that cannot be unpickled ends as a traceback about something else."""
+    error = kind("epoch 2: not finite")
+    if kind is DivergedError:
+        error.best_weights = {"bias": torch.tensor([1.0, 2.0])}
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is kind
+    assert str(copy) == "epoch 2: not finite"
+    assert repr(vars(copy)) == repr(vars(error))

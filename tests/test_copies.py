@@ -1,10 +1,11 @@
-"""Classes that can be copied out of a script, and copies in several scripts that stay the same."""
+"""Classes that can be copied, copies that stay the same, and how little else a reader needs."""
 
 from __future__ import annotations
 
 import ast
 import builtins
 import doctest
+import graphlib
 import importlib
 import math
 import re
@@ -109,7 +110,7 @@ def documented(docstring: str) -> list[str]:
 
 @pytest.mark.parametrize(("script", "name"), MODELS)
 def test_a_model_documents_its_arguments_one_per_line(script: str, name: str) -> None:
-    """A user finds every argument where the eye looks for it, as in the docs of PyTorch."""
+    """A user finds every argument where they expect it, as in the docs of PyTorch."""
     node = CLASSES[script][name]
     docstring = ast.get_docstring(node)
     for section in ("Source:", "Needs:", "Args:", "Shape:", "Example:"):
@@ -129,12 +130,12 @@ def test_copies_are_the_same() -> None:
 
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name.startswith("Dataset_A")])
 def test_both_datasets_are_trained_in_the_same_steps(name: str) -> None:
-    """Many tests train one script of the two; the correlation networks of B have more epochs."""
+    """Many tests train only one script of a pair; correlation networks of B have more epochs."""
     other = next(n for n in SCRIPTS if n.lower() == name.lower().replace("_a_", "_b_"))
     steps = [twins.definitions(SCRIPTS[script]) for script in (name, other)]
     one, two = (next(d.text for d in found if d.name == "train_and_test") for found in steps)
     assert one == two.replace(
-        "epochs, criterion = args.epochs or CORRELATION_EPOCHS, correlation_loss",
+        "epochs, criterion = args.correlation_epochs, correlation_loss",
         "criterion = correlation_loss",
     )
 
@@ -146,7 +147,7 @@ SOURCE = '''"""A script."""
 WINDOW = 100  # samples
 LEARNING_RATE = 1e-3
 
-def prepare():
+def convert():
     return "a"
 
 # Models ----
@@ -205,7 +206,7 @@ def test_twins_compares_data_within_a_dataset_and_allows_a_family_its_own() -> N
     """Rows of other sensors cannot be compared; learning rate, rows and `main` may differ."""
     changes = ('return "a"', 'return "b"'), ("100  # samples", "50  # samples")
     assert differing(*changes) == []
-    assert differing(*changes, script="Dataset_A_y.py") == ["prepare", "WINDOW"]
+    assert differing(*changes, script="Dataset_A_y.py") == ["convert", "WINDOW"]
     changes = ("1e-3", "3e-4"), ("return [x]", "return x"), ("return train", "return 1")
     assert differing(*changes, script="Dataset_A_y.py") == []
 
@@ -218,6 +219,51 @@ def test_twins_wants_all_sections_and_a_training_loop_in_every_script() -> None:
         assert problem.startswith("the sections must be Models, Losses, ")
     renamed = SOURCE.replace("def train(", "def fit(")
     assert twins.missing(renamed) == ["no train in the section Training"]
+
+
+# What a reader needs besides the script ----------------------------------------------------------
+
+
+def common_imports(source: str) -> list[tuple[str, str]]:
+    """Return the names that a file imports from `common`, with their modules."""
+    return [
+        (node.module if node.module != "common" else f"common.{alias.name}", alias.name)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "common"
+        for alias in node.names
+    ]
+
+
+COMMON = {f"common.{path.stem}": path.read_text() for path in sorted(ROOT.glob("common/[a-z]*.py"))}
+DEPENDS_ON = {name: {module for module, _ in common_imports(COMMON[name])} for name in COMMON}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_needs_few_names(script: str) -> None:
+    """To read a script, a newcomer must learn at most a dozen helpers, of them eight types."""
+    names = [name for _, name in common_imports(SCRIPTS[script])]
+    assert len(names) <= 12
+    assert sum(name[0].isupper() for name in names) <= 8
+
+
+def test_helpers_can_be_read_one_after_the_other() -> None:
+    """A module is understood once those it imports are: no cycles, and at most five levels."""
+    graphlib.TopologicalSorter(DEPENDS_ON).prepare()  # CycleError for a cycle
+
+    def level(module: str) -> int:
+        return 1 + max(map(level, DEPENDS_ON[module]), default=0)
+
+    assert max(map(level, DEPENDS_ON)) <= 5
+
+
+@pytest.mark.parametrize("file", [*SCRIPTS, *COMMON])
+def test_nothing_but_the_paper(file: str) -> None:
+    """Whoever reads the paper's code must not have to know about what goes beyond it."""
+    text = {**SCRIPTS, **COMMON}[file]
+    assert not re.findall(r"(?i)streaming|lookahead|balanc(?:ed|ing)", text)
+    if file in COMMON:  # which knows no script, no row and no network
+        assert not re.findall(r"(?m)^class .*nn\.Module|Dataset_[AB]_|teacher|student", text)
+        assert not re.findall(r"(?:import|from) (?:tools|beyond)", text)
 
 
 IMPORT_ALL = """

@@ -1,10 +1,10 @@
-"""Trainings in several processes and on a Dask cluster: the same numbers, whatever fails."""
+"""Rows in several processes and on a Dask cluster: the same numbers, whatever fails."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,20 +13,22 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from distributed import LocalCluster
+from distributed import LocalCluster, default_client
+from distributed.core import connect
+from distributed.security import Security
 from torch import Tensor, nn
 
 import Dataset_B_sensor_distillation as distillation
 from common import parallel
-from common.files import InputError
+from common.files import FailedTasksError, InputError
 from common.folder import Task
-from common.parallel import WorkerDiedError
-from common.runs import FailedTasksError, Row, Run
+from common.runs import Row, Run
 from common.windows import Batch
 from tests.conftest import ROOT, Capture, Files, Patch
 from tests.running import (
     NAME,
     ROWS,
+    copy_script,
     left_overs,
     outcome,
     run_python,
@@ -129,18 +131,17 @@ def test_on_a_cluster_a_row_that_needs_a_failed_row_is_not_begun(
         for subject in "12"
         for row in ("teacher", "distilled", "student")
     }
-    failed = set()
-    for task, finish in parallel.in_workers(partial(teacher_1_fails, tmp_path), tasks, 1, address):
-        try:
-            finish()
-        except MemoryError:
-            failed.add(task)
+    work = partial(teacher_1_fails, tmp_path)
+    errors = dict(parallel.in_workers(work, tasks, 1, address))
+    failed = {task for task, error in errors.items() if isinstance(error, MemoryError)}
+    assert errors.keys() == tasks.keys()
     assert failed == {("teacher", "1"), ("distilled", "1")}
+    assert [error for task, error in errors.items() if task not in failed] == [None] * 4
     begun = {path.name for path in tmp_path.iterdir()}
     assert begun == {"-".join(task) for task in tasks} - {"distilled-1"}
 
 
-def test_a_row_that_needs_a_failed_row_says_so(
+def test_a_row_that_needs_a_failed_row_names_it(
     synthetic_files: Files, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """The reason in the list of failures must be the teacher, not a missing file."""
@@ -151,7 +152,7 @@ def test_a_row_that_needs_a_failed_row_says_so(
         raise MemoryError("too little")
 
     monkeypatch.setattr(distillation, "train_and_test", fail)
-    flags = ["--data", str(synthetic_files["b"]), "--output-dir", str(tmp_path), "--jobs", "1"]
+    flags = ["--data", str(synthetic_files["b"]), "--output-dir", str(tmp_path)]
     with pytest.raises(FailedTasksError, match="distilled-feet, .*: needs teacher, which failed"):
         distillation.main([*flags, "--rows", "student-feet", "distilled-feet"])
     assert begun == ["teacher", "student-feet"]
@@ -160,64 +161,79 @@ def test_a_row_that_needs_a_failed_row_says_so(
 # In several processes ----------------------------------------------------------------------------
 
 
+def touch(folder: Path, row: str, subject: str, *needed: None) -> None:
+    """Leave a trace."""
+    (folder / row).touch()
+
+
+@pytest.mark.slow
+def test_local_workers_accept_only_the_user_who_started_them(tmp_path: Path) -> None:
+    """Whoever can connect to a Dask scheduler runs code as its user: needs the run's credentials.
+
+    Neither a client without encryption nor one with credentials of its own gets through.
+    """
+    finished = parallel.in_workers(partial(touch, tmp_path), {Task("a", "1"): []}, 1, None)
+    assert next(finished) == (("a", "1"), None)
+    client = default_client()
+    scheduler = client.scheduler_info()
+    addresses = [scheduler["address"], *scheduler["workers"]]
+    assert len(addresses) == 2
+    for address in addresses:
+        assert address.startswith("tls://")
+        assert can_connect(address, client.security)
+        assert not can_connect(address, Security.temporary())
+        assert not can_connect(address.replace("tls://", "tcp://"), Security())
+    assert list(finished) == []
+    assert (tmp_path / "a").exists()
+
+
+def can_connect(address: str, security: Security) -> bool:
+    """Return whether a scheduler or a worker accepts a connection."""
+
+    async def try_to_connect() -> None:
+        comm = await connect(address, timeout=2, **security.get_connection_args("client"))
+        await comm.close()
+
+    try:
+        asyncio.run(try_to_connect())
+    except OSError:
+        return False
+    return True
+
+
 @pytest.mark.slow
 def test_processes_change_nothing(usual: list[str], tmp_path: Path) -> None:
-    """The same bits from one process and from three, and nothing but the results on the screen."""
+    """The same bits from one process and from three, and only the results on the screen."""
     usual += ["--test-subjects", "all"]
     script.main([*usual, "--run-name", "one"])
     done = run_python(SCRIPT, *usual, "--jobs", "3", "--run-name", "three", folder=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "Trainings run in parallel, 3 at a time." in done.stdout
+    assert "Rows are trained in parallel, 3 at a time." in done.stdout
     assert outcome(tmp_path / NAME / "three") == outcome(tmp_path / NAME / "one")
 
 
-@pytest.mark.slow
-def test_synthetic_data_in_several_processes(tmp_path: Path) -> None:
-    """The first command of a new user must run on a machine with many cores, too."""
-    flags = ["--sample", "--jobs", "2", "--epochs", "1", "--output-dir", "results"]
-    done = run_python(SCRIPT, *flags, "--rows", *ROWS, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("results/*/*/results/*.json"))) == len(ROWS)
-
-
 FATAL = """
-import os, signal
-from pathlib import Path
-import {name} as original
-from {name} import *
-
-TRAIN = original.train_and_test
-
-def train_and_test(row, test_subject, run):
-    deaths = Path({path!r}).with_name("deaths-" + row.name)
+    import os, signal
+    from pathlib import Path
+    deaths = Path(__file__).with_name(f"deaths-{{row.name}}")
     count = len(deaths.read_text()) if deaths.exists() else 0
     if count < {deaths}.get(row.name, 0):
         deaths.write_text("x" * (count + 1))
         os.kill(os.getpid(), signal.SIGKILL)
-    TRAIN(row, test_subject, run)
-
-def main(argv=None):
-    script = sys.modules[__name__]
-    with Run(script, cli.parse(script, cli.script_parser(script), argv)) as run:
-        run.each(train_and_test)
-        return run.report(lambda run, rows, test_subjects: None)
-
-if __name__ == "__main__":
-    cli.run_main(main)
-"""
+    args = run.args
+    signals = """
 
 
 @pytest.mark.slow
-def test_a_training_that_kills_its_workers_fails_alone(usual: list[str], tmp_path: Path) -> None:
+def test_a_row_that_kills_its_workers_fails_alone(usual: list[str], tmp_path: Path) -> None:
     """A row that is out of memory is named after a few tries; one unlucky death is retried.
 
     Dask would give up a worker that takes longer to restart than the time set here.
     """
-    path = tmp_path / "fatal.py"
-    path.write_text(
-        FATAL.format(name=NAME, path=str(path), deaths={ROWS[0]: 1000, "lmfn-all_imus": 1})
-    )
+    deaths = {ROWS[0]: 1000, "lmfn-all_imus": 1}
+    change = ("    args = run.args\n    signals = ", FATAL.format(deaths=deaths))
+    path = copy_script(tmp_path, "fatal", change)
     done = run_python(
         *(str(path), *usual, "lmfn-all_imus", "--jobs", "2", "--run-name", "mine"),
         folder=ROOT,
@@ -230,31 +246,6 @@ def test_a_training_that_kills_its_workers_fails_alone(usual: list[str], tmp_pat
     names = [file.stem for file in (tmp_path / "fatal" / "mine").glob("results/*")]
     assert sorted(names) == ["lmfn-all_imus-subject_03", f"{ROWS[1]}-subject_03"]
     assert "Traceback" not in done.stdout + done.stderr
-
-
-def die_for_good(temporary: Path, row: str, subject: str, *needed: None) -> None:
-    """Die, and leave no place where a new worker could put its temporary files."""
-    shutil.rmtree(temporary)
-    temporary.touch()
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.slow
-def test_a_worker_that_cannot_be_started_again_ends_the_run(
-    tmp_path: Path, monkeypatch: Patch
-) -> None:
-    """Otherwise a run without workers waits forever, and days later nothing has been trained."""
-    temporary, limit = tmp_path / "temporary", "distributed.scheduler.no-workers-timeout"
-    assert limit in parallel.DASK
-    monkeypatch.setitem(parallel.DASK, limit, "1s")
-    monkeypatch.setitem(parallel.DASK, "temporary-directory", str(temporary))
-    work, tasks = partial(die_for_good, temporary), {Task(row, "1"): [] for row in ROWS}
-    ended = []
-    for task, finish in parallel.in_workers(work, tasks, 1, None):
-        with pytest.raises(WorkerDiedError, match="none could be started again"):
-            finish()
-        ended.append(task)
-    assert sorted(ended) == sorted(tasks)
 
 
 # With workers that come and go -------------------------------------------------------------------
@@ -289,12 +280,12 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["worker killed", "worker terminated", "client killed"])
-def test_what_is_lost_on_a_cluster_is_done_again(
+def test_what_is_lost_on_a_cluster_is_repeated(
     lost: str, usual: list[str], tmp_path: Path, cluster: tuple[str, list[subprocess.Popen]]
 ) -> None:
     """A node dies or is preempted, or the job that started the run: the numbers stay the same."""
     address, (_, worker, _) = cluster
-    usual += ["--batch-size", "1", "--epochs", "25", "--save-every", "0.000001"]
+    usual += ["--batch-size", "1", "--epochs", "12", "--save-every", "0.000001"]
     script.main([*usual, "--run-name", "whole"])
     command = [sys.executable, SCRIPT, *usual, "--scheduler", address]
     process = subprocess.Popen([*command, "--run-name", "lost"], stdout=subprocess.DEVNULL)
@@ -314,12 +305,12 @@ def test_what_is_lost_on_a_cluster_is_done_again(
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_is_gone_is_named(
+def test_a_lost_scheduler_is_named(
     usual: list[str], tmp_path: Path, cluster: tuple[str, list[subprocess.Popen]]
 ) -> None:
     """The user must look for the scheduler, not for a missing result or a full disk."""
     address, (scheduler, *_) = cluster
-    usual += ["--batch-size", "1", "--epochs", "25", "--save-every", "0.000001"]
+    usual += ["--batch-size", "1", "--epochs", "12", "--save-every", "0.000001"]
     command = [sys.executable, SCRIPT, *usual, "--run-name", "lost", "--scheduler", address]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

@@ -15,6 +15,7 @@ import Dataset_A_lmfn_tfn_fusion_models as fusion_a
 import Dataset_B_lmfn_tfn_fusion_models as fusion_b
 from common.files import InputError, load_checkpoint, save_checkpoint
 from tests.conftest import Capture, Files
+from tests.networks import run_script
 from tests.predicting import predict, random_network, target_values
 
 RUNS = [
@@ -35,12 +36,10 @@ def test_the_predictions_of_the_run_are_repeated(
 ) -> None:
     """Nobody could tell whether a checkpoint belongs to a table of results."""
     data = Path(shutil.copy(synthetic_files[script.DATASET], tmp_path))
-    settings = ["--rows", row, "--protocol", protocol, "--epochs", "1", "--device", "cpu"]
-    where = ["--data", str(data), "--output-dir", str(tmp_path), "--run-name", "run"]
-    subject = script.main([*settings, *where])["test_subject"].iloc[0]
-    run = tmp_path / script.__name__ / "run"
-    saved = np.load(run / "predictions" / f"{row}-subject_{subject}.npz")
-    checkpoint = run / "checkpoints" / f"{row}-subject_{subject}.safetensors"
+    flags = ("--rows", row, "--protocol", protocol, "--epochs", "1")
+    run = run_script(script, data, tmp_path, "run", *flags)
+    [checkpoint], [prediction] = run.glob("checkpoints/*"), run.glob("predictions/*")
+    saved, subject = np.load(prediction), script.read(data).subjects[-1]
     lines = predict(checkpoint, data, "--as-tested")
     np.testing.assert_array_equal(target_values(lines), saved["prediction"])
     assert (lines["subject"] == subject).all()
@@ -57,14 +56,22 @@ def test_the_predictions_of_the_run_are_repeated(
         np.testing.assert_allclose(new[alone], saved["prediction"][alone], rtol=1e-5, atol=1e-6)
 
 
-def test_training_subjects_and_a_copied_checkpoint_are_reported(
+def in_one_window(stretch: np.ndarray, window: int) -> np.ndarray:
+    """Return whether a sample is not shared by the window of the tail and the one before it."""
+    alone = []
+    for length in np.unique(stretch, return_counts=True)[1]:
+        place = np.arange(length)
+        alone.append((place < length - window) | (place >= length // window * window))
+    return np.concatenate(alone)
+
+
+def test_training_subjects_a_copied_checkpoint_and_other_data_are_reported(
     synthetic_files: Files, tmp_path: Path, capsys: Capture
 ) -> None:
     """Errors on training data look too good; an uncompared test would look like a proof."""
     data = Path(shutil.copy(synthetic_files["b"], tmp_path))
-    flags = ["--rows", "lmfn-feet", "--epochs", "1", "--device", "cpu"]
-    fusion_b.main([*flags, "--data", str(data), "--output-dir", str(tmp_path / "outputs")])
-    [checkpoint] = tmp_path.glob("outputs/*/*/checkpoints/*")
+    run = run_script(fusion_b, data, tmp_path, "run", "--rows", "lmfn-feet", "--epochs", "1")
+    [checkpoint] = run.glob("checkpoints/*")
     copy = Path(shutil.copy(checkpoint, tmp_path / "copy.safetensors"))
     capsys.readouterr()
     for subject, is_seen in (("02", True), ("03", False)):
@@ -75,28 +82,8 @@ def test_training_subjects_and_a_copied_checkpoint_are_reported(
     printed = capsys.readouterr().out
     assert "Not compared with the run: there is no " in printed
     assert "was trained on subject" not in printed
-
-
-def in_one_window(stretch: np.ndarray, window: int) -> np.ndarray:
-    """Return whether a sample is not shared by the window of the tail and the one before it."""
-    alone = []
-    for length in np.unique(stretch, return_counts=True)[1]:
-        place = np.arange(length)
-        alone.append((place < length - window) | (place >= length // window * window))
-    return np.concatenate(alone)
-
-
-def test_another_data_file_is_reported(
-    synthetic_files: Files, tmp_path: Path, capsys: Capture
-) -> None:
-    """Different results would be blamed on the checkpoint."""
-    data = Path(shutil.copy(synthetic_files["b"], tmp_path))
-    flags = ["--rows", "lmfn-feet", "--epochs", "1", "--device", "cpu"]
-    where = ["--data", str(data), "--output-dir", str(tmp_path), "--run-name", "run"]
-    fusion_b.main([*flags, *where])
     with h5py.File(data, "r+") as file:
         file["subject_03"][:] *= 1.01
-    [checkpoint] = (tmp_path / fusion_b.__name__ / "run" / "checkpoints").iterdir()
     predict(checkpoint, data, "--as-tested")
     printed = capsys.readouterr().out
     assert "WARNING" in printed
@@ -106,10 +93,8 @@ def test_another_data_file_is_reported(
 WHOLE = {"protocol": "paper", "batch_size": 64, "threads": 1, "data": {"digest": ""}}
 SETTINGS = {
     "none": {},
-    "no settings": [1],
     "another protocol": {**WHOLE, "protocol": "mine"},
     "no batches": {**WHOLE, "batch_size": 0},
-    "a batch of everything": {**WHOLE, "batch_size": "all"},
     "a million threads": {**WHOLE, "threads": 10**6},
     "no digest": {**WHOLE, "data": "a.h5"},
 }

@@ -95,17 +95,12 @@ def test_rows_of_comparisons_and_their_sizes(name: str) -> None:
 
 @pytest.mark.parametrize("name", STUDENTS)
 def test_rows_of_distillation_and_their_sizes(name: str) -> None:
-    """The teacher is the full network of the ablation; training adds a projection.
-
-    `test_streaming` counts those of the rows beyond the paper.
-    """
+    """The teacher is the full network of the ablation; distillation adds a projection."""
     script = BY_NAME[name]
     expected = {"teacher": ABLATION["mffm_gated"][script.DATASET == "b"] + 49_280}
     for sensor_set, count in zip(script.STUDENT_SETS, STUDENTS[name], strict=True):
         expected |= {f"student-{sensor_set}": count, f"distilled-{sensor_set}": count + 32_896}
-    counts = parameters_of_rows(script)
-    in_paper = [row.name for row in script.ROWS if not row.is_beyond_paper]
-    assert {row: counts[row] for row in in_paper} == expected
+    assert parameters_of_rows(script) == expected
 
 
 def test_rows_of_the_ablation_and_their_sizes() -> None:
@@ -136,7 +131,7 @@ def test_every_parameter_is_used(script: ModuleType) -> None:
         part = "rmse_net" if row.name.startswith("dlr-") else "projection"
         if aid := getattr(network, part, None):
             aids[row.name] = count_parameters(aid)
-    with_aid = {"teacher", "distilled", "distilled_streaming", "dlr"}
+    with_aid = {"teacher", "distilled", "dlr"}
     assert {row.name for row in rows if row.name.split("-")[0] in with_aid} == set(aids)
     assert unused_parameters(script, rows) == aids
 
@@ -151,7 +146,7 @@ def test_a_row_sees_its_own_sensors_only(name: str) -> None:
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("script", SCRIPTS[5:], ids=list(BY_NAME)[5:])  # A has the same classes
 def test_dropout_is_on_in_training_and_off_in_eval(script: ModuleType) -> None:
-    """A prediction that changes from call to call is no result; a training needs dropout."""
+    """Estimates that change from call to call are no result; training needs dropout."""
     for row in {row.name.split("-")[0]: row for row in reversed(script.ROWS)}.values():
         network, inputs = row.network().train(), random_batch(script, row.name, 2).inputs
         assert not torch.equal(network(*inputs), network(*inputs)), row.name
@@ -162,7 +157,6 @@ def test_dropout_is_on_in_training_and_off_in_eval(script: ModuleType) -> None:
 DROPOUTS = {"ffn_hf": 0.05, "ffn": 0.05, "conv2d": 0.05, "bilstm": 0.4, "lstm": 0.4}
 DROPOUTS |= {"lmfn": 0.1, "tfn": 0.1} | dict.fromkeys(ABLATION, 0.25)
 DROPOUTS |= dict.fromkeys(("teacher", "student", "distilled"), 0.25)
-DROPOUTS |= dict.fromkeys(("streaming", "distilled_streaming"), 0.25)
 
 
 @every_script

@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, what is refused, and that nothing in it is half there."""
+"""The folder of a run: what is in it, what is refused, what is deleted, and what a copy does."""
 
 from __future__ import annotations
 
@@ -7,22 +7,36 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import h5py
 import pandas as pd
 import pytest
-import torch
 from filelock import FileLock
 from torch import nn
 
-from common import cli, files, parallel
-from common.files import InputError
+import Dataset_B_sensor_distillation as distillation
+from common import cli, files
+from common.files import InputError, load_checkpoint, save_checkpoint
 from common.folder import find_run, new_run
-from common.runs import Run
-from tests.conftest import Capture, Files, Folders, Patch
-from tests.running import NAME, ROWS, left_overs, no_figures, outcome, script, usual_flags
+from common.runs import Row, Run
+from tests.conftest import ROOT, Capture, Files, Folders, Patch
+from tests.networks import SCRIPTS
+from tests.running import (
+    NAME,
+    ROWS,
+    copy_script,
+    left_overs,
+    load_script,
+    no_figures,
+    outcome,
+    run_python,
+    script,
+    usual_flags,
+)
+
+DISTILLATION = distillation.__name__
 
 # Files -------------------------------------------------------------------------------------------
 
@@ -95,16 +109,11 @@ def test_a_finished_run_is_not_trained_again(main: Main, folder: Path, capsys: C
 
 
 def test_a_run_can_be_extended_by_rows(main: Main, finished: tuple, tmp_path: Path) -> None:
-    """Only the missing row is trained, to the same numbers; the order is that of the table.
-
-    The model card has the rows of both calls.
-    """
+    """Only the missing row is trained, to the same numbers; the order is that of the table."""
     main("--run-name", "grown", "--rows", ROWS[1])
     grown = main("--run-name", "grown", "--rows", ROWS[0])
     assert list(dict.fromkeys(grown["row"])) == ROWS
     assert outcome(tmp_path / NAME / "grown") == finished[1]
-    card = (tmp_path / NAME / "grown" / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert all(card.count(f"| {row} ") == 2 for row in ROWS)  # networks, and results
 
 
 @pytest.mark.parametrize("is_missing", [False, True])
@@ -168,26 +177,6 @@ def test_two_processes_do_not_share_a_run(main: Main, folder: Path) -> None:
     main("--run-name", "mine")
 
 
-def test_a_damaged_checkpoint_is_named(
-    folder: Path, synthetic_files: Files, tmp_path: Path
-) -> None:
-    """A student must not learn from half a teacher."""
-    flags = [*usual_flags(synthetic_files["b"], tmp_path), "--run-name", "mine"]
-    run = Run(script, cli.parse(script, cli.script_parser(script), flags))
-    path = folder / "checkpoints" / f"{ROWS[0]}-subject_03.safetensors"
-    whole = path.read_bytes()
-    for content in (whole[: len(whole) // 2], b"", b"text"):
-        path.write_bytes(content)
-        with pytest.raises(InputError, match=f"{path}: damaged.*delete it to retrain {ROWS[0]}"):
-            run.load_network(ROWS[0], "03")
-    path.write_bytes(whole)
-    with pytest.raises(InputError, match="damaged, or from a different network"):
-        run.load_weights(ROWS[0], "03", nn.Linear(3, 2))
-    network = run.load_network(ROWS[0], "03")
-    assert not network.training
-    assert not any(parameter.requires_grad for parameter in network.parameters())
-
-
 # Where a run is written --------------------------------------------------------------------------
 
 
@@ -226,20 +215,7 @@ def test_the_run_to_resume_is_the_newest_or_the_named_one(tmp_path: Path) -> Non
         find_run(tmp_path / NAME, "d")
 
 
-def test_resuming_restores_the_flags(
-    main: Main, folder: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    """A resumed run gets its own flags, except those that are given again."""
-    where = ["--output-dir", str(tmp_path), "--resume"]
-    args = cli.parse(script, cli.script_parser(script), [*where, "--rows", "all", "--jobs", "3"])
-    assert (args.epochs, args.batch_size, args.device) == (2, 16, "cpu")
-    assert (args.rows, args.jobs, args.run_name) == (["all"], 3, "mine")
-    assert isinstance(args.data, Path)
-    script.main(where)
-    assert capsys.readouterr().out.count("already done") == len(ROWS)
-
-
-# Room and memory ---------------------------------------------------------------------------------
+# Disk and cores ----------------------------------------------------------------------------------
 
 
 def test_too_small_a_disk_is_found_before_training(
@@ -253,42 +229,212 @@ def test_too_small_a_disk_is_found_before_training(
     assert not (tmp_path / NAME).exists()
 
 
-def test_jobs_fit_cores_memory_and_gpus(monkeypatch: Patch) -> None:
-    """More trainings than the memory holds would end all of them."""
-    monkeypatch.setattr(parallel, "_free_memory", lambda: 64e9)
-    monkeypatch.setattr(parallel, "_available_cores", lambda: 8)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    cpu, all_gpus, one_gpu = map(torch.device, ("cpu", "cuda", "cuda:1"))
-    count = partial(
-        parallel.count_jobs,
-        None,
-        threads=1,
-        device=cpu,
-        tasks=20,
-        parameters=10_000_000,
-        recording_bytes=10**8,
-    )
-    assert count() == 8
-    assert count(threads=3) == 2
-    assert count(tasks=3) == 3
-    assert count(device=all_gpus) == 1
-    count_given = partial(count.func, **count.keywords)
-    assert count_given(12) == 12
-    assert count_given(3, device=all_gpus) == 6  # three on each
-    assert count_given(3, device=one_gpu) == 3
-    monkeypatch.setattr(parallel, "_free_memory", lambda: 4e9)
-    assert count() == 2  # about 2 GB each
+def pretend_cores(patch: Patch, cores: int) -> None:
+    """Run as on a machine with this many cores."""
+    patch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
 
 
-# The command line --------------------------------------------------------------------------------
+def test_a_hint_shows_how_to_use_more_cores(
+    main: Main, monkeypatch: Patch, capsys: Capture
+) -> None:
+    """One process uses one core; without the hint, the others would be idle unnoticed."""
+    pretend_cores(monkeypatch, 64)
+    main("--run-name", "new")
+    assert "\nHint: one of 64 cores is in use; --jobs 2 trains several" in capsys.readouterr().out
+    main("--run-name", "new")  # nothing is left to train
+    pretend_cores(monkeypatch, 1)
+    main("--run-name", "other", "--rows", ROWS[0])
+    assert "Hint" not in capsys.readouterr().out
 
 
-def test_every_flag_has_help_with_its_default() -> None:
+# The flags ---------------------------------------------------------------------------------------
+
+
+def parser_of(module: ModuleType, patch: Patch) -> cli.ArgumentParser:
+    """Return the parser of a script."""
+    parsers = []
+
+    def stop(parser: cli.ArgumentParser, argv: object = None) -> None:
+        parsers.append(parser)
+        raise SystemExit
+
+    with patch.context() as within:
+        within.setattr(cli.ArgumentParser, "parse_args", stop)
+        with pytest.raises(SystemExit):
+            module.main([])
+    return parsers[0]
+
+
+@pytest.mark.parametrize("module", SCRIPTS, ids=lambda module: module.__name__)
+def test_every_flag_has_help_with_its_default(module: ModuleType, monkeypatch: Patch) -> None:
     """`--help` is the manual."""
-    parser = cli.script_parser(script)
-    cli.add_weight(parser, "--alpha", 0.5, "of something")
+    parser = parser_of(module, monkeypatch)
     for action in parser._actions:
         without_default = isinstance(action, argparse._HelpAction | argparse._StoreTrueAction)
-        assert without_default or "(default" in action.help, action.option_strings
+        assert without_default or "(default" in action.help or action.dest == "scheduler"
     text = parser.format_help()
-    assert all(row.name in text for row in script.ROWS)
+    assert all(row.name in text for row in module.ROWS)
+
+
+@pytest.fixture
+def runs(monkeypatch: Patch) -> list[Run]:
+    """Train nothing; return the runs that a script would have started."""
+    started = []
+    monkeypatch.setattr(Run, "each", lambda run, train_and_test: started.append(run))
+    return started
+
+
+@pytest.mark.parametrize("module", SCRIPTS, ids=lambda module: module.__name__)
+def test_every_flag_is_a_setting_unless_it_cannot_change_a_result(
+    module: ModuleType, synthetic_files: Files, tmp_path: Path, runs: list[Run], monkeypatch: Patch
+) -> None:
+    """Rows trained with different flags must not be mixed; resuming must restore all of them."""
+    where = ["--data", str(synthetic_files[module.DATASET]), "--output-dir", str(tmp_path)]
+    module.main([*where, "--device", "cpu", "--seed", "7"])
+    flags = {action.dest for action in parser_of(module, monkeypatch)._actions} - {"help"}
+    assert flags > set(cli.NOT_SETTINGS)
+    assert runs[0].settings.keys() >= flags - set(cli.NOT_SETTINGS)
+    assert set(cli.NOT_SETTINGS) & runs[0].settings.keys() == {"data"}  # with its digest
+    module.main(["--output-dir", str(tmp_path), "--resume"])
+    assert runs[0].settings == runs[1].settings
+    assert runs[0].folder.path == runs[1].folder.path
+
+
+@pytest.mark.usefixtures("folder")
+def test_flags_that_are_given_again_replace_those_of_the_run(
+    tmp_path: Path, runs: list[Run]
+) -> None:
+    """A resumed run can get more rows, or more jobs."""
+    script.main(["--output-dir", str(tmp_path), "--resume", "--rows", "all", "--jobs", "3"])
+    args = runs[0].args
+    assert (args.epochs, args.batch_size, args.device, args.jobs) == (2, 16, "cpu", 3)
+    assert len(args.rows) == len(script.ROWS)
+
+
+# Checkpoints -------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_that_does_not_fit_is_named(main: Main, folder: Path, runs: list[Run]) -> None:
+    """A student must not learn from half a teacher, nor from that of another version."""
+    main("--run-name", "mine")
+    run, path = runs[0], folder / "checkpoints" / f"{ROWS[0]}-subject_03.safetensors"
+    message = f"{path}: damaged, or from a different network; delete it to retrain {ROWS[0]}$"
+    whole, checkpoint = path.read_bytes(), load_checkpoint(path)
+    tensors = {name: values.clone() for name, values in checkpoint.tensors.items()}
+    for content in (whole[: len(whole) // 2], b"", b"text"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            run.load_network(ROWS[0], "03")
+    name, values = tensors.popitem()
+    for other in (tensors, {**tensors, name: values[:1]}):
+        save_checkpoint(path, other, checkpoint.description)
+        with pytest.raises(InputError, match=message):
+            run.load_network(ROWS[0], "03")
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match=message):
+        run.load_weights(ROWS[0], "03", nn.Linear(3, 2))
+    network = run.load_network(ROWS[0], "03")
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def results_of(folder: Path) -> dict[str, object]:
+    """Return every number of a run but its weights."""
+    return {name: v for name, v in outcome(folder).items() if not name.endswith(".safetensors")}
+
+
+def check_deleting(main: Main, folder: Path, *more: str) -> None:
+    """Run rows, rows again, and a row that needs deleted weights, with `--no-checkpoints`.
+
+    Args:
+        main: runs the script with more flags.
+        folder: where its runs are.
+        more: further flags.
+    """
+    first, all_rows = ["teacher", "distilled-feet"], ["teacher", "distilled-feet", "student-feet"]
+    all_rows += ["distilled-feet_pelvis"]
+    main("--run-name", "kept", "--rows", *all_rows)
+    lean = ["--run-name", "lean", "--no-checkpoints", *more]
+    main(*lean, "--rows", *first)
+    times = {path: path.stat().st_mtime_ns for path in (folder / "lean").glob("results/*")}
+    assert len(times) == 2
+    main(*lean, "--rows", *first)
+    assert times == {path: path.stat().st_mtime_ns for path in (folder / "lean").glob("results/*")}
+    assert list((folder / "lean").glob("checkpoints/*")) == []
+    main(*lean, "--rows", *all_rows)
+    assert list((folder / "lean").glob("checkpoints/*")) == []
+    assert len(list((folder / "kept").glob("checkpoints/*"))) == len(all_rows)
+    assert results_of(folder / "lean") == results_of(folder / "kept")
+    for path, time in times.items():  # only the teacher is trained again
+        assert (path.stat().st_mtime_ns == time) == ("teacher" not in path.name)
+
+
+@pytest.mark.usefixtures("narrow", "without_figures")
+def test_weights_are_deleted_once_nothing_needs_them(
+    synthetic_files: Files, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """All tables together have 372 GB of weights; without them, the results must be the same."""
+    kept, train_and_test = {}, distillation.train_and_test
+
+    def recorded(row: Row, test_subject: str, run: Run) -> None:
+        if run.args.no_checkpoints:
+            files = run.folder.path.glob("checkpoints/*")
+            kept[row.name] = sorted(file.name.partition("-subject")[0] for file in files)
+        train_and_test(row, test_subject, run)
+
+    monkeypatch.setattr(distillation, "train_and_test", recorded)
+    flags = [*usual_flags(synthetic_files["b"], tmp_path), "--epochs", "1"]
+    check_deleting(lambda *more: distillation.main([*flags, *more]), tmp_path / DISTILLATION)
+    others = ("distilled-feet", "student-feet", "distilled-feet_pelvis")  # the last needs it
+    assert kept == {"teacher": [], **dict.fromkeys(others, ["teacher"])}
+
+
+@pytest.mark.slow
+def test_weights_are_deleted_with_several_jobs(synthetic_files: Files, tmp_path: Path) -> None:
+    """The workers that need a teacher must still find it."""
+    flags = [*usual_flags(synthetic_files["b"], tmp_path), "--epochs", "1"]
+
+    def main(*more: str) -> None:
+        done = run_python(distillation.__file__, *flags, *more, folder=ROOT)
+        assert done.returncode == 0, done.stderr
+
+    check_deleting(main, tmp_path / DISTILLATION, "--jobs", "2")
+
+
+# Copies of a script ------------------------------------------------------------------------------
+
+
+def test_a_copy_of_a_script_is_drawn_guarded_and_compared_with_its_text(
+    synthetic_files: Files, tmp_path: Path, capsys: Capture
+) -> None:
+    """Users copy a script, add flags and rows: figures, settings and notices must follow."""
+    path = copy_script(
+        tmp_path,
+        "my_script",
+        ('Row(f"{model}-{sensor_set}"', 'Row(f"my {model} = {sensor_set}"'),
+        ("quick_look=QUICK_LOOK,", "quick_look=QUICK_LOOK,\n        add_flags=add_width,"),
+        ("def main(", ADD_WIDTH + "\n\ndef main("),
+    )
+    where = ["--output-dir", str(tmp_path)]
+    rows = [row.replace("lmfn-", "my lmfn = ") for row in ROWS]
+    flags = [*usual_flags(synthetic_files["b"], tmp_path)[:-2], *rows, "--width", "4"]
+    load_script(path).main(flags)
+    assert "NOTICE: my_script.py has changed" not in capsys.readouterr().out
+    (folder,) = (tmp_path / "my_script").iterdir()
+    figures = {figure.stem: figure.stat().st_size for figure in folder.glob("figures/*")}
+    assert figures.keys() == {"learning_curves", "estimates", "nrmse"}
+    assert min(figures.values()) > 10_000
+    with pytest.raises(InputError, match="width: 4 in the run, 5 now"):
+        load_script(path).main([*where, "--resume", "--width", "5"])
+    path.write_text(path.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
+    capsys.readouterr()
+    with no_figures():
+        load_script(path).main([*where, "--resume"])
+    printed = capsys.readouterr().out
+    assert "NOTICE: my_script.py has changed since this run was started" in printed
+    assert printed.count("already done") == len(rows)
+
+
+ADD_WIDTH = """def add_width(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--width", type=int, default=3, help="a flag of the copy")
+"""

@@ -1,4 +1,4 @@
-"""Every script from end to end on small data: what a user runs, and what is there afterwards."""
+"""Every script from end to end on small data: what a user runs, and what it writes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import CodeType, ModuleType, SimpleNamespace
+from types import CodeType, ModuleType
 
 import numpy as np
 import pandas as pd
@@ -22,29 +22,12 @@ import Dataset_B_sensor_distillation as distillation_b
 from common import metrics, plots
 from common.cli import run_main
 from common.files import load_checkpoint
-from common.runs import find_row
 from tests.conftest import ROOT, Capture, Files, Folders, Patch
-from tests.networks import SCRIPTS, narrow_networks
+from tests.networks import SCRIPTS, chosen_rows, narrow_networks, row_named
 
 OF_B = [script for script in SCRIPTS if script.DATASET == "b"]
-QUICK = ["--epochs", "1", "--device", "cpu", "--jobs", "1"]
+QUICK = ["--epochs", "1", "--device", "cpu"]
 ACTIVITIES = {"a": {"all", "Treadmill", "Levelground", "Ramp", "Stair"}, "b": {"all"}}
-
-
-def chosen_rows(script: ModuleType) -> list[str]:
-    """Return a few rows of a script, of every kind, in the order of its table."""
-    family = script.__name__[10:].lower()
-    if family == "sensor_distillation":  # the teacher, and both students with the fewest IMUs
-        return [row.name for row in script.ROWS[:3]]
-    if family == "model_ablation":
-        return ["early_lstm", "mffm_gated", "maf_mwff_gate_lstm"]
-    few, full = script.IMU_SETS[0], getattr(script, "FULL_SET", "")
-    if family == "kinetics_fm_models":
-        kinds = ["dlr_rmse", "dlr_correlation", "dlr", *(["dl"] if script.DATASET == "b" else [])]
-        return [f"{kind}-{few}" for kind in kinds]
-    if family == "lmfn_tfn_fusion_models":
-        return [f"lmfn-{few}", f"lmfn-{full}", f"tfn-{full}"]
-    return [f"ffn_hf-{few}", f"ffn-{full}", f"lstm-{few}", f"conv2d-{few}"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,7 +91,7 @@ def finished(
     return Finished(request.param, data, tmp_path_factory.mktemp("outputs"))
 
 
-# The steps of a training are the same in A and B, see test_copies.py.
+# Training has the same steps in A and B, see test_copies.py.
 only_b = pytest.mark.parametrize("finished", OF_B, indirect=True, ids=lambda s: s.__name__)
 
 # A finished run ----------------------------------------------------------------------------------
@@ -117,15 +100,13 @@ only_b = pytest.mark.parametrize("finished", OF_B, indirect=True, ids=lambda s: 
 def test_the_folder_holds_everything(finished: Finished) -> None:
     """What the README promises to find after a run, and nothing half written."""
     files = {str(path.relative_to(finished.folder)) for path in finished.folder.rglob("*.*")}
-    expected = {".lock", "config.json", "history.csv", "metrics.csv", "MODEL_CARD.md"}
+    expected = {".lock", "config.json", "history.csv", "metrics.csv"}
     for row in finished.rows:
         name = f"{row}-subject_{finished.subject}"
         expected |= {f"predictions/{name}.npz", f"results/{name}.json"}
         expected |= {f"checkpoints/{name}.safetensors"}
-    chart = "nrmse_of_rows" if "mffm_gated" in finished.rows else "nrmse_against_imus"
-    traces = f"traces-subject_{finished.subject}"
-    figures = ("learning_curves", "nrmse_per_target", chart, traces)
-    assert files == expected | {f"figures/{name}.png" for name in figures}
+    figures = {f"figures/{name}.png" for name in ("learning_curves", "estimates", "nrmse")}
+    assert files == expected | figures
 
 
 def test_the_run_can_be_repeated_from_its_config(finished: Finished) -> None:
@@ -177,7 +158,7 @@ def test_every_sample_of_the_test_subject_is_scored_once(finished: Finished) -> 
 
 
 def test_the_history_has_every_epoch(finished: Finished) -> None:
-    """Losses per epoch, to see whether a training was long enough; a regression has none."""
+    """Losses per epoch show whether training was long enough; a regression has none."""
     history = pd.read_csv(finished.folder / "history.csv")
     assert set(history["row"]) == {row for row in finished.rows if not row.startswith("dlr-")}
     columns = ["row", "fold", "epoch", "training_loss", "validation_loss", "seconds"]
@@ -187,7 +168,7 @@ def test_the_history_has_every_epoch(finished: Finished) -> None:
 
 def test_a_checkpoint_gives_the_prediction(finished: Finished) -> None:
     """The saved network must be the one that was tested."""
-    row = find_row(finished.script, finished.rows[-1])
+    row = row_named(finished.script, finished.rows[-1])
     folder = finished.folder / "checkpoints"
     checkpoint = load_checkpoint(folder / f"{row.name}-subject_{finished.subject}.safetensors")
     assert checkpoint.description["row"] == row.name
@@ -210,7 +191,7 @@ def test_order_and_choice_of_rows_change_nothing(finished: Finished, capsys: Cap
     row = finished.rows[2]
     finished.run("alone", "--rows", row)
     printed = capsys.readouterr().out
-    needs = find_row(finished.script, row).needs
+    needs = row_named(finished.script, row).needs
     assert bool(needs) == (row.split("-")[0] in ("distilled", "dlr"))
     note = f"Rows added because others need them: {', '.join(needs)}\n"
     assert (note in printed) == bool(needs)
@@ -233,45 +214,52 @@ def test_the_strict_protocol_runs(finished: Finished) -> None:
 
 
 def test_few_calls_lie_between_main_and_the_training(finished: Finished) -> None:
-    """Readers must find the training in the script, not at the end of eight calls in `common`.
+    """Readers must find training in the script, and `breakpoint()` must reach the terminal.
 
-    `main` calls `Run.each`, which calls `train_and_test`, which calls `train`.
+    In the default run, `main` calls `Run.each`, which calls `train_and_test`, which calls `train`,
+    all in this process: otherwise, no optimizer step would have been seen.
     """
     script, calls = finished.script, finished.calls
     calls = calls[calls.index(script.main.__code__) :]
     ours = [code for code in calls if Path(code.co_filename).is_relative_to(ROOT)]
-    names = [code.co_name for code in ours]
-    assert [names[0], *names[2:]] == ["main", "train_and_test", "train"], names
-    assert {code.co_filename for code in (ours[0], *ours[2:])} == {script.__file__}
+    assert [code.co_name for code in ours] == ["main", "each", "train_and_test", "train"]
+    assert [code.co_filename == script.__file__ for code in ours] == [True, False, True, True]
 
 
-# Data that stand in, and measured data -----------------------------------------------------------
+# Synthetic data, and measured data ----------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("without_figures")
-@pytest.mark.parametrize("script", [fusion_b, ablation_b], ids=lambda script: script.__name__)
-def test_synthetic_data_stand_in_and_the_run_says_so(
-    script: ModuleType, tmp_path: Path, monkeypatch: Patch, capsys: Capture
+def test_without_data_scripts_use_their_own_synthetic_file(
+    tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
-    """Without a data file a script runs on synthetic data, and nobody can mistake the results.
+    """The first command works without data, and nobody can mistake its results for real ones.
 
-    Where a quick look runs only some of the rows, it says so and how to run the others.
+    Two scripts, together or in turn, do not change each other's data, and no file is written twice.
     """
     monkeypatch.chdir(tmp_path)
-    row = chosen_rows(script)[0]
-    is_partial = script.QUICK_LOOK.rows is not None
-    quick = {"subjects": 2, "minutes": 0.1, "epochs": 1, "rows": (row,) if is_partial else None}
-    monkeypatch.setattr(script, "QUICK_LOOK", script.QUICK_LOOK._replace(**quick))
-    flags = [] if is_partial else ["--rows", row]
-    result = script.main([*flags, "--device", "cpu", "--jobs", "1"])
-    printed = capsys.readouterr().out
-    assert printed.count("SYNTHETIC DATA") == 2
-    assert "NOTICE: no CUDA device is in use; training on the CPU is slow." in printed
-    look = f"Quick look: 1 of the paper's {len(script.ROWS)} rows (--rows all runs them all), "
-    assert f"{look}at most 1 epoch, batches of " in printed
-    assert "the paper uses 40 epochs and batches of 64" in printed
-    assert (tmp_path / "data" / "sample_dataset_b.h5").exists()
-    assert len(result) == len(script.TARGETS)
+    times = {}
+    for script, subjects in ((fusion_b, 2), (ablation_b, 3), (fusion_b, 2)):
+        row = chosen_rows(script)[0]
+        is_partial = "rows" in script.QUICK_LOOK
+        quick = {"subjects": subjects, "minutes": 0.1, "epochs": 1}
+        quick |= {"rows": (row,)} if is_partial else {}
+        monkeypatch.setattr(script, "QUICK_LOOK", {**script.QUICK_LOOK, **quick})
+        flags = [] if is_partial else ["--rows", row]
+        result = script.main([*flags, "--device", "cpu"])
+        assert len(result) == len(script.TARGETS)
+        printed = capsys.readouterr().out
+        assert printed.count("SYNTHETIC DATA") == 2
+        assert "NOTICE: no CUDA device is in use; training on the CPU is slow." in printed
+        look = f"Quick look: 1 of the table's {len(script.ROWS)} rows (--rows all runs them all), "
+        assert f"{look}at most 1 epoch" in printed
+        assert "the paper uses 40 epochs and batches of 64" in printed
+        path = tmp_path / "data" / f"synthetic_b_{subjects}x0.1_seed42.h5"
+        assert (f"Writing synthetic data to {path.relative_to(tmp_path)}" in printed) == (
+            path not in times
+        )
+        assert times.setdefault(path, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
+    assert sorted(tmp_path.glob("data/*")) == sorted(times)
 
 
 @pytest.mark.usefixtures("without_figures")
@@ -308,15 +296,14 @@ def test_both_folds_of_the_measured_example(example_b: Path, tmp_path: Path) -> 
         (["--rows"], "--rows: expected at least one argument"),
         (["--sample"], "use either --data or --sample, not both"),
         (["--resume"], "no run to resume; leave out --resume to start one"),
-        (["--faster", "tf32", "--device", "cpu"], "--faster tf32: does not work on CPU"),
+        (["--device", "cpu:"], "--device cpu:: no such device"),
         (["--threads", "99999"], "--threads 99999: this machine has"),
-        (["--faster", "magic"], "--faster: invalid choice: 'magic'"),
     ],
 )
 def test_flags_that_cannot_be_used_end_with_status_2(
     flags: list[str], message: str, synthetic_files: Files, tmp_path: Path, capsys: Capture
 ) -> None:
-    """One line that says what to do, and no result written."""
+    """One line that says how to fix it, and no result written."""
     where = ["--data", str(synthetic_files["a"]), "--output-dir", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match="2"):
         run_main(lambda: distillation_a.main([*where, *flags]))
@@ -330,30 +317,8 @@ def test_flags_that_cannot_be_used_end_with_status_2(
 # Figures -----------------------------------------------------------------------------------------
 
 
-def test_curves_of_streaming_students_stand_at_their_time(tmp_path: Path) -> None:
-    """They lack samples at the end of a stretch: all later curves would be drawn too early."""
-    stretch = np.repeat([0, 1], [5, 20])
-    values = np.arange(25.0)[:, None] * np.ones(7)
-    has_estimate = np.r_[0:3, 5:23]  # two samples late
-    for row, chosen in (("student-foot", slice(None)), ("streaming-foot", has_estimate)):
-        samples = {"sample": np.arange(25)[chosen], "stretch": stretch[chosen]}
-        part = {"truth": values[chosen], "prediction": values[chosen], **samples}
-        np.savez(tmp_path / f"{row}.npz", activity=np.full(len(values[chosen]), ""), **part)
-    run = SimpleNamespace(
-        script=distillation_a,
-        recording=SimpleNamespace(is_synthetic=True),
-        folder=SimpleNamespace(predictions_file=lambda row, _: tmp_path / f"{row}.npz"),
-    )
-    rows = ["student-foot", "streaming-foot"]
-    axes = plots.traces(run, rows, "7", plots.COLORS).axes[0]
-    truth, student, streaming = (line.get_ydata() for line in axes.lines)
-    assert truth.tolist() == student.tolist() == values[5:, 0].tolist()
-    assert streaming[:-2].tolist() == truth[:-2].tolist()
-    assert np.isnan(streaming[-2:]).all()
-
-
-def test_learning_curves_show_every_training_and_its_best_epoch() -> None:
-    """Readers see from them whether a training was long enough, on each fold and in each row."""
+def test_learning_curves_show_every_fold_and_its_best_epoch() -> None:
+    """They show whether training was long enough, on each fold and in each row."""
     validation = {
         ("tfn-foot", "7"): [3.0, 1.0, 2.0],
         ("tfn-foot", "8"): [4.0, 2.0],
@@ -376,40 +341,43 @@ def test_learning_curves_show_every_training_and_its_best_epoch() -> None:
     assert "2 folds" in figure.get_suptitle()
 
 
-def test_figures_of_a_comparison_show_the_numbers_of_the_table() -> None:
+def test_estimates_are_drawn_at_their_time() -> None:
+    """A row may lack samples at the end of a stretch: its later estimates must not be shifted."""
+    stretch = np.repeat([0, 1], [5, 20])
+    values = np.arange(25.0)[:, None] * np.ones(2)
+    shared = {"activity": np.full(25, ""), "stretch": stretch, "sample": np.arange(25)}
+    shared |= {"truth": values, "prediction": values + 1}
+    labels = {"target": np.array(["KFM", "KAM"]), "unit": np.array(["%", "%"])}
+    chosen = np.r_[0:3, 5:23]
+    rows = {"any": shared, "other": {name: array[chosen] for name, array in shared.items()}}
+    arrays = {row: {**part, **labels} for row, part in rows.items()}
+    panels = plots.estimates_over_time(arrays, 100, "measured", "title").axes[::2]
+    assert [panel.get_ylabel() for panel in panels] == ["any", "other"]
+    for panel, count in zip(panels, (20, 18), strict=True):  # of the longest stretch
+        truth, estimates = (line.get_xydata().T for line in panel.lines)
+        assert truth[0] == pytest.approx(np.arange(count) / 100)
+        assert truth[1].tolist() == values[5 : 5 + count, 0].tolist()
+        assert estimates[1].tolist() == (values[5 : 5 + count, 0] + 1).tolist()
+
+
+def test_the_heat_map_shows_the_numbers_of_the_table() -> None:
     """A figure is what readers remember: means over subjects, each row in its own place."""
-    values = {  # row: IMUs, third modality, NRMSE of both targets on subject 1, and on subject 2
-        "tfn-foot": (1, "", (40.0, 60.0), (20.0, 40.0)),
-        "tfn-all_imus": (4, "", (10.0, 20.0), (30.0, 20.0)),
-        "tfn-all_imus_emg": (4, "emg", (5.0, 15.0), (15.0, 25.0)),
-        "lmfn-foot": (1, "", (50.0, 70.0), (50.0, 70.0)),
+    values = {  # row: NRMSE of both targets on subject 1, and on subject 2
+        "tfn-foot": ((40.0, 60.0), (20.0, 40.0)),
+        "any name": ((10.0, 20.0), (30.0, 20.0)),
+        "tfn = all": ((5.0, 15.0), (15.0, 25.0)),
     }
     lines = pd.DataFrame(
         [
-            {
-                **{"row": row, "kind": row.split("-")[0], "imus": imus, "third": third},
-                **{"test_subject": subject, "target": target, "nrmse_percent": value},
-            }
-            for row, (imus, third, *subjects) in values.items()
+            {"row": row, "test_subject": subject, "target": target, "nrmse_percent": value}
+            for row, subjects in values.items()
             for subject, pair in zip("12", subjects, strict=True)
             for target, value in zip(("KFM", "KAM"), pair, strict=True)
         ]
     )
-    (axes, _) = plots.nrmse_heat_map(lines, list(values)).axes
-    shown = np.array([float(text.get_text()) for text in axes.texts]).reshape(4, 3)
-    assert shown.tolist() == [[30, 50, 40], [20, 20, 20], [10, 20, 15], [50, 70, 60]]
-    assert [label.get_text() for label in axes.get_yticklabels()] == list(values)
+    order = ["any name", "tfn = all", "tfn-foot"]
+    (axes, _) = plots.nrmse_heat_map(lines, order, "title").axes
+    shown = np.array([float(text.get_text()) for text in axes.texts]).reshape(3, 3)
+    assert shown.tolist() == [[20, 20, 20], [10, 20, 15], [30, 50, 40]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == order
     assert [label.get_text() for label in axes.get_xticklabels()] == ["KFM", "KAM", "mean"]
-
-    (axes,) = plots.nrmse_of_models(lines, {"lmfn": "#000000", "tfn": "#ffffff"}).axes
-    drawn = [
-        (bars.lines[0].get_color(), np.round(bars.lines[0].get_xydata()).tolist())
-        for bars in axes.containers
-    ]
-    assert drawn == [
-        ("#000000", [[1, 60]]),
-        ("#ffffff", [[1, 40], [4, 20]]),
-        ("#ffffff", [[5, 15]]),
-    ]
-    ticks = [label.get_text() for label in axes.get_xticklabels()]
-    assert ticks == ["1", "4", "4\n+ emg"]

@@ -14,9 +14,14 @@ from torch import Tensor, nn
 import Dataset_A_Sensor_Distillation as script_a
 import Dataset_B_sensor_distillation as script_b
 from common.files import load_checkpoint
-from common.runs import find_row
 from tests.conftest import Files, Folders
-from tests.networks import Training, narrow_networks, record_trainings, run_script
+from tests.networks import (
+    Training,
+    narrow_networks,
+    record_trainings,
+    row_named,
+    run_script,
+)
 from tests.reference import gated_dual_encoder, linear, mffm, normalized, parameters_of, part_of
 
 
@@ -163,7 +168,7 @@ def test_the_projection_is_trained_in_a_student_only(finished: Finished) -> None
     for row in (teacher, distilled):
         torch.manual_seed(42)
         with narrow_networks():
-            initial = find_row(script_b, row).network().state_dict()
+            initial = row_named(script_b, row).network().state_dict()
         saved = finished.tensors(row, finished.subjects[0])
         is_trained |= {(row, n): not torch.equal(saved[n], initial[n]) for n in initial}
     assert is_trained[teacher, "head.weight"]
@@ -172,20 +177,20 @@ def test_the_projection_is_trained_in_a_student_only(finished: Finished) -> None
         assert is_trained[distilled, name]
 
 
-def test_without_weights_distillation_is_plain_training(finished: Finished, tmp_path: Path) -> None:
-    """alpha = beta = 0 must give the plain student bit for bit: nothing else may differ."""
+def test_without_weights_distillation_trains_a_student(finished: Finished, tmp_path: Path) -> None:
+    """alpha = beta = 0 must give the same weights as no distillation: nothing else may differ."""
     zero = run_rows(finished.data, tmp_path, 1, "--alpha", "0", "--beta", "0")
     _, student, distilled = finished.rows
     (subject,) = zero.subjects
-    plain = finished.tensors(student, subject)
+    expected = finished.tensors(student, subject)
     without_weights, with_weights = (run.tensors(distilled, subject) for run in (zero, finished))
-    assert all(torch.equal(plain[name], without_weights[name]) for name in plain)
-    assert not torch.equal(plain["head.weight"], with_weights["head.weight"])
+    assert all(torch.equal(values, without_weights[name]) for name, values in expected.items())
+    assert not torch.equal(expected["head.weight"], with_weights["head.weight"])
 
 
 @pytest.fixture(scope="module")
 def trainings(synthetic_files: Files, tmp_path_factory: Folders) -> list[Training]:
-    """The trainings of teacher, student and distilled student with other weights."""
+    """The calls of `train` for teacher, student and distilled student, with other weights."""
     rows = ("--rows", "student-foot", "distilled-foot", "--alpha", "0.3", "--beta", "2")
     with narrow_networks(), pytest.MonkeyPatch.context() as patch:
         trainings = record_trainings(script_a, patch)
@@ -194,8 +199,8 @@ def trainings(synthetic_files: Files, tmp_path_factory: Folders) -> list[Trainin
 
 
 def check_loss(training: Training, alpha: float, beta: float) -> None:
-    """Compare the loss of a training on some of its windows with the formula."""
-    batch, network = training.windows[torch.tensor([3, 0, 5])], training.network.eval()
+    """Compare the loss of a network on some of its windows with the formula."""
+    batch, network = training.fold.train[torch.tensor([3, 0, 5])], training.network.eval()
     expected = root_mean_square(network(*batch.inputs) - batch.targets)
     assert bool(batch.cached) == bool(alpha or beta)
     if batch.cached:

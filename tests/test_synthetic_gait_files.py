@@ -11,10 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from common.data import DATASET_A_COLUMNS
 from synthetic_gait import dataset_a, write_file
 from synthetic_gait.__main__ import main
 from tests.conftest import ROOT, Capture, Folders, Patch
+from tools.dataset_a import DATASET_A_COLUMNS
 
 TARGETS_B = ("EXT_KM_X", "EXT_KM_Y", "plate_2_force_x", "plate_2_force_y", "plate_2_force_z")
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +17,12 @@ from torch import Tensor, nn
 
 import Dataset_B_lmfn_tfn_fusion_models as script
 from common import training
-from common.training import DivergedError, Epoch, Loss, Progress
-from common.windows import Batch, Windows
+from common.training import DivergedError, Epoch, Progress
+from common.windows import Batch, Fold, Windows
+from tests.conftest import Capture, Patch
+from tests.networks import Loss
 
-ARGS = {"learning_rate": 0.05, "batch_size": 8, "patience": 4, "seed": 3, "faster": []}
+ARGS = {"learning_rate": 0.05, "batch_size": 8, "patience": 4, "seed": 3}
 
 
 def rmse(prediction: Tensor, target: Tensor) -> Tensor:
@@ -30,16 +35,17 @@ def rmse_loss(network: nn.Module, batch: Batch) -> Tensor:
     return rmse(network(*batch.inputs), batch.targets)
 
 
-def problem(windows: int = 21) -> tuple[Windows, Windows]:
-    """Return windows of 5 samples of noisy linear data, to train and six to validate on."""
+def problem(windows: int = 21) -> Fold:
+    """Return a fold of windows of 5 samples of noisy linear data, six of them to validate on."""
     generator = torch.Generator().manual_seed(0)
     signal = torch.randn(5 * (windows + 6), 3, generator=generator)
     targets = signal @ torch.tensor([[1.0, 0.0], [2.0, 1.0], [0.0, -1.0]])
     targets += 0.3 * torch.randn(targets.shape, generator=generator)
     samples = np.arange(len(signal)).reshape(-1, 5)
-    return tuple(
+    train, validation = (
         Windows([signal], targets, part) for part in (samples[:windows], samples[windows:])
     )
+    return Fold("1", train, validation, validation)
 
 
 def small_network() -> nn.Module:
@@ -59,9 +65,10 @@ def train(
     **flags: object,
 ) -> list[Epoch]:
     """Train on the problem with the loop of a script."""
-    progress = Progress("test", folder / "state.pt", save_every, show_bar=False)
+    progress = Progress("test", folder / "state.pt", save_every, has_bar=False)
     args = argparse.Namespace(**{**ARGS, **flags})
-    return script.train(network, *problem(windows), loss, rmse, epochs, args, progress)
+    script.train(network, problem(windows), loss, rmse, epochs, args, progress)
+    return progress.history
 
 
 def test_the_best_epoch_is_restored_and_patience_stops(tmp_path: Path) -> None:
@@ -72,7 +79,7 @@ def test_the_best_epoch_is_restored_and_patience_stops(tmp_path: Path) -> None:
     best = int(np.argmin(losses))
     assert len(history) == best + 1 + ARGS["patience"] < 200
     assert [epoch.epoch for epoch in history] == list(range(1, len(history) + 1))
-    _, validation = problem()
+    validation = problem().validation
     predicted = training.predict(network, validation, batch_size=64)
     assert float(rmse(predicted, validation.targets)) == losses[best]
 
@@ -91,7 +98,7 @@ def test_the_validation_loss_is_pooled_over_all_windows(tmp_path: Path) -> None:
     """A mean of batch RMSEs would weigh a small last batch as much as a full one."""
     network = small_network()
     history = train(network, tmp_path, epochs=1, batch_size=4)  # six windows to validate on
-    _, validation = problem()
+    validation = problem().validation
     with torch.no_grad():
         error = network(*validation[torch.arange(6)].inputs) - validation.targets
     expected = math.sqrt(np.mean(error.double().numpy() ** 2))
@@ -99,7 +106,7 @@ def test_the_validation_loss_is_pooled_over_all_windows(tmp_path: Path) -> None:
 
 
 def test_the_training_loss_is_the_mean_over_windows(tmp_path: Path) -> None:
-    """history.csv tells users whether a training was long enough: a short batch counts less."""
+    """history.csv shows whether training was long enough: a short batch counts less."""
     sizes = []
 
     def loss_of_size(network: nn.Module, batch: Batch) -> Tensor:
@@ -117,7 +124,7 @@ def test_an_epoch_is_adam_on_shuffled_batches(tmp_path: Path) -> None:
     network, copy = nn.Linear(3, 2), nn.Linear(3, 2)
     copy.load_state_dict(network.state_dict())
     train(network, tmp_path, epochs=1)
-    windows, _ = problem()
+    windows = problem().train
     order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(3))
     moments = {p: (torch.zeros_like(p), torch.zeros_like(p)) for p in copy.parameters()}
     for step, indices in enumerate(order.split(8), start=1):
@@ -155,7 +162,7 @@ def test_a_last_batch_of_one_window_joins_the_one_before(
     assert network.sizes == [*sizes, 6]
 
 
-def test_a_diverged_training_is_named_and_its_best_epoch_returned(tmp_path: Path) -> None:
+def test_divergence_is_reported_with_the_best_epoch(tmp_path: Path) -> None:
     """NaN must not be written into a table as if it were a result."""
     with pytest.raises(DivergedError, match="epoch 1: .* not finite; best epoch so far: none") as e:
         train(small_network(), tmp_path, learning_rate=math.inf)
@@ -179,3 +186,91 @@ def test_a_state_is_saved_when_it_is_due(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     train(small_network(), tmp_path, epochs=3, save_every=1e-6)
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+
+
+# Resuming ----------------------------------------------------------------------------------------
+
+
+def changed(**changes: object) -> Callable[[Path], None]:
+    """Return a function that changes entries of a saved state; None deletes an entry."""
+
+    def change(path: Path) -> None:
+        state = {**torch.load(path, weights_only=True), **changes}
+        torch.save({name: value for name, value in state.items() if value is not None}, path)
+
+    return change
+
+
+def weights(network: nn.Module) -> list[object]:
+    """Return all weights as lists of numbers."""
+    return [parameter.tolist() for parameter in network.parameters()]
+
+
+def save_other_network(path: Path) -> None:
+    """Replace a state with that of another network."""
+    path.unlink()
+    train(nn.Linear(3, 2), path.parent, epochs=2, save_every=1e-6)
+
+
+UNUSABLE: dict[str, Callable[[Path], Any]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "cut in half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "without the optimizer": changed(optimizer=None),
+    "without the weights": changed(network=None),
+    "without the random state": changed(random=None),
+    "without epochs": changed(history=[]),
+    "epochs of another kind": changed(history=[(1, 2.0)]),
+    "its best epoch is missing": changed(best_epoch=7),
+    "another network": save_other_network,
+    "not a dictionary": lambda path: torch.save([], path),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_an_unusable_state_starts_training_from_scratch(
+    kind: str, tmp_path: Path, capsys: Capture
+) -> None:
+    """After an update or a crash, a state of another version must cost time, not the result."""
+    whole = small_network()
+    losses = [epoch.validation_loss for epoch in train(whole, tmp_path, epochs=4)]
+    train(small_network(), tmp_path, epochs=2, save_every=1e-6)
+    UNUSABLE[kind](tmp_path / "state.pt")
+    capsys.readouterr()
+    network = small_network()
+    history = train(network, tmp_path, epochs=4)
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    assert printed.startswith(f"NOTICE: {tmp_path / 'state.pt'}: cannot be resumed (")
+    assert [epoch.validation_loss for epoch in history] == losses
+    assert weights(network) == weights(whole)
+
+
+def test_a_state_is_resumed_to_the_same_bits(tmp_path: Path, capsys: Capture) -> None:
+    """An interruption must not change a result: dropout, shuffling and Adam continue as before."""
+    whole, resumed = small_network(), small_network()
+    train(whole, tmp_path, epochs=5)
+    train(small_network(), tmp_path, epochs=2, save_every=1e-6)
+    history = train(resumed, tmp_path, epochs=5)
+    assert "NOTICE" not in capsys.readouterr().out
+    assert [epoch.epoch for epoch in history] == [1, 2, 3, 4, 5]
+    assert weights(resumed) == weights(whole)
+
+
+# Progress ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_log_file_shows_progress_in_lines(
+    is_terminal: bool, tmp_path: Path, monkeypatch: Patch, capsys: Capture
+) -> None:
+    """A batch job of days must show in its log how far it is; a terminal shows a bar instead."""
+    monkeypatch.setattr(training, "LINE_EVERY_S", 0)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    train(small_network(), tmp_path, epochs=2)
+    lines = capsys.readouterr().out.splitlines()
+    if is_terminal:
+        assert lines == []
+        return
+    assert len(lines) == 6  # two epochs of three batches
+    assert lines[0].startswith("test: epoch 1 of 2, step 1 of 3, ")
+    assert re.search(r"epoch 2 of 2, step 3 of 3, .*train \d.*val \d.*best \d.* left", lines[5])
