@@ -820,6 +820,17 @@ QUICK_LOOK = {
 }
 
 
+def add_correlation_epochs(parser: argparse.ArgumentParser) -> None:
+    """Add the flag of this script."""
+    parser.add_argument(
+        "--correlation-epochs",
+        type=cli.positive_int,
+        metavar="N",
+        help="maximum number of epochs of the dlr_correlation rows (default: --epochs if given, "
+        f"else {CORRELATION_EPOCHS})",
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
     """Train and test the selected rows on the selected folds; return the metrics."""
     args = cli.parse(
@@ -833,8 +844,9 @@ def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
         patience=PATIENCE,
         learning_rate=LEARNING_RATE,
         quick_look=QUICK_LOOK,
+        add_flags=add_correlation_epochs,
     )
-    args.correlation_epochs = args.epochs or CORRELATION_EPOCHS
+    args.correlation_epochs = args.correlation_epochs or args.epochs or CORRELATION_EPOCHS
     args.epochs = args.epochs or EPOCHS
     with Run(
         __file__,

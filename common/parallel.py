@@ -19,6 +19,8 @@ DASK = {
     "distributed.scheduler.worker-saturation": 1.0,  # tasks wait on the scheduler, not on workers
     "distributed.deploy.lost-worker-timeout": "1d",  # do not give up workers that restart slowly
     "distributed.scheduler.no-workers-timeout": "10 minutes",  # do not wait forever if none does
+    "distributed.scheduler.http.routes": [],  # its pages would be open to other users
+    "distributed.worker.http.routes": [],
 }
 
 

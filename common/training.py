@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import threading
 import time
@@ -259,13 +260,12 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or not (index or "0").isdecimal():
+    if not re.fullmatch(r"(cpu|cuda)(:\d+)?", name):
         raise InputError(f"--device {name}: no such device; use auto, cuda, cuda:N or cpu")
-    count = torch.cuda.device_count()
-    if kind == "cuda" and int(index or 0) >= count:
+    device, count = torch.device(name), torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
         raise InputError(
             f"--device {name}: PyTorch {torch.__version__} finds {count} CUDA devices; use "
             + ("cuda:0 or auto" if count else "cpu, or install a PyTorch build with CUDA")
         )
-    return torch.device(name)
+    return device

@@ -167,7 +167,7 @@ def largest_tensor(fusion: nn.Module, x: Tensor) -> int:
 
 
 def test_the_complete_product_is_never_in_memory() -> None:
-    """It is 0.92 GB for a batch of 64 in A, too much beside other work."""
+    """It is 0.92 GB for a batch of 64 in A, too much next to everything else."""
     fusion = script_a.TensorFusion(3, size=9, out_size=2, chunk=8)
     x = torch.randn(4, 50, 9)
     rows, product = 200, 10**3

@@ -240,7 +240,7 @@ def test_a_hint_shows_how_to_use_more_cores(
     """One process uses one core; without the hint, the others would be idle unnoticed."""
     pretend_cores(monkeypatch, 64)
     main("--run-name", "new")
-    assert "\nHint: one of 64 cores is in use; --jobs 2 trains several" in capsys.readouterr().out
+    assert "\nHint: one of 64 cores is in use; --jobs 2 trains" in capsys.readouterr().out
     main("--run-name", "new")  # nothing is left to train
     pretend_cores(monkeypatch, 1)
     main("--run-name", "other", "--rows", ROWS[0])
