@@ -11,6 +11,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.io import savemat
 
@@ -22,13 +23,12 @@ from common.windows import PROTOCOLS, cut_windows
 from synthetic_gait import write_file
 from synthetic_gait.dataset_b import DATASET_B_COLUMNS
 from tests.conftest import Capture, Files, Patch
+from tests.faults import Fault, exchange, fill, freeze, scale
 from tools.check_data.__main__ import Summary, main
 from tools.check_data.layout import DataFile
 from tools.check_data.strides import Strides
 from tools.dataset_a import DATASET_A_COLUMNS
 
-Fault = Callable[[np.ndarray, Callable[[str], int]], None]
-"""Changes `(..., columns)` in place; the second argument returns the position of a column."""
 Edit = Callable[[h5py.File], None]
 CheckCopy = Callable[[str, Edit], tuple[list[str], str]]
 
@@ -110,94 +110,54 @@ def put(fault: Fault) -> Edit:
 
     def edit(file: h5py.File) -> None:
         is_a = "All_subjects" in file
-        index = (DATASET_A_COLUMNS if is_a else DATASET_B_COLUMNS).index
-        tables = file["All_subjects/Subject_7"].values() if is_a else [file["subject_01"]]
-        for table in tables:
-            samples = table[:]
-            fault(samples, index)
-            table[:] = samples
+        for values in file["All_subjects/Subject_7"].values() if is_a else [file["subject_01"]]:
+            names = DATASET_A_COLUMNS if is_a else DATASET_B_COLUMNS
+            table = pd.DataFrame(values[:].reshape(-1, len(names)), columns=[*names])
+            fault(table)
+            values[:] = table.to_numpy().reshape(values.shape)
 
     return edit
 
 
-def multiply(prefix: str, factor: float) -> Fault:
-    """Return a fault that multiplies the columns whose names begin with `prefix`."""
-
-    def fault(samples: np.ndarray, index: Callable[[str], int]) -> None:
-        names = DATASET_A_COLUMNS if samples.shape[-1] == 129 else DATASET_B_COLUMNS
-        samples[..., [index(name) for name in names if name.startswith(prefix)]] *= factor
-
-    return fault
-
-
-def swap(one: str, other: str) -> Fault:
-    """Return a fault that exchanges two columns."""
-
-    def fault(samples: np.ndarray, index: Callable[[str], int]) -> None:
-        samples[..., [index(one), index(other)]] = samples[..., [index(other), index(one)]]
-
-    return fault
-
-
-def fill(name: str, value: float, every: int = 1) -> Fault:
-    """Return a fault that overwrites every n-th sample of a column."""
-
-    def fault(samples: np.ndarray, index: Callable[[str], int]) -> None:
-        time = samples if samples.ndim == 2 else np.moveaxis(samples, 1, 0)
-        time[::every, ..., index(name)] = value
-
-    return fault
-
-
-def freeze(samples: np.ndarray, index: Callable[[str], int]) -> None:
-    """Stop the foot's IMU of A for 1.2 s."""
-    first = index("foot_Accel_X")
-    samples[10:250, first : first + 6] = samples[10, first : first + 6]
-
-
-def clear_imus(samples: np.ndarray, index: Callable[[str], int]) -> None:
-    """Write 0 into all IMU channels of A for three samples."""
-    samples[5:8, : index("trunk_Gyro_Z") + 1] = 0
-
-
-def lose_knee(steps: np.ndarray, index: Callable[[str], int]) -> None:
-    """Lose the left knee of B in the video in every fifth sample."""
-    steps[:, ::5, [index(f"LKnee_{view}") for view in script_b.VIEWS]] = 0
-
-
-def clear_forces_of_a_step(steps: np.ndarray, index: Callable[[str], int]) -> None:
-    """Remove the force of the third step of B."""
-    steps[2][:, [index(f"plate_2_force_{axis}") for axis in "xyz"]] = 0
-
-
+KNEE = ["knee_angle_r_moment"]
+FOOT = [f"foot_{kind}_{axis}" for kind in ("Accel", "Gyro") for axis in "XYZ"]
+STEP = 152  # samples of a step of B
 FAULTS_A = {
-    "newton": (multiply("right_v", 700.0), "GRF y: median of the loaded foot 6"),
-    "no force": (multiply("right_v", 0.0), "the foot is never loaded"),
-    "z is vertical": (swap("right_vy", "right_vz"), "GRF z is the largest, not GRF y; axes swap"),
-    "g": (multiply("foot_Accel", 1 / 9.8), "m/s², far from 9.8; in g?"),
-    "deg/s": (multiply("foot_Gyro", 57.3), "rad/s; in deg/s?"),
-    "Nm": (multiply("knee_angle_r_moment", 1200.0), "knee moment: 99th percentile of its"),
-    "EMG": (multiply("soleus", 300.0), "an envelope divided by its maximum is from 0 to 1"),
-    "dead": (fill("thigh_Gyro_Z", 0.5), "thigh_Gyro_Z: constant, 0.5"),
-    "frozen": (freeze, "Stair: frozen IMU, all six channels constant: foot (1.2 s from sample 10)"),
-    "zeros": (clear_imus, "all IMUs exactly 0 in 12 of "),
-    "sentinel": (fill("foot_Gyro_X", -9999.0, every=50), "foot_Gyro_X: -9999 in 2"),
-    "nothing": (fill("gracilis", np.nan), "gracilis: nothing but NaN"),
-    "turned": (swap("shank_Accel_X", "shank_Accel_Y"), "accelerometer shank: gravity"),
+    "newton": (scale(["right_v"], 700.0), "GRF y: median of the loaded foot 6"),
+    "no force": (scale(["right_v"], 0.0), "the foot is never loaded"),
+    "trial without force": (scale(["right_v"], 0.0), "exactly 0 in Ramp, trial 1"),
+    "z is vertical": (
+        exchange(["right_vy"], ["right_vz"]),
+        "GRF z is the largest, not GRF y; axes swap",
+    ),
+    "g": (scale(["foot_Accel"], 1 / 9.8), "m/s², far from 9.8; in g?"),
+    "deg/s": (scale(["foot_Gyro"], 57.3), "rad/s; in deg/s?"),
+    "Nm": (scale(["knee_angle_r_moment"], 1200.0), "knee moment: 99th percentile of its"),
+    "EMG": (scale(["soleus"], 300.0), "an envelope divided by its maximum is from 0 to 1"),
+    "dead": (fill(["thigh_Gyro_Z"], 0.5), "thigh_Gyro_Z: constant, 0.5"),
+    "frozen": (
+        freeze(FOOT, slice(10, 250)),
+        "Stair: frozen IMU, all six channels constant: foot (1.2 s from sample 10)",
+    ),
+    "zeros": (fill(DATASET_A_COLUMNS[:24], 0, slice(5, 8)), "all IMUs exactly 0 in 12 of "),
+    "sentinel": (fill(["foot_Gyro_X"], -9999.0, slice(0, None, 50)), "foot_Gyro_X: -9999 in 2"),
+    "nothing": (fill(["gracilis"], np.nan), "gracilis: nothing but NaN"),
+    "turned": (exchange(["shank_Accel_X"], ["shank_Accel_Y"]), "accelerometer shank: gravity"),
 }
-
-
 FAULTS_B = {
-    "rad/s": (multiply("Gyro", 1 / 57.3), "deg/s; in rad/s?"),
-    "pounds": (multiply("body weight", 2.2), "GRF vertical: median of the loaded foot 0.4"),
-    "cm": (multiply("body height", 100.0), "m; in cm?"),
+    "rad/s": (scale(["Gyro"], 1 / 57.3), "deg/s; in rad/s?"),
+    "pounds": (scale(["body weight"], 2.2), "GRF vertical: median of the loaded foot 0.4"),
+    "cm": (scale(["body height"], 100.0), "m; in cm?"),
     "step without force": (
-        clear_forces_of_a_step,
+        fill([f"plate_2_force_{axis}" for axis in "xyz"], 0, slice(2 * STEP, 3 * STEP)),
         "ground reaction: exactly 0 in step 3, although the KFM reaches",
     ),
-    "no mass": (fill("body weight", 0.0), "infinite values, divided by 0"),
-    "joint in one view": (fill("RAnkle_x_90", 0.0), "joint RAnkle: exactly 0 in x_90 in 100 %"),
-    "joint not found": (lose_knee, "video joint LKnee: exactly 0 in all views in 20"),
+    "no mass": (fill(["body weight"], 0.0), "infinite values, divided by 0"),
+    "joint in one view": (fill(["RAnkle_x_90"], 0.0), "joint RAnkle: exactly 0 in x_90 in 100 %"),
+    "joint not found": (
+        fill([f"LKnee_{view}" for view in script_b.VIEWS], 0, slice(0, None, 5)),
+        "video joint LKnee: exactly 0 in all views in 20",
+    ),
 }
 
 
@@ -214,7 +174,7 @@ def test_a_fault_is_found(dataset: str, name: str, check_copy: CheckCopy) -> Non
 
 def test_pixels_are_not_taken_for_sentinels(check_copy: CheckCopy) -> None:
     """Otherwise a knee at pixel 999, in the middle of the image, is called a missing value."""
-    assert not check_copy("b", put(fill("RKnee_y_90", 999.0, every=1000)))[0]
+    assert not check_copy("b", put(fill(["RKnee_y_90"], 999.0, slice(1))))[0]
 
 
 def test_missing_values_are_counted_and_a_subject_without_a_window_is_named(
@@ -222,19 +182,13 @@ def test_missing_values_are_counted_and_a_subject_without_a_window_is_named(
 ) -> None:
     """Otherwise nobody notices that half of the moments are missing, or every script stops."""
 
-    def clear(part: slice) -> Edit:
-        def fault(samples: np.ndarray, index: Callable[[str], int]) -> None:
-            samples[part, index("knee_angle_r_moment")] = np.nan
-
-        return put(fault)
-
-    warnings, output = check_copy("a", clear(slice(None, None, 2)))
+    warnings, output = check_copy("a", put(fill(KNEE, np.nan, slice(None, None, 2))))
     knee = next(line for line in output.splitlines() if line.startswith("knee moment"))
     assert knee.split()[3] == "16.67"  # half of one subject of three
     subject = next(line for line in output.splitlines() if line.split()[:1] == ["7"])
     assert subject.split()[1:3] == ["0.1", "0.1"]
     assert warnings == ["WARNING: subject 7: no full window of 100 samples under --protocol strict"]
-    _, output = check_copy("a", clear(slice(1, None)))
+    _, output = check_copy("a", put(fill(KNEE, np.nan, slice(1, None))))
     assert "subject 7: no full window of 100 samples under --protocol paper" in output
 
 

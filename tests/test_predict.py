@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import h5py
 import numpy as np
@@ -15,12 +15,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import Dataset_A_ffn_hf_ffn_bilstm_convnet as baselines_a
 import Dataset_A_lmfn_tfn_fusion_models as fusion_a
 import Dataset_B_lmfn_tfn_fusion_models as fusion_b
 from common.files import InputError, load_checkpoint, save_checkpoint
 from common.windows import Windows
 from tests.conftest import Capture, Files, Folders
-from tests.networks import narrow_networks
+from tests.networks import narrow_networks, run_script
 from tests.predicting import copy_columns, predict, random_network, target_values
 from tools.predict import output, prediction
 from tools.trained import find_script, input_columns, load_trained, target_columns
@@ -255,8 +256,9 @@ def test_a_diverged_network_is_refused(
 ) -> None:
     """An empty file would look like stretches that are too short."""
     tensors, description = load_checkpoint(networks["a"])
-    broken = {name: torch.full_like(v, torch.nan) for name, v in tensors.items() if "head" in name}
-    save_checkpoint(tmp_path / "x.safetensors", {**tensors, **broken}, description)
+    for name in (name for name in tensors if "head" in name):
+        tensors[name][:] = torch.nan
+    save_checkpoint(tmp_path / "x.safetensors", tensors, description)
     with pytest.raises(InputError, match="the output of the network is not finite"):
         predict(tmp_path / "x.safetensors", walk)
 
@@ -302,9 +304,7 @@ def test_the_files_state_units_and_latency(
     assert lines.columns[:4].tolist() == ["subject", "step", "stretch", "time (s)"]
     assert "KFM (%BW·BH)" in lines.columns
     folder = tmp_path / "b-out"
-    assert {path.name for path in folder.iterdir()} == {
-        *("prediction.csv", "prediction.json", "prediction.png")
-    }
+    assert {path.suffix for path in folder.iterdir()} == {".csv", ".json", ".png"}
     assert (folder / "prediction.png").read_bytes().startswith(b"\x89PNG")
     description = json.loads((folder / "prediction.json").read_text(encoding="utf-8"))
     assert description["hop"] == 25
@@ -321,3 +321,99 @@ def test_the_title_of_the_figure_warns() -> None:
         description = {"title": "student on walk.csv", "warnings": warnings}
         description |= {"synthetic": is_synthetic, "trained_on_synthetic_data": is_trained_on_it}
         assert output.figure_title(description) == expected
+
+
+# The test of the run ------------------------------------------------------------------------------
+
+RUNS = [
+    (fusion_a, "lmfn-foot", "paper"),
+    (fusion_b, "lmfn-feet", "strict"),
+    (baselines_a, "ffn_hf-foot", "strict"),
+]
+
+
+@pytest.mark.parametrize(("script", "row", "protocol"), RUNS)
+def test_the_predictions_of_the_run_are_repeated(
+    script: ModuleType,
+    row: str,
+    protocol: str,
+    synthetic_files: Files,
+    tmp_path: Path,
+    capsys: Capture,
+) -> None:
+    """Nobody could tell whether a checkpoint belongs to a table of results."""
+    data = Path(shutil.copy(synthetic_files[script.DATASET], tmp_path))
+    flags = ("--rows", row, "--protocol", protocol, "--epochs", "1")
+    run = run_script(script, data, tmp_path, "run", *flags)
+    [checkpoint], [prediction] = run.glob("checkpoints/*"), run.glob("predictions/*")
+    saved, subject = np.load(prediction), script.read(data).subjects[-1]
+    lines = predict(checkpoint, data, "--as-tested")
+    np.testing.assert_array_equal(target_values(lines), saved["prediction"])
+    assert (lines["subject"] == subject).all()
+    printed = capsys.readouterr().out
+    assert "bit for bit" in printed
+    assert "WARNING" not in printed
+    assert "was trained on subject" not in printed
+    if protocol == "strict":
+        window = script.WINDOW
+        new = target_values(predict(checkpoint, data, "--subject", subject, "--hop", str(window)))
+        new = new[~np.isnan(new).any(axis=1)]
+        alone = in_one_window(saved["stretch"], window)
+        assert alone.mean() > 0.3
+        np.testing.assert_allclose(new[alone], saved["prediction"][alone], rtol=1e-5, atol=1e-6)
+
+
+def in_one_window(stretch: np.ndarray, window: int) -> np.ndarray:
+    """Return whether a sample is not shared by the window of the tail and the one before it."""
+    alone = []
+    for length in np.unique(stretch, return_counts=True)[1]:
+        place = np.arange(length)
+        alone.append((place < length - window) | (place >= length // window * window))
+    return np.concatenate(alone)
+
+
+def test_training_subjects_a_copied_checkpoint_and_other_data_are_reported(
+    synthetic_files: Files, tmp_path: Path, capsys: Capture
+) -> None:
+    """Errors on training data look too good; an uncompared test would look like a proof."""
+    data = Path(shutil.copy(synthetic_files["b"], tmp_path))
+    run = run_script(fusion_b, data, tmp_path, "run", "--rows", "lmfn-feet", "--epochs", "1")
+    [checkpoint] = run.glob("checkpoints/*")
+    copy = Path(shutil.copy(checkpoint, tmp_path / "copy.safetensors"))
+    capsys.readouterr()
+    for subject, is_seen in (("02", True), ("03", False)):
+        predict(copy, data, "--subject", subject)
+        printed = capsys.readouterr().out
+        assert (f"was trained on subject {subject};" in printed) == is_seen
+    predict(copy, data, "--as-tested")
+    printed = capsys.readouterr().out
+    assert "Not compared with the run: there is no " in printed
+    assert "was trained on subject" not in printed
+    with h5py.File(data, "r+") as file:
+        file["subject_03"][:] *= 1.01
+    predict(checkpoint, data, "--as-tested")
+    printed = capsys.readouterr().out
+    assert "WARNING" in printed
+    assert "Differs from" in printed
+
+
+WHOLE = {"protocol": "paper", "batch_size": 64, "threads": 1, "data": {"digest": ""}}
+SETTINGS = {
+    "none": {},
+    "another protocol": {**WHOLE, "protocol": "mine"},
+    "no batches": {**WHOLE, "batch_size": 0},
+    "a million threads": {**WHOLE, "threads": 10**6},
+    "no digest": {**WHOLE, "data": "a.h5"},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_settings_that_do_not_describe_a_test_are_refused(
+    settings: object, synthetic_files: Files, tmp_path: Path
+) -> None:
+    """Users would get a KeyError, or a file from elsewhere would start a million threads."""
+    tensors, description = load_checkpoint(random_network(fusion_a, "lmfn-foot", tmp_path))
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, tensors, {**description, "settings": settings})
+    with pytest.raises(InputError, match="does not describe how its run was tested"):
+        predict(path, synthetic_files["a"], "--as-tested")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import h5py
@@ -15,6 +15,7 @@ import Dataset_A_lmfn_tfn_fusion_models as fusion_a
 import Dataset_B_lmfn_tfn_fusion_models as fusion_b
 from common.data import DATASET_A_ACTIVITIES
 from tests.conftest import MEASURED, Capture, Files, Folders
+from tests.faults import Fault, exchange, fill, freeze, scale
 from tests.predicting import predict, random_network, target_values
 from tools.dataset_a import DATASET_A_COLUMNS
 from tools.predict.sensors import training_statistics
@@ -22,8 +23,6 @@ from tools.trained import load_trained
 
 SENSORS = ("foot", "trunk")
 NAMES = [f"{s}_{kind}_{axis}" for s in SENSORS for kind in ("Accel", "Gyro") for axis in "XYZ"]
-Spoil = Callable[[pd.DataFrame], object]
-FIELD = MEASURED.parent / "field"  # small recordings as devices write them
 
 
 @pytest.fixture(scope="module")
@@ -48,57 +47,20 @@ def warnings(printed: str) -> list[str]:
     return [line for line in printed.splitlines() if line.startswith("WARNING: ")]
 
 
-def fill(names: list[str], value: float, part: slice = slice(None)) -> Spoil:
-    """Return a function that overwrites a part of columns."""
-
-    def spoil(frame: pd.DataFrame) -> None:
-        frame.loc[frame.index[part], names] = value
-
-    return spoil
-
-
-def freeze(frame: pd.DataFrame) -> None:
-    """Stop the IMU of the foot for 1.5 s."""
-    frame.loc[10:309, NAMES[:6]] = frame.loc[10, NAMES[:6]].to_numpy()
-
-
-def clip(frame: pd.DataFrame) -> None:
-    """Give the gyroscope of the foot a range of 3.5 rad/s."""
-    frame["foot_Gyro_Z"] = frame["foot_Gyro_Z"].clip(-3.5, 3.5)
-
-
 def remove_gravity(frame: pd.DataFrame) -> None:
     """Subtract the mean acceleration of both sensors."""
     acc = [name for name in NAMES if "Accel" in name]
     frame[acc] -= frame[acc].mean()
 
 
-def exchange(first: list[str], second: list[str]) -> Spoil:
-    """Return a function that exchanges columns."""
-
-    def spoil(frame: pd.DataFrame) -> None:
-        frame[first + second] = frame[second + first].to_numpy()
-
-    return spoil
-
-
-def scale(names: list[str], factor: float) -> Spoil:
-    """Return a function that scales columns."""
-
-    def spoil(frame: pd.DataFrame) -> None:
-        frame[names] *= factor
-
-    return spoil
-
-
-FAULTS: dict[str, tuple[Spoil, str]] = {
-    "dead": (
-        fill(["foot_Accel_X"], 0.0),
-        "foot_Accel_X (SD * in training): constant (0) throughou",
+FAULTS: dict[str, tuple[Fault, str]] = {
+    "dead": (fill(NAMES[:1], 0.0), "foot_Accel_X (SD * in training): constant (0) throughou"),
+    "frozen": (
+        freeze(NAMES[:6], slice(10, 310)),
+        "foot_Gyro_Z: constant (*) for 1.5 s from sample 10; dead or frozen?",
     ),
-    "frozen": (freeze, "foot_Gyro_Z: constant (*) for 1.5 s from sample 10; dead or frozen?"),
     "clipped": (
-        clip,
+        lambda frame: frame.update(frame["foot_Gyro_Z"].clip(-3.5, 3.5)),
         "foot_Gyro_Z (SD * in training): clipped at -3.5 and 3.5, * % of the samples",
     ),
     "sentinel": (fill(["trunk_Gyro_X"], -9999.0, slice(0, None, 40)), "trunk_Gyro_X: -9999 in 2.5"),
@@ -111,7 +73,6 @@ FAULTS: dict[str, tuple[Spoil, str]] = {
         exchange(["trunk_Accel_X"], ["trunk_Accel_Y"]),
         "trunk_Accel_Z: mean * degrees apart; axes swapped or reversed, or sensor turned?",
     ),
-    "reversed": (scale(["trunk_Accel_Y"], -1), "trunk_Accel_Z: mean *axes swapped or reversed"),
     "axes of a gyroscope": (
         exchange(["foot_Gyro_X"], ["foot_Gyro_Z"]),
         "foot_Gyro_X, foot_Gyro_Y, foot_Gyro_Z: SD * rad/s, but * in training; axes swapped?",
@@ -125,7 +86,7 @@ FAULTS: dict[str, tuple[Spoil, str]] = {
         "accelerometer foot: median norm *; see --acc-u",
     ),
     "unit of the gyroscopes": (
-        scale([name for name in NAMES if "Gyro" in name], 180 / np.pi),
+        scale(["foot_Gyro", "trunk_Gyro"], 180 / np.pi),
         "gyroscope foot: 99th percentile * rad/s; in deg/s?; see --gyr-unit",
     ),
     "unit of a gyroscope": (
@@ -141,19 +102,16 @@ FAULTS: dict[str, tuple[Spoil, str]] = {
 
 @pytest.mark.parametrize(("spoil", "expected"), FAULTS.values(), ids=FAULTS)
 def test_a_faulty_sensor_is_reported(
-    spoil: Spoil, expected: str, walk: pd.DataFrame, network: Path, tmp_path: Path, capsys: Capture
+    spoil: Fault, expected: str, walk: pd.DataFrame, network: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     """A plausible curve would be computed from a dead, clipped or swapped sensor."""
     frame = walk.copy()
     spoil(frame)
     frame.to_csv(tmp_path / "walk.csv", index=False)
     predict(network, tmp_path / "walk.csv")
-    printed = "\n".join(warnings(capsys.readouterr().out))
-    position = 0
-    for part in expected.split("*"):
-        assert part in printed[position:]
-        position = printed.index(part, position) + len(part)
-    assert len(printed.splitlines()) <= 4
+    found = warnings(capsys.readouterr().out)
+    assert fnmatchcase("\n".join(found), f"*{expected}*")
+    assert len(found) <= 4
 
 
 @pytest.mark.parametrize("dataset", ["a", "b", "measured b"])
@@ -161,9 +119,10 @@ def test_no_warning_on_a_new_subject(
     dataset: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: Capture
 ) -> None:
     """Warnings about intact sensors, simulated or real, would be ignored where it matters."""
-    is_measured = dataset.startswith("measured")
-    data = request.getfixturevalue("example_b" if is_measured else "synthetic_files")
-    data = data if is_measured else data[dataset]
+    if dataset == "measured b":
+        data = request.getfixturevalue("example_b")
+    else:
+        data = request.getfixturevalue("synthetic_files")[dataset]
     script, third = (fusion_a, "emg") if dataset == "a" else (fusion_b, "video")
     recording = script.read(data)
     for subject in recording.subjects:
@@ -211,31 +170,36 @@ FIELD_FILES = {
 SAME = ("semicolon_decimal_comma.csv", "tab.txt", "preamble.csv", "unit_row.csv", "clock_times.csv")
 
 
+@pytest.fixture
+def field() -> Path:
+    """Return the folder with small recordings as devices write them."""
+    path = MEASURED.parent / "field"
+    if not path.exists():
+        pytest.skip(f"the field recordings are not at {path}")
+    return path
+
+
 @pytest.mark.parametrize(("name", "expected"), FIELD_FILES.items())
 def test_field_recordings_with_faulty_sensors(
-    name: str, expected: str, network: Path, tmp_path: Path, capsys: Capture
+    name: str, expected: str, field: Path, network: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     """Faults as they were found in the field would go unnoticed."""
-    if not FIELD.exists():
-        pytest.skip(f"the field recordings are not at {FIELD}")
-    predict(network, FIELD / name, "--out", str(tmp_path))
+    predict(network, field / name, "--out", str(tmp_path))
     found = warnings(capsys.readouterr().out)
     assert len(found) == (1 if expected else 0)
     assert expected in "".join(found)
 
 
-def test_field_recordings_in_other_formats(network: Path, tmp_path: Path) -> None:
+def test_field_recordings_in_other_formats(field: Path, network: Path, tmp_path: Path) -> None:
     """Files as users have them would be refused."""
-    if not FIELD.exists():
-        pytest.skip(f"the field recordings are not at {FIELD}")
     where = ["--out", str(tmp_path)]
-    expected = target_values(predict(network, FIELD / "plain.csv", *where))
+    expected = target_values(predict(network, field / "plain.csv", *where))
     for name in SAME:
-        found = target_values(predict(network, FIELD / name, *where))
+        found = target_values(predict(network, field / name, *where))
         np.testing.assert_allclose(found, expected, atol=1e-6)
     kinds = {"Accel": "Acc", "Gyro": "Gyr"}
     places = {"foot": "LeftShoe", "trunk": "Chest"}
     pairs = [f"{n}={places[s]} {kinds[k]}_{a}" for n in NAMES for s, k, a in [n.split("_")]]
     clock = ["--time-column", "SampleTimeFine", "--time-unit", "us"]
-    lines = predict(network, FIELD / "own_names.csv", *where, *clock, "--columns", *pairs)
+    lines = predict(network, field / "own_names.csv", *where, *clock, "--columns", *pairs)
     np.testing.assert_allclose(target_values(lines), expected, atol=1e-6)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import h5py
@@ -28,8 +29,12 @@ from tools.dataset_a import DATASET_A_COLUMNS
 from tools.prepare_dataset_a import output
 from tools.prepare_dataset_a import trial as trial_module
 from tools.prepare_dataset_a.__main__ import main
-from tools.prepare_dataset_a.download import Person, RawFile, RawTrial, read_people
-from tools.prepare_dataset_a.plates import GroundReaction, compute_ground_reaction
+from tools.prepare_dataset_a.download import Person, RawFile, RawTrial, UnusableError, read_people
+from tools.prepare_dataset_a.plates import (
+    GroundReaction,
+    compute_ground_reaction,
+    find_right_plates,
+)
 from tools.prepare_dataset_a.trial import Converted, compute_emg_envelope
 from tools.signals import interpolate
 
@@ -51,7 +56,7 @@ TOLERANCES = {
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 
 
-@pytest.fixture(scope="module")
+@cache
 def walkers() -> list[Walker]:
     """Two simulated subjects: 7 with all kinds of trials, 8 with one trial of each activity."""
     one_of_each = [raw_tree.TRIALS[i] for i in (0, 1, 3, 5)]
@@ -59,12 +64,12 @@ def walkers() -> list[Walker]:
 
 
 @pytest.fixture(scope="module")
-def raw(walkers: list[Walker], tmp_path_factory: Folders) -> Path:
+def raw(tmp_path_factory: Folders) -> Path:
     """The download of both subjects, 8 as MATLAB wrote it in 2018; not to be changed."""
     root = tmp_path_factory.mktemp("camargo")
-    for walker in walkers:
+    for walker in walkers():
         raw_tree.write_walker(root, walker, of_2018=walker.number == 8)
-    raw_tree.write_people(root, walkers)
+    raw_tree.write_people(root, walkers())
     return root
 
 
@@ -94,11 +99,12 @@ def convert(raw: Path, out: Path, *flags: str) -> int:
 # The file ---------------------------------------------------------------------------------------
 
 
-def test_every_column_is_correct(converted: Path, walkers: list[Walker]) -> None:
+def test_every_column_is_correct(converted: Path) -> None:
     """Otherwise a column has another unit, order, time or place than the scripts expect."""
+    assert script.read(converted).subjects == ["7", "8"]
     with h5py.File(converted) as file:
         assert json.loads(file.attrs["columns"]) == list(DATASET_A_COLUMNS)
-        for walker in walkers:
+        for walker in walkers():
             expected = raw_tree.truth(walker)
             group = file[f"All_subjects/Subject_{walker.number}"]
             assert group.attrs["mass_kg"] == walker.body.mass_kg
@@ -136,28 +142,16 @@ def test_envelope_follows_the_emg_band() -> None:
     assert envelope.min() >= 0
 
 
-def test_script_trains_on_the_file(converted: Path, tmp_path: Path) -> None:
-    """Otherwise only this command can read its file."""
-    result = script.main(
-        ["--data", str(converted), "--rows", "lmfn-foot", "--epochs", "1", "--device", "cpu",
-         "--output-dir", str(tmp_path)]
-    )  # fmt: skip
-    assert result["test_subject"].unique().tolist() == ["8"]
-    assert np.isfinite(result.loc[result["activity"] == "all", "rmse"]).all()
-
-
-def test_units_are_recognized_and_unexplained_moments_become_nan(
-    two_trials: Path, walkers: list[Walker], tmp_path: Path
-) -> None:
+def test_units_are_recognized_and_unexplained_moments_become_nan(two_trials: Path) -> None:
     """Otherwise a subject in deg/s and m/s² is 57 times as fast, or a moment is another number."""
-    change_table(
-        two_trials, walkers, "imu", lambda t: scale("Gyro", 180 / np.pi)(scale("Accel", 9.80665)(t))
-    )
-    change_table(two_trials, walkers, "fp", scale("moment_x", -3.0))
-    assert convert(two_trials, tmp_path / "a.h5") == 0
-    with h5py.File(tmp_path / "a.h5") as file:
+    in_degrees = scale("Gyro", 180 / np.pi)
+    change_table(two_trials, "imu", lambda table: in_degrees(scale("Accel", 9.80665)(table)))
+    change_table(two_trials, "fp", scale("moment_x", -3.0))
+    out = two_trials.with_name("a.h5")
+    assert convert(two_trials, out) == 0
+    with h5py.File(out) as file:
         values = file["All_subjects/Subject_8/Treadmill"][:]
-    expected = raw_tree.truth(walkers[1])["treadmill_01_01"]
+    expected = raw_tree.truth(walkers()[1])["treadmill_01_01"]
     np.testing.assert_allclose(values[:, :24], expected[:, :24], rtol=1e-5, atol=1e-5)
     assert np.isnan(values[:, 74]).all()
     assert np.isfinite(values[:, 70:73]).all()
@@ -216,27 +210,20 @@ def test_a_folder_that_exists_twice_is_used_once(two_trials: Path, capsys: Captu
 # Unusable files ---------------------------------------------------------------------------------
 
 
-def change_table(root: Path, walkers: list[Walker], sensor: str, change: Change) -> None:
+def change_table(root: Path, sensor: str, change: Change) -> None:
     """Replace a table of the treadmill trial with a changed one."""
-    table = make_tables(walkers[1].trials[0])[sensor]
+    table = make_tables(walkers()[1].trials[0])[sensor]
     raw_tree.write_table(treadmill_file(root, sensor), change(table.copy()))
 
 
 def scale(text: str, factor: float) -> Change:
     """Return a change that scales the columns with `text` in their names."""
-    return lambda table: table.mul(
-        [factor if text in name else 1.0 for name in table.columns], axis=1
-    )
+    return lambda table: table.mul([factor if text in name else 1.0 for name in table])
 
 
 def replace(row: int, column: str, value: float) -> Change:
     """Return a change that replaces one value."""
-
-    def change(table: pd.DataFrame) -> pd.DataFrame:
-        table.loc[row, column] = value
-        return table
-
-    return change
+    return lambda table: table.assign(**{column: table[column].where(table.index != row, value)})
 
 
 BAD_TABLES = {
@@ -248,10 +235,7 @@ BAD_TABLES = {
     "100 Hz": ("imu", lambda t: t[::2].reset_index(drop=True), "100 Hz instead of 200 Hz"),
     "no rows": ("gon", lambda t: t[:0], "empty table"),
     "other time": ("jp", lambda t: t.assign(Header=t["Header"] + 100), "sensors do not overlap"),
-    "acceleration": (
-        *("imu", scale("Accel", 4.0)),
-        "accelerometer, median norm 4.96, expected 0.7 to 1.6 g or 7 to 16 m/s²",
-    ),
+    "acceleration": ("imu", scale("Accel", 4.0), "accelerometer, median norm 4.96, expected 0.7"),
     "one in m/s²": ("imu", scale("foot_Accel", 9.8), "accelerometers in g and m/s²"),
     "angular rate": ("imu", scale("Gyro", 5.0), "gyroscope of the foot"),
     "center of pressure": ("fp", scale("_p", 1e-6), "center of pressure"),
@@ -259,20 +243,6 @@ BAD_TABLES = {
     "infinite": ("ik", replace(3, "knee_angle_r", np.inf), "infinite values"),
     "text": ("ik", lambda t: t.assign(knee_angle_r="bent"), "not numeric"),
 }
-
-
-@pytest.mark.parametrize(("sensor", "change", "reason"), BAD_TABLES.values(), ids=BAD_TABLES)
-def test_bad_table_only_skips_its_trial(
-    sensor: str,
-    change: Change,
-    reason: str,
-    two_trials: Path,
-    walkers: list[Walker],
-    capsys: Capture,
-) -> None:
-    """Otherwise one bad file among thousands stops the conversion or gets into the data."""
-    change_table(two_trials, walkers, sensor, change)
-    assert_treadmill_is_skipped(two_trials, reason, capsys)
 
 
 BAD_FILES: dict[str, Callable[[Path], object]] = {
@@ -283,12 +253,15 @@ BAD_FILES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize(("reason", "damage"), BAD_FILES.items())
-def test_bad_file_only_skips_its_trial(
-    reason: str, damage: Callable[[Path], object], two_trials: Path, capsys: Capture
-) -> None:
-    """Otherwise one incomplete file stops everything."""
-    damage(treadmill_file(two_trials, "emg"))
+@pytest.mark.parametrize("name", [*BAD_TABLES, *BAD_FILES])
+def test_bad_file_only_skips_its_trial(name: str, two_trials: Path, capsys: Capture) -> None:
+    """Otherwise one bad file among thousands stops the conversion or gets into the data."""
+    if name in BAD_TABLES:
+        sensor, change, reason = BAD_TABLES[name]
+        change_table(two_trials, sensor, change)
+    else:
+        reason = name
+        BAD_FILES[name](treadmill_file(two_trials, "emg"))
     assert_treadmill_is_skipped(two_trials, reason, capsys)
 
 
@@ -306,14 +279,10 @@ def test_damaged_member_of_a_zip_only_skips_its_trial(two_trials: Path, capsys: 
     assert_treadmill_is_skipped(two_trials, "truncated or damaged .mat", capsys)
 
 
-def test_name_without_direction_is_skipped(raw: Path, two_trials: Path, capsys: Capture) -> None:
+def test_a_name_without_direction_is_unusable() -> None:
     """Otherwise the plates under the right foot are guessed."""
-    shutil.rmtree(two_trials / "AB08/10_14_18/treadmill")
-    folder = two_trials / "AB08/10_14_18/levelground"
-    shutil.copytree(raw / "AB08/10_14_18/levelground", folder)
-    for path in list(folder.rglob("*.mat")):
-        path.rename(path.with_name("levelground_treadmill_01_01.mat"))
-    assert_treadmill_is_skipped(two_trials, "no _ccw_ or _cw_ in its name", capsys)
+    with pytest.raises(UnusableError, match="no _ccw_ or _cw_ in its name"):
+        find_right_plates("Levelground", "levelground_fast_01_01")
 
 
 def assert_treadmill_is_skipped(two_trials: Path, reason: str, capsys: Capture) -> None:
@@ -365,22 +334,8 @@ def test_unusable_subjects_and_zips_are_skipped_and_named(
     assert "weight 70, height 170, which should be in kg and m" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("subject", "reason"),
-    [("AB20", "AB20 has no ground reaction forces"), ("Anna", "Anna is not a subject")],
-)
-def test_impossible_subjects_are_refused(
-    two_trials: Path, subject: str, reason: str, capsys: Capture
-) -> None:
-    """Otherwise AB20, which has no forces, is skipped trial by trial."""
-    with pytest.raises(SystemExit) as exit_info:
-        convert(two_trials, two_trials.with_name("a.h5"), "--subjects", subject)
-    assert exit_info.value.code == 2
-    assert f"error: argument --subjects: {reason}" in capsys.readouterr().err
-
-
-def test_ab06_is_converted_on_request_only(raw: Path, tmp_path: Path, capsys: Capture) -> None:
-    """Otherwise the default differs from the paper's twenty subjects."""
+def test_only_ab06_is_converted_on_request(raw: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Otherwise the default is not the paper's subjects; AB20, without forces, is none of them."""
     root = tmp_path / "camargo"
     shutil.copytree(raw / "AB08", root / "AB08")
     shutil.copytree(raw / "AB08", root / "AB06")
@@ -392,6 +347,10 @@ def test_ab06_is_converted_on_request_only(raw: Path, tmp_path: Path, capsys: Ca
         with h5py.File(out) as file:
             assert list(file["All_subjects"]) == expected
     assert "Subjects of the paper that are not in" in capsys.readouterr().out
+    for subject, reason in (("AB20", "has no ground reaction forces"), ("x", "is not a subject")):
+        with pytest.raises(SystemExit, match="2"):
+            convert(root, tmp_path / "none.h5", "--subjects", subject)
+        assert f"error: argument --subjects: {subject} {reason}" in capsys.readouterr().err
     shutil.rmtree(root / "AB08")
     with pytest.raises(InputError, match="it contains AB06; request subjects that the paper"):
         convert(root, tmp_path / "none.h5")
@@ -399,22 +358,22 @@ def test_ab06_is_converted_on_request_only(raw: Path, tmp_path: Path, capsys: Ca
 
 def test_folders_without_a_download_are_refused(two_trials: Path, tmp_path: Path) -> None:
     """Otherwise a wrong --raw gives an empty file; without mat-io, every trial seems damaged."""
-    out = tmp_path / "a.h5"
-    with pytest.raises(InputError, match="no such folder"):
-        convert(tmp_path / "nowhere", out)
+    info = two_trials / "SubjectInfo.mat"
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="contains no trial"):
-        convert(tmp_path / "empty", out)
+
+    def check(folder: str, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            convert(tmp_path / folder, tmp_path / "a.h5")
+
+    check("nowhere", "no such folder")
+    check("empty", "contains no trial")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "matio", None)
-        with pytest.raises(InputError, match="pip install mat-io"):
-            convert(two_trials, out)
-    raw_tree.truncate(two_trials / "SubjectInfo.mat")
-    with pytest.raises(InputError, match=r"download SubjectInfo\.mat again"):
-        convert(two_trials, out)
-    (two_trials / "SubjectInfo.mat").unlink()
-    with pytest.raises(InputError, match=r"no SubjectInfo\.mat"):
-        convert(two_trials, out)
+        check("camargo", "pip install mat-io")
+    raw_tree.truncate(info)
+    check("camargo", r"download SubjectInfo\.mat again")
+    info.unlink()
+    check("camargo", r"no SubjectInfo\.mat")
 
 
 def test_strict_writes_nothing_after_a_skip(
@@ -459,7 +418,7 @@ def test_interrupted_call_is_resumed(
         assert [line[:4] for line in printed.splitlines() if ": reused from" in line] == reused
         assert "Used: 11 trials of 2 subjects" in printed
         assert out.read_bytes() == converted.read_bytes()
-        assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+        assert [*tmp_path.iterdir()] == [out]
 
 
 def test_data_in_an_existing_file_are_not_lost(raw: Path, converted: Path, tmp_path: Path) -> None:
@@ -564,12 +523,10 @@ def test_recorded_free_moment_is_plausible(plate: str) -> None:
 
 def test_mat_io_cannot_execute_what_it_reads() -> None:
     """Otherwise a file from a stranger could run code; checked again with each mat-io version."""
-    dangerous = {"pickle", "marshal", "shelve", "subprocess", "ctypes", "importlib", "runpy"}
+    dangerous = re.compile(
+        r"^\s*(import|from)\b.*\b(pickle|marshal|shelve|subprocess|ctypes|importlib|runpy)\b"
+        r"|(?<![\w.])(eval|exec|compile|__import__)\(",
+        re.MULTILINE,
+    )
     for path in Path(raw_tree.matio.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                assert not dangerous & {name.name.split(".")[0] for name in node.names}, path
-            elif isinstance(node, ast.ImportFrom):
-                assert (node.module or "").split(".")[0] not in dangerous, path
-            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                assert node.func.id not in {"eval", "exec", "compile", "__import__"}, path
+        assert not dangerous.search(path.read_text()), path

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +17,7 @@ from torch import Tensor
 import Dataset_A_lmfn_tfn_fusion_models as script
 import Dataset_B_sensor_distillation as script_b
 from beyond import Dataset_A_streaming as streaming
-from common.files import InputError, save_checkpoint
+from common.files import InputError, load_checkpoint, save_checkpoint
 from tests.conftest import Files
 from tests.networks import BEYOND, SCRIPTS, random_samples, row_named
 from tests.predicting import describe, random_network
@@ -96,41 +94,34 @@ def test_columns_of_inputs_and_targets_are_distinguished() -> None:
 
 def test_other_files_are_not_taken_for_scripts(tmp_path: Path) -> None:
     """Users would get an AttributeError from the depths of a tool."""
-    path = tmp_path / "half_a_script.py"
-    path.write_text("ROWS = []\n")
-    with pytest.raises(InputError, match=r"half_a_script\.py: no DATASET, .* pass a copy of one"):
-        open_script(path)
+    (tmp_path / "half_a_script.py").write_text("ROWS = []\n")
     (tmp_path / "broken_script.py").write_text("ROWS = [\n")
-    with pytest.raises(InputError, match=r"broken_script\.py: SyntaxError"):
-        open_script(tmp_path / "broken_script.py")
-    with pytest.raises(InputError, match="no such script"):
-        open_script(tmp_path / "none.py")
+    for name, message in (
+        ("half_a_script.py", r"half_a_script\.py: no DATASET, .* pass a copy of one"),
+        ("broken_script.py", r"broken_script\.py: SyntaxError"),
+        ("none.py", "no such script"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_script(tmp_path / name)
 
 
 # Checkpoints --------------------------------------------------------------------------------------
 
 
-def test_a_valid_checkpoint_is_loaded(valid: Checkpoint, tmp_path: Path) -> None:
-    """Refusing every checkpoint would pass all tests below."""
-    tensors, description = valid
-    save_checkpoint(tmp_path / "x.safetensors", tensors, description)
-    trained = load_trained(tmp_path / "x.safetensors")
-    assert trained.row.name == ROW
-    assert trained.lookahead is None
-    assert not trained.network.training
-    for name, values in trained.network.state_dict().items():
-        torch.testing.assert_close(values, tensors[name], rtol=0, atol=0)
-
-
 @pytest.mark.usefixtures("narrow")
-def test_a_streaming_checkpoint_is_loaded_from_beyond(tmp_path: Path) -> None:
-    """Streaming networks could not be used after training, or estimate for the wrong moment."""
-    trained = load_trained(random_network(streaming, "streaming-foot", tmp_path))
-    assert trained.script is streaming
-    assert trained.lookahead == streaming.LOOKAHEAD
+def test_a_valid_checkpoint_is_loaded(tmp_path: Path) -> None:
+    """Refusing every checkpoint would pass all tests below; networks could not be used."""
+    for module, row in ((script, ROW), (streaming, "streaming-foot")):
+        path = random_network(module, row, tmp_path)
+        trained, tensors = load_trained(path), load_checkpoint(path).tensors
+        assert (trained.script, trained.row.name) == (module, row)
+        assert trained.lookahead == (streaming.LOOKAHEAD if module is streaming else None)
+        assert not trained.network.training
+        for name, values in trained.network.state_dict().items():
+            assert torch.equal(values, tensors[name])
     old = {**trained.description, "script": "Dataset_A_Sensor_Distillation"}
-    save_checkpoint(tmp_path / "old.safetensors", trained.network.state_dict(), old)
-    assert "the script has no row 'streaming-foot'" in refusal(tmp_path / "old.safetensors")
+    save_checkpoint(path, tensors, old)
+    assert "the script has no row 'streaming-foot'" in refusal(path)
 
 
 LIES = {
@@ -146,7 +137,6 @@ LIES = {
     "an argument more": {"arguments": {"channels": [3, 3], "targets": 7, "file": "/etc/passwd"}},
     "other targets": {"targets": [{"name": "KFM", "unit": "Nm"}]},
     "other window": {"window": 10**9},
-    "other format": {"format": "2\n"},
 }
 
 
@@ -163,20 +153,12 @@ def test_nothing_is_built_from_the_description(
     assert f"its description has no {next(iter(lie))}" in refusal(tmp_path / "x.safetensors")
 
 
-TEXTS = {
-    "nothing": None,
-    "not JSON": "{",
-    "a list": "[1]",
-    "deep": "[" * 100_000 + "]" * 100_000,
-}
-
-
-@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_other_metadata_are_refused(text: str | None, valid: Checkpoint, tmp_path: Path) -> None:
+def test_other_metadata_are_refused(valid: Checkpoint, tmp_path: Path) -> None:
     """A safetensors file of another program would end in a traceback."""
     path = tmp_path / "x.safetensors"
-    save_file(valid[0], path, metadata=None if text is None else {"about": text})
-    refusal(path)
+    for metadata in (None, *({"about": t} for t in ("{", "[1]", "[" * 100_000 + "]" * 100_000))):
+        save_file(valid[0], path, metadata=metadata)
+        refusal(path)
 
 
 def test_weights_of_another_network_are_refused(valid: Checkpoint, tmp_path: Path) -> None:
@@ -192,28 +174,8 @@ def test_weights_of_another_network_are_refused(valid: Checkpoint, tmp_path: Pat
     ):
         save_checkpoint(tmp_path / "x.safetensors", {**tensors, **changed}, description)
         refusal(tmp_path / "x.safetensors")
-
-
-def test_no_wrong_byte_in_the_header_goes_unnoticed(valid: Checkpoint, tmp_path: Path) -> None:
-    """A bad disk or bad intent could change the network that is loaded."""
-    tensors, description = valid
-    path = tmp_path / "x.safetensors"
-    save_checkpoint(path, tensors, description)
-    whole = path.read_bytes()
-    header = 8 + struct.unpack("<Q", whole[:8])[0]
-    dice = random.Random(0)
-    refused = 0
-    for _ in range(100):
-        flipped = bytearray(whole)
-        flipped[dice.randrange(header)] ^= 1 << dice.randrange(8)
-        path.write_bytes(flipped)
-        try:
-            state = load_trained(path).network.state_dict()
-        except InputError:
-            refused += 1
-        else:
-            assert all(torch.equal(values, tensors[name]) for name, values in state.items())
-    assert refused > 60
+    save_checkpoint(tmp_path / "x.safetensors", valid[0], {**description, "format": "2\n"})
+    refusal(tmp_path / "x.safetensors")
 
 
 class Exploding:

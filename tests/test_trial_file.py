@@ -1,0 +1,354 @@
+"""Recordings at any rate, as devices and spreadsheets write them, are read, or a clear error."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.interpolate import CubicSpline
+
+import Dataset_A_lmfn_tfn_fusion_models as script
+from common.cli import ArgumentParser
+from common.files import InputError
+from tests.conftest import Files
+from tools.signals import filter_zero_phase
+from tools.trained import input_columns
+from tools.trial_file import (
+    MissingColumnsError,
+    Trial,
+    Units,
+    add_flags,
+    parse_clock,
+    parse_mapping,
+    read_trial,
+    split_at_gaps,
+)
+
+SENSORS = script.SENSOR_SETS["foot"]
+FOOT = input_columns(script, SENSORS)
+TARGETS = script.COLUMNS["targets"]
+TIME_S = np.arange(300) / 200
+SMOOTH_HZ = 20.0  # cut-off of the movement; all rates below can represent it
+# Largest difference of a channel, relative to its range; a delay of one sample makes a difference
+# ten times as large.
+CLOSE = 0.01
+
+
+@pytest.fixture(scope="module")
+def movement(synthetic_files: Files) -> CubicSpline:
+    """The IMU of the foot in the synthetic data, smoothed, as a function of time over 1.495 s."""
+    with h5py.File(synthetic_files["a"]) as file:
+        foot = file["All_subjects/Subject_7/Treadmill"][:300, :6]
+    return CubicSpline(TIME_S, filter_zero_phase(foot, 200, SMOOTH_HZ))
+
+
+@pytest.fixture
+def walk(movement: CubicSpline) -> pd.DataFrame:
+    """A recording over 0.745 s at the network's rate, five digits after the point."""
+    return table(TIME_S[:150], movement(TIME_S[:150]).round(5))
+
+
+def table(time_s: np.ndarray, values: np.ndarray, names: Iterable[str] = FOOT) -> pd.DataFrame:
+    """Return a recording."""
+    return pd.DataFrame({"time": time_s, **dict(zip(names, values.T, strict=True))})
+
+
+def read(recording: pd.DataFrame | str | bytes, folder: Path, *flags: str) -> Trial:
+    """Write a recording as CSV and read it with these flags of a command."""
+    path, parser = folder / "walk.csv", ArgumentParser()
+    if isinstance(recording, pd.DataFrame):
+        recording = recording.to_csv(index=False)
+    path.write_bytes(recording.encode() if isinstance(recording, str) else recording)
+    add_flags(parser)
+    args = parser.parse_args(flags)
+    units, mapping = Units(args.acc_unit, args.gyr_unit), parse_mapping(args.columns or (), script)
+    return read_trial(path, script, SENSORS, parse_clock(args), units, mapping)
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference of any channel, relative to its range."""
+    assert len(found) == len(expected)
+    return float((np.abs(found - expected).max(axis=0) / np.ptp(expected, axis=0)).max())
+
+
+# Time ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rate_hz", "jitter"), [(148, 0.3), (100, 0.0), (250, 0.4), (1000, 0.3)])
+def test_another_rate_gives_nearly_the_same(
+    rate_hz: float, jitter: float, movement: CubicSpline, tmp_path: Path
+) -> None:
+    """Sensors of two manufacturers would give different moments for the same step."""
+    time_s = np.linspace(0, 1.495, round(1.495 * rate_hz) + 1)
+    time_s[1:-1] += np.random.default_rng(0).uniform(-jitter, jitter, len(time_s) - 2) / rate_hz
+    [stretch] = read(table(time_s, movement(time_s)), tmp_path).stretches
+    np.testing.assert_allclose(stretch.time_s, TIME_S, atol=1e-9)
+    assert difference(stretch.values, movement(TIME_S)) < CLOSE
+    assert difference(movement(np.maximum(TIME_S - 0.005, 0)), movement(TIME_S)) > 10 * CLOSE
+
+
+def test_frequencies_above_the_networks_rate_are_filtered_out(
+    movement: CubicSpline, tmp_path: Path
+) -> None:
+    """A hum at 170 Hz would be aliased to 30 Hz, within the frequencies of a step."""
+    time_s = np.arange(1496) / 1000
+    hum = np.sin(2 * np.pi * 170 * time_s)[:, None]
+    recording = table(time_s, movement(time_s) + 5 * hum)
+    wave = np.sin(4 * np.pi * time_s)[:, None]
+    recording[TARGETS] = np.tile(wave + hum, len(TARGETS))
+    [stretch] = read(recording, tmp_path).stretches
+    inner = slice(10, -10)  # the ends ring a little
+    expected = np.hstack([movement(TIME_S), np.tile(wave[::5], len(TARGETS))])[inner]
+    assert difference(stretch.values[inner], expected) < 2 * CLOSE
+
+
+def test_times_in_other_units_and_with_another_origin(walk: pd.DataFrame, tmp_path: Path) -> None:
+    """The milliseconds since 1970 of a phone would make a recording of a million years."""
+    expected = walk[FOOT].to_numpy()
+    walk["time"] = 1_700_000_000_000 + (1000 * walk["time"]).round().astype(int)
+    walk = walk.rename(columns={"time": "Clock"})
+    trial = read(walk, tmp_path, "--time-column", "Clock", "--time-unit", "ms")
+    assert difference(trial.stretches[0].values, expected) < CLOSE
+    assert trial.start_s == 1_700_000_000
+
+
+def test_short_gaps_are_filled_and_long_ones_split(movement: CubicSpline, tmp_path: Path) -> None:
+    """A lost packet would cost a window, or a lost second would be invented."""
+    recording = table(TIME_S, movement(TIME_S))
+    recording.loc[50:52, "foot_Accel_Y"] = np.nan  # 20 ms without a value
+    trial = read(recording, tmp_path)
+    assert difference(trial.stretches[0].values, movement(TIME_S)) < 20 * CLOSE
+    assert not trial.gaps
+    recording.loc[120:160, "foot_Gyro_Z"] = np.nan
+    trial = read(recording, tmp_path)
+    assert trial.gaps == ["gap of 0.21 s after line 120 below the names, no foot_Gyro_Z"]
+    assert [len(stretch.values) for stretch in trial.stretches] == [120, 139]
+    np.testing.assert_allclose(trial.stretches[1].time_s, TIME_S[161:], atol=1e-9)
+    assert len(read(recording, tmp_path, "--max-gap", "0.25").stretches) == 1
+
+
+def test_a_slow_recording_has_no_gaps() -> None:
+    """A recording at 25 Hz would be split into single samples."""
+    assert split_at_gaps(np.arange(10) / 25, max_gap_s=0.03) == [slice(0, 10)]
+    parts = split_at_gaps(np.array([0.0, 0.01, 0.02, 5.0, 9.0, 9.01]), max_gap_s=0.03)
+    assert parts == [slice(0, 3), slice(4, 6)]  # the lone sample at 5 s is left out
+
+
+def test_samples_in_bursts_are_counted(movement: CubicSpline, tmp_path: Path) -> None:
+    """A radio that sends three samples at a time would seem to record at 1000 Hz."""
+    number = np.arange(300)
+    time_s = number // 3 * 0.015 + number % 3 * 0.001
+    trial = read(table(time_s, movement(time_s)), tmp_path)
+    assert trial.own_hz == pytest.approx(200, rel=0.01)
+    assert "the median interval is that of 1000 Hz: samples arrive in bursts" in trial.notices[0]
+
+
+def test_targets_may_be_measured_for_a_part_of_the_time(walk: pd.DataFrame, tmp_path: Path) -> None:
+    """Forces off the plates would be invented, or none would be compared."""
+    walk[TARGETS] = np.arange(len(TARGETS))
+    walk.loc[100:, "right_vy"] = np.nan
+    trial = read(walk, tmp_path)
+    assert trial.names == [*FOOT, *TARGETS]
+    np.testing.assert_allclose(trial.stretches[0].values, walk[trial.names], atol=1e-5)
+    assert read(walk.drop(columns="right_vy"), tmp_path).names == FOOT
+
+
+# How devices and spreadsheets write files ---------------------------------------------------------
+
+
+def with_commas(text: str) -> str:
+    """Return a CSV as spreadsheets write it in most of Europe."""
+    return text.replace(",", ";").replace(".", ",")
+
+
+def below_names(text: str, line: str) -> str:
+    """Return a CSV with one more line below the names."""
+    return text.replace("\n", f"\n{line}\n", 1)
+
+
+def with_times(convert: Callable[[float], str]) -> Callable[[str], str]:
+    """Return a function that rewrites the times of a CSV."""
+
+    def rewrite(text: str) -> str:
+        names, *lines = text.splitlines()
+        cells = [line.split(",", 1) for line in lines]
+        return "\n".join([names, *(f"{convert(float(t))},{rest}" for t, rest in cells)])
+
+    return rewrite
+
+
+def quoted_commas(text: str) -> str:
+    """Return a CSV with a decimal comma in every quoted cell."""
+    rows = [[cell.replace(".", ",") for cell in line.split(",")] for line in text.splitlines()]
+    return "\n".join(",".join(f'"{cell}"' for cell in row) for row in rows)
+
+
+PREAMBLE = "// General information:\n// Update Rate: 200.0Hz\nTrial, one; of two\n\n"
+SI = "s,m/s^2,m/s^2,m/s^2,rad/s,rad/s,rad/s"
+BRACKETS = "[s],(m·s⁻²),[m/s/s],[m/s²],[rad s-1],(rad/s),RAD/S"
+FORMATS: dict[str, Callable[[str], str | bytes]] = {
+    "semicolons, decimal commas": with_commas,
+    "tabs, decimal commas": lambda text: with_commas(text).replace(";", "\t"),
+    "decimal commas in quotes": quoted_commas,
+    "lines above the names": lambda text: PREAMBLE + text,
+    "empty last line": lambda text: text + ",,,,,,\n",
+    "sep=;": lambda text: f"sep=;\n{with_commas(text)}",
+    "UTF-8 with BOM": lambda text: text.encode("utf-8-sig"),
+    "UTF-16": lambda text: text.replace(",", "\t").encode("utf-16"),
+    "Windows": lambda text: below_names(text, SI.replace("^2", "²")).encode("cp1252"),
+    "CRLF": lambda text: text.replace("\n", "\r\n"),
+    "quotes and blanks": lambda text: text.replace("foot_Gyro_X", '" foot_Gyro_X"'),
+    "units in brackets": lambda text: below_names(text, BRACKETS),
+    "columns without a name": lambda text: text.replace("\n", ",,\n"),
+    "times of day": with_times(
+        lambda t: f"09:59:{59.5 + t:09.6f}" if t < 0.5 else f"10:00:{t - 0.5:09.6f}"
+    ),
+    "dates in a time zone": with_times(lambda t: f"2024-05-01T10:00:0{t:.6f}+02:00"),
+    "dates of a spreadsheet": with_times(lambda t: f"05/13/2024 10:00:0{t:.3f} PM"),
+}
+
+
+@pytest.mark.parametrize("convert", FORMATS.values(), ids=FORMATS)
+def test_every_format_is_read(
+    convert: Callable[[str], str | bytes], walk: pd.DataFrame, tmp_path: Path
+) -> None:
+    """Users would have to convert the exports of their device or spreadsheet by hand."""
+    text = convert(walk.to_csv(index=False))
+    trial = read(text, tmp_path)
+    np.testing.assert_allclose(trial.stretches[0].values, walk[FOOT], atol=1e-6)
+    np.testing.assert_allclose(trial.stretches[0].time_s, walk["time"], atol=1e-9)
+    assert trial.notes[0].startswith("Time 0 is ") == ("10:00:0" in str(text))
+
+
+def test_a_line_of_units_is_used(walk: pd.DataFrame, tmp_path: Path) -> None:
+    """Recordings in g and deg/s would have to be converted, or their unit repeated as a flag."""
+    walk["time"] *= 1000
+    trial = read(below_names(walk.to_csv(index=False), "ms,g,g,g,°/s,deg/s,dps"), tmp_path)
+    assert trial.units == ("g", "deg/s")
+    np.testing.assert_allclose(trial.stretches[0].time_s, TIME_S[:150], atol=1e-9)
+    flags = ["--acc-unit", "g", "--gyr-unit", "deg/s", "--time-unit", "ms"]
+    assert read(walk, tmp_path, *flags).units == trial.units
+
+
+def test_columns_with_other_names_are_mapped(walk: pd.DataFrame, tmp_path: Path) -> None:
+    """Users would have to rename and negate columns, and find out which the network reads."""
+    yours = [f"Left Shoe {kind}_{axis}" for kind in ("Acc", "Gyr") for axis in "XYZ"]
+    own = walk.rename(columns=dict(zip(FOOT, yours, strict=True)))
+    own[yours[0]] *= -1
+    signed = [f"-{yours[0]}", *yours[1:]]
+    mapping = tmp_path / "columns.csv"
+    lines = [f"{theirs},{ours}" for theirs, ours in zip(signed, FOOT, strict=True)]
+    lines.append("Chest Acc_X,trunk_Accel_X")  # for other networks
+    mapping.write_text("\n".join(["yours,ours", *lines]), encoding="utf-8-sig")
+    pairs = [f"{ours}={theirs}" for ours, theirs in zip(FOOT, signed, strict=True)]
+    for flags in ([str(mapping)], pairs):
+        trial = read(own, tmp_path, "--columns", *flags)
+        np.testing.assert_allclose(trial.stretches[0].values, walk[FOOT], atol=1e-6)
+    with pytest.raises(MissingColumnsError, match="foot_Gyro_Z, which .* among time, Le") as error:
+        read(own, tmp_path, "--columns", pairs[0])
+    template = pickle.loads(pickle.dumps(error.value)).template
+    assert template.startswith("yours,ours\n-Left Shoe Acc_X,foot_Accel_X\n,foot_Accel_Y\n")
+
+
+# What is refused ----------------------------------------------------------------------------------
+
+Spoil = Callable[[pd.DataFrame], pd.DataFrame | str | bytes]
+
+
+def put(name: str, row: int, value: object) -> Spoil:
+    """Return a function that puts a value into one cell."""
+
+    def spoil(frame: pd.DataFrame) -> pd.DataFrame:
+        frame[name] = frame[name].astype(object)
+        frame.loc[row, name] = value
+        return frame
+
+    return spoil
+
+
+def with_units(line: str) -> Spoil:
+    """Return a function that adds a line of units."""
+    return lambda frame: below_names(frame.to_csv(index=False), line)
+
+
+FAULTS: dict[str, tuple[Spoil, str]] = {
+    "no time": (
+        lambda frame: frame.rename(columns={"time": "t"}),
+        "no time column time; name it with --time-column, one of t, foot_Accel_X",
+    ),
+    "twice": (
+        lambda frame: frame.assign(x=1.0).rename(columns={"x": "foot_Accel_X"}),
+        "two columns are named foot_Accel_X; rename one",
+    ),
+    "text": (
+        put("foot_Accel_Y", 7, "1,5\x1b[2J"),
+        r"foot_Accel_Y, line 8 below the names: 1,5 \[2J is not a number; correct it",
+    ),
+    "infinite": (put("foot_Gyro_X", 0, "inf"), "foot_Gyro_X, line 1 below the names: inf is not"),
+    "text as all times": (
+        lambda frame: frame.assign(time="noon, or so"),
+        "time, line 1 below the names: noon, or so is neither a number nor a date or time",
+    ),
+    "no times": (lambda frame: frame.assign(time=np.nan), "time: empty; choose another --time-col"),
+    "time stands": (put("time", 3, 0.01), "time, line 4 below the names: the time does not increa"),
+    "time is lost": (put("time", 9, None), "line 10 below the names: the time does not increase"),
+    "one line": (lambda frame: frame[:1], "fewer than two lines .*; provide a longer recording"),
+    "a line per sensor": (
+        lambda frame: pd.concat([frame.drop(columns=FOOT[0]), frame[["time", FOOT[0]]] + 0.001])
+        .sort_values("time"),
+        "fewer than two lines .*; merge the lines of different sensors",
+    ),
+    "empty column": (
+        lambda frame: frame.assign(foot_Accel_Z=np.nan),
+        "every column that the network reads; add foot_Accel_Z",
+    ),
+    "another unit of time": (
+        lambda frame: frame.assign(time=1000 * frame["time"]),
+        "samples per second, but the network reads 200; check --time-unit",
+    ),
+    "units of two columns": (with_units(SI.replace("m/s^2", "g", 1)), "contradicts that of anoth"),
+    "unknown unit": (with_units(SI.replace("rad/s", "rpm")), "foot_Gyro_X: unit rpm, but --gyr-un"),
+    "no lines": (lambda frame: frame[:0], "no lines below the column names; add the numbers"),
+    "one column": (lambda _: "time foot_Accel_X\n0 1\n", "one column, time foot_Accel_X; save it"),
+    "empty": (lambda _: "", "empty; it must have column names and numbers below"),
+    "zeros": (lambda _: bytes(100), "not a text file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "message"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_is_named_with_its_place(
+    spoil: Spoil, message: str, walk: pd.DataFrame, tmp_path: Path
+) -> None:
+    """Users would get a traceback of pandas, or forces computed from nonsense."""
+    with pytest.raises(InputError, match=message) as caught:
+        read(spoil(walk), tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'walk.csv'}: ")
+    assert str(caught.value).isprintable()
+
+
+UNFIT_FLAGS = {
+    "--acc-unit m/s2": "foot_Accel_X: unit g, which contradicts --acc-unit m/s2",
+    "--time-unit ms": "dates or times of day, not numbers; omit --time-unit",
+    "--recorded-hz 200 --time-unit ms": "--recorded-hz is for a file without time; omit one",
+    "--columns foot_Accel_X=Acc_Q": r"no column Acc_Q \(for foot_Accel_X\), which",
+    "--columns foot_acc_X=time": "foot_acc_X: not a column of Dataset A such as foot_Acc",
+    "--columns foot_Accel_X=a foot_Accel_X=b": "foot_Accel_X is mapped twice",
+    "--columns no.csv": "no.csv: no such file; pass a CSV",
+    "--columns foot_Accel_X=a foot_Accel_Y": "pass one FILE, or pairs such as",
+}
+
+
+@pytest.mark.parametrize(("flags", "message"), UNFIT_FLAGS.items())
+def test_flags_that_do_not_fit_the_file_are_refused(
+    flags: str, message: str, walk: pd.DataFrame, tmp_path: Path
+) -> None:
+    """One of two contradicting units would be used silently, or a misspelled name ignored."""
+    dated = with_times(lambda t: f"2024-05-01 10:00:0{t:.6f}")(walk.to_csv(index=False))
+    text = below_names(dated, ",g,g,g,rad/s,rad/s,rad/s")
+    with pytest.raises(InputError, match=message):
+        read(text, tmp_path, *flags.split())
