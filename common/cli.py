@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -18,8 +18,8 @@ from common.folder import find_run, last_flags
 from common.windows import PROTOCOLS
 from synthetic_gait import MAX_SUBJECTS, write_file
 
-# Flags that cannot change a result. All others are settings, which a run never mixes. The data
-# themselves are a setting, whatever the name of their file.
+# Flags that cannot change a result. All others are settings, which a run never mixes. The content
+# of the data file is a setting, too.
 NOT_SETTINGS = (
     *("data", "sample", "test_subjects", "rows", "output_dir", "run_name", "resume"),
     *("save_every", "no_checkpoints", "jobs", "scheduler"),
@@ -50,7 +50,7 @@ def whole_number(text: str, minimum: int = 0) -> int:
 
 def finite_number(text: str, is_zero_allowed: bool = True) -> float:
     """Parse a finite number greater than 0, or 0 if allowed."""
-    with contextlib.suppress(ValueError):
+    with suppress(ValueError):
         value = float(text)
         if math.isfinite(value) and (value > 0 or (value == 0 and is_zero_allowed)):
             return value
@@ -111,7 +111,7 @@ def parse(
     if args.resume is not None:
         folder = find_run(args.output_dir / Path(script).stem, args.resume or args.run_name or "")
         flags = {k: v for k, v in last_flags(folder).items() if k in vars(args)}
-        flags["data"] = flags.get("data") and Path(flags["data"])
+        flags["data"] = None if args.sample else flags.get("data") and Path(flags["data"])
         parser.set_defaults(**{k: v for k, v in flags.items() if k not in NOT_RESTORED})
         args = parser.parse_args(argv)
         args.run_name = folder.name
@@ -257,7 +257,8 @@ def run_main(main: Callable[[], Any]) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     message: object = None
-    with contextlib.redirect_stdout(_Output(sys.stdout)):
+    is_terminal = sys.stdout.isatty()  # which a debugger needs as it is
+    with nullcontext() if is_terminal else redirect_stdout(_Output(sys.stdout)):
         try:
             result = main()
             status = result if isinstance(result, int) else 0
@@ -277,7 +278,6 @@ class _Output(io.TextIOBase):
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
-        self.isatty = stream.isatty
 
     def write(self, text: str) -> int:
         """Write and flush, so that a closed pipe is noticed here and not at exit."""

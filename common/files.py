@@ -57,6 +57,8 @@ def write_atomically(path: Path) -> Iterator[Path]:
     part = Path(name)
     try:
         yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut could leave an empty file with this name
         mask = os.umask(0)
         os.umask(mask)
         part.chmod(0o666 & ~mask)  # mkstemp makes files readable by the owner only

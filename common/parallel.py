@@ -58,7 +58,7 @@ def in_workers(
             futures[task] = client.submit(work, *task, *waits_for, pure=False)
         task_of = {future: task for task, future in futures.items()}
         finished = as_completed(task_of)
-        for future in tqdm(finished, total=len(tasks), unit="row", disable=None, leave=False):
+        for future in tqdm(finished, total=len(tasks), unit="task", disable=None, leave=False):
             with tqdm.external_write_mode():
                 yield task_of[future], _error(future)
 
@@ -98,6 +98,12 @@ def _connect(stack: ExitStack, jobs: int, scheduler: str | None) -> Client:
         raise InputError(
             f"--scheduler {scheduler}: no Dask scheduler responds ({error}); see docs/cluster.md"
         ) from error
+
+
+def print_on_client() -> Callable[[str], None]:
+    """Return a function that prints a line where the script was started, from any thread."""
+    worker = get_worker()
+    return lambda line: worker.log_event("print", line)
 
 
 def worker_device(device: torch.device) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import bdb
 import errno
 import hashlib
 import inspect
@@ -10,10 +11,11 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -98,10 +100,8 @@ class Run:
         self.sensor_sets, self.targets = sensor_sets, targets
         self.window, self.rate_hz = window, rate_hz
         # With a scheduler, the GPUs may be on other machines
-        is_remote = args.scheduler and args.device.startswith("cuda")
-        self.device = (
-            torch.device(args.device) if is_remote else training.choose_device(args.device)
-        )
+        is_remote = args.scheduler is not None and args.device.startswith("cuda")
+        self.device = training.choose_device(args.device, is_remote)
         cores = os.cpu_count() or 1
         if args.threads > cores and not args.scheduler:
             raise InputError(f"--threads {args.threads}: this machine has {cores} cores; use fewer")
@@ -117,12 +117,16 @@ class Run:
         self.chosen_rows = self._with_needed(args.rows)
         self.tasks = [Task(row, s) for s in self.test_subjects for row in self.chosen_rows]
         self.failures: dict[Task, str] = {}
+        self.retrained: set[Task] = set()  # finished, but their deleted weights are needed
+        self.current: Progress | None = None
         self.is_disk_full = self.is_worker = False
+        self.is_logged = not sys.stdout.isatty()
 
     def _settings(self) -> dict[str, Any]:
         """Return everything that affects the results: the data, and all flags but a few."""
         recording = self.recording
         flags = {k: v for k, v in vars(self.args).items() if k not in cli.NOT_SETTINGS}
+        flags = {k: str(v) if isinstance(v, Path) else v for k, v in flags.items()}
         flags["device"] = self.device.type
         if self.device.type == "cuda":
             del flags["threads"]
@@ -186,16 +190,19 @@ class Run:
         (`--scheduler`). A row that fails does not stop the others.
         """
         todo = self._todo()
+        self.retrained = {task for task in todo if task in self.folder.results}
         for task in self.tasks:
             if task not in todo:
                 print(f"{task.row}, subject {task.subject}: already done", flush=True)
-        if self.args.scheduler is not None or min(self.args.jobs, len(todo)) > 1:
+        if self.args.no_checkpoints:
+            self._delete_checkpoints()
+        if todo and (self.args.scheduler is not None or min(self.args.jobs, len(todo)) > 1):
             self._each_in_workers(train_and_test, todo)
             return
         self._suggest_jobs(len(todo))
         self.recording = self.recording.to(self.device)
         for task in todo:
-            with self._outcome(task):
+            with self._outcome(task), self._logging(task, partial(print, flush=True)):
                 self._check_needed(task)
                 train_and_test(self.rows[task.row], task.subject, self)
             if self.is_disk_full:
@@ -240,15 +247,27 @@ class Run:
             yield
             if not self.folder.load_result(task):
                 raise InputError("its result is missing; all workers must reach --output-dir")
+        except bdb.BdbQuit as error:  # `q` in the debugger ends the run, not only this row
+            raise KeyboardInterrupt from error
         except Exception as error:
             self.failures[task] = _reason(error)
             print(f"{self._label(task)}: FAILED: {self.failures[task]}", flush=True)
             if isinstance(error, DivergedError):
-                self._save_diverged(task, error)
+                with suppress(OSError):
+                    self._save_diverged(task, error)
             self.is_disk_full = getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
             traceback.clear_frames(error.__traceback__)  # they keep its tensors in memory
         else:
             self._report_task(task)
+
+    def _logging(self, task: Task, show: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Return a context that shows progress in lines, unless the output is a terminal."""
+        self.current = None
+
+        def line() -> str:
+            return self.current.line() if self.current else f"{self._label(task)}: preparing"
+
+        return training.log_lines(line, show) if self.is_logged else nullcontext()
 
     def _label(self, task: Task) -> str:
         return f"{task.row}, subject {task.subject}"
@@ -276,7 +295,8 @@ class Run:
         needed = {need for task in self.tasks if task not in done for need in self._needs(task)}
         for task in self.tasks:
             if task in done and task not in needed:
-                self.folder.delete_checkpoint(task)
+                with suppress(OSError):  # a full disk must not end the run here
+                    self.folder.delete_checkpoint(task)
 
     def _save_diverged(self, task: Task, error: DivergedError) -> None:
         """Save the best epoch before the divergence."""
@@ -289,12 +309,13 @@ class Run:
     def progress(self, row: Row, test_subject: str) -> Progress:
         """Return the progress of a row's training, to be resumed if a state was saved."""
         label = self._label(Task(row.name, test_subject))
-        return Progress(
+        self.current = Progress(
             label if self.is_worker else f"{label} ({self._finished()})",
             self.folder.state_file(row.name, test_subject),
             self.args.save_every,
             has_bar=not self.is_worker,
         )
+        return self.current
 
     def load_network(self, row: str, test_subject: str) -> nn.Module:
         """Return the trained network of a row, frozen, in eval mode and on the device."""
@@ -416,9 +437,10 @@ class Run:
         print(f"\nResults: {self.folder.path}")
         if problems:
             failed = len(self.failures)
-            waiting = sum(task not in self.folder.results for task in self.tasks) - failed
+            finished = {*self.folder.results, *self.failures}
+            waiting = sum(task not in finished for task in self.tasks)
             raise FailedTasksError(
-                f"{failed} of {len(self.tasks)} rows failed, {waiting} were not started; try them "
+                f"{failed} of {len(self.tasks)} tasks failed, {waiting} were not started; try them "
                 "again with --resume" + "".join(f"\n  {problem}" for problem in problems)
             )
         return metrics
@@ -495,7 +517,7 @@ class Run:
 
     def _device_name(self) -> str:
         if self.device.type == "cuda":
-            is_here = torch.cuda.is_available()
+            is_here = (self.device.index or 0) < torch.cuda.device_count()
             return torch.cuda.get_device_name(self.device) if is_here else "CUDA, on the workers"
         threads = plural(torch.get_num_threads(), "thread")
         return f"CPU, {threads} per row, {os.cpu_count()} cores"
@@ -505,16 +527,13 @@ class Run:
         if self.device.type == "cuda":
             count = torch.cuda.device_count() if self.device.index is None else 1
         else:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+            has_affinity = hasattr(os, "sched_getaffinity")
+            cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
             count = cores // self.args.threads
         jobs = min(count, tasks)
         if jobs > 1:
             what = "GPUs" if self.device.type == "cuda" else "cores"
-            print(
-                f"Hint: one of {count} {what} is in use; --jobs {jobs} trains {jobs} rows at the "
-                "same time, if there is enough memory.\n",
-                flush=True,
-            )
+            print(f"Hint: --jobs {jobs} uses more {what}, if there is enough memory.\n", flush=True)
 
     def _check_space(self) -> None:
         """Check that there is enough disk space for the results and the saved states.
@@ -549,31 +568,32 @@ class Run:
         """Return what a worker needs; it reads the data itself."""
         args = argparse.Namespace(**{**vars(self.args), "data": self.args.data.resolve()})
         folder = RunFolder(self.folder.path.resolve(), self.folder.rows)
-        return {**vars(self), "args": args, "folder": folder, "recording": None}
+        changed = {"args": args, "folder": folder, "recording": None, "is_worker": True}
+        return {**vars(self), **changed}
 
 
 # Workers ------------------------------------------------------------------------------------------
 
-_recordings: dict[str, Recording] = {}  # of this worker: digest -> its data, on its device
+_recordings: dict[str, Recording] = {}  # of this worker: the data of its run, on its device
 _one_at_a_time = threading.Lock()  # the tasks of a process share its random state
 
 
 def _run_task(run: Run, train_and_test: TrainAndTest, row: str, subject: str, *_: None) -> None:
     """Run one task in a worker; the data are read once and reused for further tasks."""
-    with _one_at_a_time:
+    task = Task(row, subject)
+    with _one_at_a_time, run._logging(task, parallel.print_on_client()):
         torch.set_num_threads(run.args.threads)
-        run.is_worker = True
-        run.device = parallel.worker_device(training.choose_device(run.args.device))
-        digest, task = run.settings["data"]["digest"], Task(row, subject)
-        if digest not in _recordings:
+        run.device = parallel.worker_device(training.choose_device(str(run.device)))
+        key = f"{run.args.data} {run.settings['data']} {run.device}"
+        if key not in _recordings:
             _recordings.clear()
             recording = run.read(run.args.data)
-            if recording.digest() != digest:
+            if recording.digest() != run.settings["data"]["digest"]:
                 raise InputError(f"{run.args.data}: changed since the run began; start a new run")
-            _recordings[digest] = recording.to(run.device)
-        run.recording = _recordings[digest]
+            _recordings[key] = recording.to(run.device)
+        run.recording = _recordings[key]
         try:
-            if not (run.folder.load_result(task) and run.folder.checkpoint_file(*task).exists()):
+            if task in run.retrained or not run.folder.load_result(task):
                 train_and_test(run.rows[row], subject, run)
         except DivergedError as error:
             run._save_diverged(task, error)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from common.windows import Windows
 
 tqdm.set_lock(threading.RLock())  # the default lock is reported as leaked after a kill
 
-LINE_EVERY_S = 20.0  # without a terminal; with a long step, at most 30 s between two lines
+LINE_EVERY_S = 25.0  # between two lines of progress, if the output is not a terminal
 
 
 class Epoch(NamedTuple):
@@ -46,13 +46,11 @@ class DivergedError(RuntimeError):
 
 
 class Progress:
-    """How far the training of one network has progressed, and a file to resume it from.
+    """Progress of training one network, early stopping, and a file to resume from.
 
     The state is saved at the end of an epoch, once `save_every` seconds have passed. Training that
     was interrupted in any way continues after its last saved epoch; on the CPU, the result is
     identical, bit for bit, to that of uninterrupted training.
-
-    A terminal shows a bar. If the output goes to a file, lines are printed instead.
 
     Args:
         name: row, test subject and number of finished rows, as shown to the user.
@@ -73,7 +71,8 @@ class Progress:
         self.best_weights: dict[str, Tensor] = {}
         self.epochs = self.windows = self.batches = 0
         self.step = self.first_step = 0  # counted over all epochs; the first one of this process
-        self.started_at = self.epoch_started_at = self.saved_at = self.shown_at = time.monotonic()
+        self.phase = "preparing"
+        self.started_at = self.epoch_started_at = self.saved_at = time.monotonic()
 
     def start(
         self, network: nn.Module, optimizer: torch.optim.Optimizer, epochs: int, seed: int
@@ -90,7 +89,7 @@ class Progress:
         self.device = next(network.parameters()).device
         self.shuffling = torch.Generator().manual_seed(seed)
         self._restore()
-        self.saved_at = self.shown_at = time.monotonic()
+        self.saved_at = time.monotonic()
 
     @property
     def epochs_since_best(self) -> int:
@@ -103,7 +102,7 @@ class Progress:
         A last batch of one window is merged with the batch before it, because batch normalization
         over windows is undefined for a single window.
         """
-        self.epoch_started_at = time.monotonic()
+        self.phase, self.epoch_started_at = "", time.monotonic()
         self.total_loss = torch.zeros((), device=self.device)
         order = torch.randperm(windows, generator=self.shuffling).to(self.device)
         batches = list(order.split(batch_size))
@@ -122,9 +121,6 @@ class Progress:
         self.total_loss += loss.detach() * windows
         self.step += 1
         self.bar.update()
-        if time.monotonic() - self.shown_at >= LINE_EVERY_S and not sys.stdout.isatty():
-            print(self._line(), flush=True)
-            self.shown_at = time.monotonic()
 
     def end_epoch(self, validation_loss: Tensor) -> None:
         """Finish the epoch: store its weights if it is the best so far, save the state if due.
@@ -158,6 +154,7 @@ class Progress:
     def restore_best(self) -> None:
         """Load the weights of the best epoch into the network."""
         self.bar.close()
+        self.phase = "testing"
         self.network.load_state_dict(self.best_weights)
 
     def _losses(self) -> str:
@@ -167,11 +164,13 @@ class Progress:
         losses = {"train": last.training_loss, "val": last.validation_loss, "best": self.best_loss}
         return ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
 
-    def _line(self) -> str:
+    def line(self) -> str:
         """Return a line of progress; the time left is an upper limit because of early stopping."""
+        in_epoch = self.step - len(self.history) * self.batches
+        if self.phase or self.step == self.first_step:
+            return f"{self.name}: {self.phase or 'first step'}"
         s_per_step = (time.monotonic() - self.started_at) / (self.step - self.first_step)
         left_s = s_per_step * (self.epochs * self.batches - self.step)
-        in_epoch = self.step - len(self.history) * self.batches
         return (
             f"{self.name}: epoch {len(self.history) + 1} of {self.epochs}, step {in_epoch} of "
             f"{self.batches}, {self._losses()}, {tqdm.format_interval(left_s)} left at most"
@@ -197,7 +196,7 @@ class Progress:
         if not self.file.exists():
             return
         initial = {name: value.clone() for name, value in self.network.state_dict().items()}
-        before = self.optimizer.state_dict(), torch.get_rng_state()
+        before = self.optimizer.state_dict(), self.shuffling.get_state(), torch.get_rng_state()
         try:
             state = torch.load(self.file, map_location="cpu", weights_only=True)
             history = [Epoch(*epoch) for epoch in state["history"]]
@@ -207,15 +206,16 @@ class Progress:
             self.network.load_state_dict(state["best_weights"])
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.shuffling.set_state(state["shuffling"])
             torch.set_rng_state(state["random"])
             if self.device.type == "cuda":
                 torch.cuda.set_rng_state(state["random_cuda"], self.device)
-            self.shuffling.set_state(state["shuffling"])
             best = {name: value.to(self.device) for name, value in state["best_weights"].items()}
         except Exception as error:  # a damaged file can raise any exception
             self.network.load_state_dict(initial)
             self.optimizer.load_state_dict(before[0])
-            torch.set_rng_state(before[1])
+            self.shuffling.set_state(before[1])
+            torch.set_rng_state(before[2])
             print(
                 f"NOTICE: {self.file}: cannot be resumed ({shorten(error, 100)}), because it is "
                 "damaged or from another version; training starts from scratch",
@@ -224,6 +224,24 @@ class Progress:
             return
         self.history, self.best_weights = history, best
         self.best_epoch, self.best_loss = best_epoch, best_loss
+
+
+@contextmanager
+def log_lines(line: Callable[[], str], show: Callable[[str], None]) -> Iterator[None]:
+    """Show a line of progress every `LINE_EVERY_S` seconds, from a thread of its own."""
+    is_done = threading.Event()
+
+    def show_lines() -> None:
+        while not is_done.wait(LINE_EVERY_S):
+            show(line())
+
+    thread = threading.Thread(target=show_lines, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        thread.join()
 
 
 @torch.no_grad()
@@ -252,8 +270,12 @@ def count_used_parameters(network: nn.Module, inputs: Sequence[Tensor]) -> int:
     return sum(p.numel() for p in used)
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, is_remote: bool = False) -> torch.device:
     """Return the device for `auto`, `cuda`, `cuda:N` or `cpu`.
+
+    Args:
+        name: the device.
+        is_remote: whether it is in another machine, and cannot be checked here.
 
     Raises:
         InputError: There is no such device.
@@ -263,7 +285,7 @@ def choose_device(name: str) -> torch.device:
     if not re.fullmatch(r"(cpu|cuda)(:\d+)?", name):
         raise InputError(f"--device {name}: no such device; use auto, cuda, cuda:N or cpu")
     device, count = torch.device(name), torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
+    if device.type == "cuda" and (device.index or 0) >= count and not is_remote:
         raise InputError(
             f"--device {name}: PyTorch {torch.__version__} finds {count} CUDA devices; use "
             + ("cuda:0 or auto" if count else "cpu, or install a PyTorch build with CUDA")

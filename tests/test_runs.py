@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +20,8 @@ from filelock import FileLock
 from torch import nn
 
 import Dataset_B_sensor_distillation as distillation
-from common import cli, files
+from common import cli, files, parallel, training
+from common import runs as common_runs
 from common.files import InputError, load_checkpoint, save_checkpoint
 from common.folder import find_run, new_run
 from common.runs import Row, Run
@@ -240,7 +244,7 @@ def test_a_hint_shows_how_to_use_more_cores(
     """One process uses one core; without the hint, the others would be idle unnoticed."""
     pretend_cores(monkeypatch, 64)
     main("--run-name", "new")
-    assert "\nHint: one of 64 cores is in use; --jobs 2 trains" in capsys.readouterr().out
+    assert "\nHint: --jobs 2 uses more cores" in capsys.readouterr().out
     main("--run-name", "new")  # nothing is left to train
     pretend_cores(monkeypatch, 1)
     main("--run-name", "other", "--rows", ROWS[0])
@@ -399,6 +403,55 @@ def test_weights_are_deleted_with_several_jobs(synthetic_files: Files, tmp_path:
         assert done.returncode == 0, done.stderr
 
     check_deleting(main, tmp_path / DISTILLATION, "--jobs", "2")
+
+
+@pytest.mark.usefixtures("narrow", "without_figures")
+def test_a_row_without_weights_is_not_trained_twice(
+    synthetic_files: Files, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """Dask repeats finished tasks of a worker that died; that could be half of a run of days.
+
+    Weights that an earlier call kept are deleted, too, by a call that asks for it.
+    """
+    flags = [*usual_flags(synthetic_files["b"], tmp_path), "--epochs", "1", "--rows"]
+    flags += ["student-feet", "--run-name", "lean"]
+    distillation.main(flags)
+    folder = tmp_path / DISTILLATION / "lean"
+    assert list(folder.glob("checkpoints/*"))
+    opened: list[Run] = []
+    monkeypatch.setattr(Run, "report", lambda run: opened.append(run))
+    distillation.main([*flags, "--no-checkpoints"])
+    assert list(folder.glob("checkpoints/*")) == []
+    monkeypatch.setattr(parallel, "print_on_client", lambda: print)
+    monkeypatch.setattr(parallel, "worker_device", lambda device: device)
+
+    def train_and_test(*_: object) -> None:
+        pytest.fail("trained again")
+
+    subject = opened[0].test_subjects[0]
+    run = pickle.loads(pickle.dumps(opened[0]))
+    common_runs._run_task(run, train_and_test, "student-feet", subject)
+
+
+@pytest.mark.usefixtures("narrow", "without_figures")
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_log_file_shows_progress_in_lines(
+    is_terminal: bool,
+    synthetic_files: Files,
+    tmp_path: Path,
+    monkeypatch: Patch,
+    capsys: Capture,
+) -> None:
+    """A batch job of days must show in its log how far it is; a terminal shows a bar instead."""
+    monkeypatch.setattr(training, "LINE_EVERY_S", 0.01)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    flags = [*usual_flags(synthetic_files["b"], tmp_path), "--rows", "student-feet"]
+    distillation.main(flags)
+    lines = capsys.readouterr().out.splitlines()
+    of_epochs = [
+        line for line in lines if re.match(r"student-feet, .* \(0 of 1 finished\): ", line)
+    ]
+    assert bool(of_epochs) != is_terminal
 
 
 # Copies of a script ------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import Dataset_B_lmfn_tfn_fusion_models as script
 from common import training
 from common.training import DivergedError, Epoch, Progress
 from common.windows import Batch, Fold, Windows
-from tests.conftest import Capture, Patch
+from tests.conftest import Capture
 from tests.networks import Loss
 
 ARGS = {"learning_rate": 0.05, "batch_size": 8, "patience": 4, "seed": 3}
@@ -259,18 +258,21 @@ def test_a_state_is_resumed_to_the_same_bits(tmp_path: Path, capsys: Capture) ->
 # Progress ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_terminal", [False, True])
-def test_a_log_file_shows_progress_in_lines(
-    is_terminal: bool, tmp_path: Path, monkeypatch: Patch, capsys: Capture
-) -> None:
-    """A batch job of days must show in its log how far it is; a terminal shows a bar instead."""
-    monkeypatch.setattr(training, "LINE_EVERY_S", 0)
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
-    train(small_network(), tmp_path, epochs=2)
-    lines = capsys.readouterr().out.splitlines()
-    if is_terminal:
-        assert lines == []
-        return
-    assert len(lines) == 6  # two epochs of three batches
-    assert lines[0].startswith("test: epoch 1 of 2, step 1 of 3, ")
-    assert re.search(r"epoch 2 of 2, step 3 of 3, .*train \d.*val \d.*best \d.* left", lines[5])
+def test_a_line_of_progress_has_epoch_losses_and_time_left(tmp_path: Path) -> None:
+    """Someone who waits for days must see in a log how far training is and how long it takes."""
+    progress, lines = Progress("test", tmp_path / "state.pt", 1e9, has_bar=False), []
+
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
+        lines.append(progress.line())
+        return rmse_loss(network, batch)
+
+    assert progress.line() == "test: preparing"
+    args = argparse.Namespace(**ARGS)
+    script.train(small_network(), problem(), loss, rmse, 2, args, progress)
+    assert progress.line() == "test: testing"
+    assert lines[0] == "test: first step"
+    assert lines[1].startswith("test: epoch 1 of 2, step 1 of 3, no losses yet, ")
+    pattern = (
+        r"epoch 2 of 2, step 2 of 3, train [\d.]+, val [\d.]+, best [\d.]+, [\d:]+ left at most"
+    )
+    assert re.search(pattern, lines[5])
