@@ -47,6 +47,7 @@ def learning_curves(history: pd.DataFrame, title: str = "Learning curves") -> Fi
     for axes in grid[max(len(rows) - across, 0) : len(rows)]:  # some are above an empty place
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("epoch", fontsize=8)
+    grid[0].set_xlim(0.5, history["epoch"].max() + 0.5)
     grid[0].xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     grid[0].set_yscale("log")
     grid[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -6,22 +6,20 @@ No test asserts a time.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import Dataset_A_lmfn_tfn_fusion_models as fusion
-from common.data import DATASET_A_ACTIVITIES
 from common.files import InputError
 from tests.conftest import Capture, Patch
 from tests.networks import narrow_networks
-from tools.benchmark import inference, reading, training
+from tools.benchmark import inference, training
 from tools.benchmark.__main__ import PARTS, main
 from tools.benchmark.inference import added_mb
 from tools.benchmark.training import Case, Training, choose_cases, choose_losses
@@ -63,14 +61,13 @@ def test_both_loops_learn_the_same(row: str) -> None:
         assert one.validation_loss == pytest.approx(other.validation_loss, rel=1e-6)
 
 
-@pytest.mark.parametrize("row", ["student-foot", "distilled-foot", "ffn_hf-foot"])
-def test_published_loop_loads_seven_tensors(row: str) -> None:
+@pytest.mark.parametrize(("row", "cached"), [("student-foot", 0), ("distilled-foot", 2)])
+def test_published_loop_loads_seven_tensors(row: str, cached: int) -> None:
     """With fewer tensors the published loop would look faster than it is."""
     training = Training(case_of(row), batches=1, batch_size=2, device=CPU)
     assert [len(tensors) for tensors in training.published_data] == [7, 7]
     [batch] = training.published_batches(training.published_data[0], None)
-    assert len(batch.targets) == 2
-    assert len(batch.cached) == (2 if row == "distilled-foot" else 0)
+    assert (len(batch.targets), len(batch.cached)) == (2, cached)
 
 
 @pytest.mark.slow
@@ -88,7 +85,7 @@ def test_losses_are_those_of_the_scripts() -> None:
 # Inference ----------------------------------------------------------------------------------------
 
 
-def multiply_adds(build: type[nn.Module] | Any, *shapes: Sequence[int]) -> int:  # noqa: ANN401
+def multiply_adds(build: Callable[[], nn.Module], *shapes: Sequence[int]) -> int:
     """Count the multiply-adds of a network for inputs of some shapes."""
     with torch.device("meta"):
         return inference.count_multiply_adds(build(), [torch.zeros(shape) for shape in shapes])
@@ -102,22 +99,26 @@ class SelfAttention(nn.MultiheadAttention):
         return super().forward(x, x, x, need_weights=False)[0]
 
 
-def test_multiply_adds_are_those_of_the_textbook() -> None:
-    """A wrong count would rank the networks wrongly; here by hand, for 2 windows of 5 samples."""
-    x = (2, 5, 3)
-    assert multiply_adds(lambda: nn.Linear(3, 4), x) == 10 * 3 * 4
-    lstm = multiply_adds(lambda: nn.LSTM(3, 7, batch_first=True), x)
-    assert lstm == 10 * 4 * 7 * (3 + 7)
-    gru = multiply_adds(lambda: nn.GRU(3, 7, batch_first=True, bidirectional=True), x)
-    assert gru == 2 * 10 * 3 * 7 * (3 + 7)
-    assert multiply_adds(lambda: nn.Conv1d(5, 4, 3, padding=1), x) == 2 * 4 * 3 * (5 * 3)
-    conv2d = multiply_adds(lambda: nn.Conv2d(3, 4, (3, 5), padding=(1, 2)), (2, 3, 6, 8))
-    assert conv2d == 2 * 4 * 6 * 8 * (3 * 3 * 5)
-    attention = multiply_adds(lambda: SelfAttention(8, 4, batch_first=True), (2, 5, 8))
-    assert attention == 10 * 4 * 8 * 8 + 2 * 2 * 5 * 5 * 8  # four Linear; scores and their sums
-    low_rank = multiply_adds(lambda: fusion.LowRankFusion(2, 3, 6, rank=4), x, x)
-    assert low_rank == 10 * (2 * 4 * 4 * 6 + 4 * 6)
-    assert multiply_adds(lambda: fusion.TensorFusion(2, 3, 6), x, x) == 10 * (4 * 4 * 6 + 4 * 6)
+X = (2, 5, 3)  # two windows of five samples
+TEXTBOOK = [  # build, shapes of the inputs, multiply-adds
+    (lambda: nn.Linear(3, 4), [X], 10 * 3 * 4),
+    (lambda: nn.LSTM(3, 7, batch_first=True), [X], 10 * 4 * 7 * (3 + 7)),
+    (lambda: nn.GRU(3, 7, bidirectional=True), [X], 2 * 10 * 3 * 7 * (3 + 7)),
+    (lambda: nn.Conv1d(5, 4, 3, padding=1), [X], 2 * 4 * 3 * (5 * 3)),
+    (lambda: nn.Conv2d(3, 4, (3, 5), padding="same"), [(2, 3, 6, 8)], 2 * 4 * 6 * 8 * (3 * 3 * 5)),
+    # Attention has four Linear layers, scores and their sums
+    (lambda: SelfAttention(8, 4), [(2, 5, 8)], 10 * 4 * 8 * 8 + 2 * 5 * 2 * 2 * 8),
+    (lambda: fusion.LowRankFusion(2, 3, 6, rank=4), [X, X], 10 * (2 * 4 * 4 * 6 + 4 * 6)),
+    (lambda: fusion.TensorFusion(2, 3, 6), [X, X], 10 * (4 * 4 * 6 + 4 * 6)),
+]
+
+
+@pytest.mark.parametrize(("build", "shapes", "count"), TEXTBOOK)
+def test_multiply_adds_are_those_of_the_textbook(
+    build: Callable[[], nn.Module], shapes: list[Sequence[int]], count: int
+) -> None:
+    """A wrong count would rank the networks wrongly."""
+    assert multiply_adds(build, *shapes) == count
 
 
 def test_multiply_adds_of_a_row() -> None:
@@ -137,28 +138,13 @@ def test_parameters_of_assembled_rows_count_together() -> None:
     assert counts[0] == counts[1] + counts[2]
 
 
-# Reading ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("dataset", "length"), [("a", 20), ("b", 3)])
-def test_large_files_have_the_requested_size(dataset: str, length: int) -> None:
-    """Speeds would be reported for sizes that were not measured."""
-    with reading.large_file(dataset, length, "float32") as path:
-        arrays = reading.read_by_h5py(path)
-        tables_per_subject = len(DATASET_A_ACTIVITIES) if dataset == "a" else 1
-        assert [len(array) for array in arrays] == [length] * 2 * tables_per_subject
-        with h5py.File(path) as file:
-            assert "columns" in file.attrs
-
-
 # The command --------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("quick")
 def test_results_are_written_and_printed(tmp_path: Path, capsys: Capture) -> None:
     """A table that is incomplete, or silent about the GPU, would pass for a complete one."""
-    parts = ["--parts", "training", "inference"]
-    main([*TINY, *parts, "--out", str(tmp_path)])
+    main([*TINY, "--out", str(tmp_path)])
     results = json.loads((tmp_path / "benchmark.json").read_text())
     [trained], [estimated] = results["training"], results["inference"]
     assert trained["ours_s"] > 0
@@ -178,7 +164,6 @@ def test_results_are_written_and_printed(tmp_path: Path, capsys: Capture) -> Non
 def test_interruption_loses_no_results(tmp_path: Path, quick: None, monkeypatch: Patch) -> None:
     """Minutes of measuring must survive Ctrl-C and the calls that follow."""
     out = ["--out", str(tmp_path)]
-    two_rows = [*TINY, "--rows", "ffn_hf-foot", "ffn-foot", "--parts", "training"]
 
     def measured() -> dict[str, list[str]]:
         results = json.loads((tmp_path / "benchmark.json").read_text())
@@ -194,12 +179,12 @@ def test_interruption_loses_no_results(tmp_path: Path, quick: None, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(training, "measure_training", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            main([*two_rows, *out])
-    assert measured()["training"] == ["ffn_hf-foot"]
+            main([*TINY, "--rows", "ffn_hf-foot", "ffn-foot", "--parts", "training", *out])
+    assert measured() == {"training": ["ffn_hf-foot"], "inference": []}
     assert "ffn_hf-foot" in (tmp_path / "benchmark.md").read_text()
     for _ in range(2):  # the second result replaces the first
         main([*TINY, "--parts", "inference", *out])
-        assert measured()["training"] == measured()["inference"] == ["ffn_hf-foot"]
+        assert measured() == {part: ["ffn_hf-foot"] for part in PARTS}
 
 
 def test_results_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
@@ -232,13 +217,3 @@ def test_memory_of_small_work_in_a_large_process() -> None:
     held = np.ones(2 * 10**7)  # 160 MB, more than what is measured
     assert 70 < added_mb(CPU, np.ones, 10**7) < 120
     assert len(held) == 2 * 10**7
-
-
-@pytest.mark.slow
-def test_parallel_processes_start_and_fail_together() -> None:
-    """If one fails before the others start, the command would wait forever."""
-    sizes = (1, 2, 1, CPU, 1)  # batches, batch size, epochs, device, threads
-    case = case_of("ffn_hf-foot")
-    assert training.seconds_in_parallel(2, case, *sizes) > 0
-    with pytest.raises(ValueError, match="there is no script"):
-        training.seconds_in_parallel(2, case._replace(script_name="none"), *sizes)

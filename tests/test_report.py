@@ -60,7 +60,6 @@ def test_folders_that_are_not_intact_runs_are_named(
         write_report(tmp_path, tmp_path / "run")
     assert message in str(error.value)
     assert str(tmp_path / "run") in str(error.value)
-    assert "\n" not in str(error.value)
     assert not (tmp_path / "report").exists()
 
 
@@ -187,18 +186,15 @@ def test_the_papers_values_are_shown_next_to_comparable_results_only(
 
 def test_report_files_hold_what_is_printed(tmp_path: Path, capsys: Capture) -> None:
     """Markdown, CSV and LaTeX must agree; results on synthetic data are marked in every title."""
-    real = make_run(tmp_path / "1", subjects=TWENTY_SUBJECTS)
-    data = synthetic_data()
-    out = write_report(
-        tmp_path, real,
-        make_run(tmp_path / "2", protocol="strict", subjects=TWENTY_SUBJECTS, data=data),
-    )  # fmt: skip
+    twenty = {"subjects": TWENTY_SUBJECTS}
+    synthetic = make_run(tmp_path / "2", protocol="strict", data=synthetic_data(), **twenty)
+    out = write_report(tmp_path, make_run(tmp_path / "1", **twenty), synthetic)
     report = (out / "report.md").read_text()
     assert report in capsys.readouterr().out
-    measured, synthetic = report.split("(A-strict)")
+    measured, of_synthetic = report.split("(A-strict)")
     assert "SYNTHETIC" not in measured
-    assert "**SYNTHETIC DATA" in synthetic
-    titles = [line for line in synthetic.splitlines() if line.startswith("###")]
+    assert "**SYNTHETIC DATA" in of_synthetic
+    titles = [line for line in of_synthetic.splitlines() if line.startswith("###")]
     assert all("SYNTHETIC DATA" in title for title in titles)
     numbers = pd.read_csv(out / "per_subject.csv").query("results == 'A-paper'")
     means = numbers.groupby(["row", "test_subject"])["nrmse_percent"].mean().loc["student-foot"]
@@ -207,7 +203,6 @@ def test_report_files_hold_what_is_printed(tmp_path: Path, capsys: Capture) -> N
     assert table["NRMSE % SD"] == pytest.approx(means.std(), rel=1e-12)
     assert f"{means.mean():.2f} ± {means.std():.2f}" in measured
     assert rf"{means.mean():.2f} $\pm$ {means.std():.2f}" in (out / "tables.tex").read_text()
-    assert len(pd.read_csv(out / "A-paper" / "statistics_pairs.csv")) == 1
 
 
 def test_latex_compiles_with_special_characters(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_nrmse_against_imus_separates_the_third_modality(tmp_path: Path) -> None
     metrics.loc[metrics["row"] == rows[2][0], "modalities"] = "acc+gyr+emg"
     metrics.to_csv(run / "metrics.csv", index=False)
     [results] = load_results([run])
-    [axes] = figures.imus_figure(results, results.subjects).axes
+    [axes] = figures.imus_figure(results).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "4", "4\n+ emg"]
     assert [list(bars[0].get_xdata()) for bars in axes.containers] == [[1, 4], [5]]
     nrmse = results.metrics.groupby("row")["nrmse_percent"].mean()
@@ -84,14 +84,6 @@ def test_rows_without_common_subjects_are_drawn_without_means(
     assert (tmp_path / "report" / "A-paper" / "figures" / "targets_table_III.png").exists()
 
 
-def test_pareto_front() -> None:
-    """A larger model is on the front only if it is better; of equally large ones, the better."""
-    points = pd.DataFrame(
-        {"parameters": [10, 1, 5, 5, 20], "nrmse": [4.0, 9.0, 6.0, 5.0, 4.0]}, index=list("abcde")
-    )
-    assert list(figures.pareto_front(points).index) == ["b", "d", "a"]
-
-
 def test_agreement_uses_all_samples_and_draws_some(tmp_path: Path, monkeypatch: Patch) -> None:
     """Dataset A has millions of samples: limits need all of them, a plot cannot hold them."""
     monkeypatch.setattr(agreement, "DRAWN_SAMPLES", 30)
@@ -102,7 +94,7 @@ def test_agreement_uses_all_samples_and_draws_some(tmp_path: Path, monkeypatch: 
     for path in paths:
         with np.load(path) as saved:
             differences.append((saved["prediction"].astype(float) - saved["truth"])[50:, 2])
-    figure = agreement.bland_altman_figure("teacher", panels, "measured")
+    figure = agreement.agreement_figure("teacher", panels, "measured", is_difference=True)
     hexagons = figure.axes[5].collections[0]
     assert hexagons.get_array().sum() == 30
     titles = [axes.get_title().splitlines() for axes in figure.axes]

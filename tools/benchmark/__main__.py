@@ -1,4 +1,4 @@
-"""Measure speed and memory on this machine: training, inference, reading and --jobs.
+"""Measure speed and memory on this machine: training and inference.
 
   training   seconds per epoch of a script's loop and of the published loop, which loads batches
              with a DataLoader, copies them to the device, reads the loss back and runs the teacher
@@ -7,8 +7,6 @@
              with their number
   inference  time to compute one window and 64, in PyTorch and, if it is installed, in onnxruntime;
              latency of a live estimate; parameters, multiply-adds; memory to estimate and to train
-  reading    samples per second, compared with h5py alone
-  jobs       windows per second when a row is trained several times at once
 
 Results are written one by one:
 
@@ -22,7 +20,7 @@ With its defaults the command takes about an hour on two CPU cores; nothing else
 meanwhile.
 
   python -m tools.benchmark
-  python -m tools.benchmark --parts training inference --rows 'student-*' --repeats 5
+  python -m tools.benchmark --parts inference --rows 'student-*' --repeats 5
 """
 
 from __future__ import annotations
@@ -42,12 +40,12 @@ from tqdm import tqdm
 from common.cli import ArgumentParser, positive_int, run_main
 from common.files import InputError, explain_write_errors, write_figure, write_text
 from common.training import choose_device
-from tools.benchmark import inference, reading, tables, training
+from tools.benchmark import inference, tables, training
 from tools.benchmark.training import Case
 
 PARTS = tuple(tables.TITLES)
-SETTINGS = ("threads", "batch_size", "batches", "repeats", "epochs", "hop")
-KEYS = ("dataset", "row", "device", "jobs", "threads", "stored")  # of a result
+SETTINGS = ("threads", "batch_size", "batches", "repeats", "hop")
+KEYS = ("dataset", "row", "device")  # of a result
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -60,12 +58,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     results = _load_results(args)
     cases = training.choose_cases(args.datasets, args.rows)
-    args.devices = _devices(args.device)
+    names = (
+        ["cpu", "cuda"][: 1 + torch.cuda.is_available()] if args.device == "auto" else [args.device]
+    )
+    devices = [choose_device(name) for name in names]
     with explain_write_errors(args.out, "--out"):
         try:
             for part in args.parts:
-                for result in tqdm(_measure(part, cases, args), part, unit="result", disable=None):
-                    others = [r for r in results[part] if _key(r) != _key(result)]
+                measured = _measure(part, cases, devices, args)
+                for result in tqdm(measured, part, unit="result", disable=None):
+                    key = [result[name] for name in KEYS]
+                    others = [r for r in results[part] if [r[name] for name in KEYS] != key]
                     results[part] = [*others, result]
                     write_text(args.out / "benchmark.json", json.dumps(results, indent=1) + "\n")
         finally:
@@ -78,32 +81,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _measure(
-    part: str, cases: Sequence[Case], args: argparse.Namespace
+    part: str, cases: Sequence[Case], devices: Sequence[torch.device], args: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     """Measure a part; yield its results."""
-    if part == "reading":
-        for dataset in args.datasets:
-            yield from reading.measure(dataset, args.repeats)
-        return
-    if part != "inference":
-        cases = [case for case in cases if training.choose_losses(case.script, case.row)]
-    if part == "jobs":  # one row is enough
-        cases = [case for case in cases if case.row.name.startswith("student")][:1] or cases[:1]
-    sizes = args.batches, args.batch_size
-    for device in args.devices:
+    for device in devices:
         for case in cases:
-            if part == "training":
-                yield training.measure_training(case, *sizes, args.repeats, device)
-            elif part == "inference":
+            if part == "inference":
                 yield inference.measure(case, args.hop, args.batch_size, args.threads, device)
-            else:
-                yield from training.measure_jobs(case, *sizes, args.epochs, args.repeats, device)
-
-
-def _devices(name: str) -> list[torch.device]:
-    if name != "auto":
-        return [choose_device(name)]
-    return [torch.device(name) for name in ("cpu", "cuda")[: 1 + torch.cuda.is_available()]]
+            elif training.choose_losses(case.script, case.row):
+                sizes = args.batches, args.batch_size, args.repeats
+                yield training.measure_training(case, *sizes, device)
 
 
 def _load_results(args: argparse.Namespace) -> dict[str, Any]:
@@ -124,60 +111,48 @@ def _load_results(args: argparse.Namespace) -> dict[str, Any]:
         "python": platform.python_version(),
     }
     settings = {name: getattr(args, name) for name in SETTINGS}
-    path = args.out / "benchmark.json"
+    path, is_same = args.out / "benchmark.json", True
     measured: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        del earlier["machine"]["date"]
-        is_same = (earlier["machine"], earlier["settings"]) == (machine, settings)
-        measured = {part: list(earlier[part]) for part in PARTS}
-    except FileNotFoundError:
-        is_same = True
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: damaged ({error}); delete it or use another --out") from error
+    if path.exists():
+        try:
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            del earlier["machine"]["date"]
+            is_same = (earlier["machine"], earlier["settings"]) == (machine, settings)
+            measured = {part: list(earlier[part]) for part in PARTS}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: damaged ({error}); delete it or use another --out"
+            ) from error
     if not is_same:
         raise InputError(
             f"{path}: measured on another machine or with other settings; use another --out"
         )
-    return {
-        "machine": machine | {"date": time.strftime("%Y-%m-%d")},
-        "settings": settings,
-        **measured,
-    }
-
-
-def _key(result: dict[str, Any]) -> list[Any]:
-    """Return what distinguishes a result from others of its part."""
-    return [result.get(name) for name in KEYS]
+    machine["date"] = time.strftime("%Y-%m-%d")
+    return {"machine": machine, "settings": settings, **measured}
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tools.benchmark", description=__doc__)
     add = parser.add_argument
-    text = f"parts to measure, from {' '.join(PARTS)} (default: all)"
+    text = f"parts to measure, from {' '.join(PARTS)} (default: both)"
     add("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=text)
-    text = "a, b or both (default: both)"
-    letters = ("a", "b")
+    text, letters = "a, b or both (default: both)", ("a", "b")
     add("--datasets", nargs="+", choices=letters, default=letters, metavar="LETTER", help=text)
-    add(
-        "--rows",
-        nargs="+",
-        metavar="NAME",
-        help="rows of the scripts, or patterns such as 'student-*'; '*' for all (default: all rows "
-        "of sensor distillation and, for every other model, the row with most sensors)",
+    text = (
+        "rows of the scripts, or patterns such as 'student-*'; '*' for all (default: all rows of "
+        "sensor distillation and, for every other model, the row with most sensors)"
     )
+    add("--rows", nargs="+", metavar="NAME", help=text)
     text = "auto (the CPU, and CUDA if there is a device), cpu, cuda or cuda:N (default: auto)"
     add("--device", default="auto", help=text)
-    numbers = {
-        "--threads": (1, "CPU threads, except in the part jobs"),
-        "--batch-size": (64, "windows per batch"),
-        "--batches": (2, "batches per epoch"),
-        "--repeats": (3, "repeats of every time"),
-        "--epochs": (4, "epochs in the part jobs"),
-    }
-    for flag, (default, text) in numbers.items():
-        help_text = f"{text} (default: {default})"
-        add(flag, type=positive_int, default=default, metavar="N", help=help_text)
+    for flag, default, text in (
+        ("--threads", 1, "CPU threads"),
+        ("--batch-size", 64, "windows per batch"),
+        ("--batches", 2, "batches per epoch"),
+        ("--repeats", 3, "repeats of every time"),
+    ):
+        text += f" (default: {default})"
+        add(flag, type=positive_int, default=default, metavar="N", help=text)
     text = "samples from one live estimate to the next (default: half a window)"
     add("--hop", type=positive_int, metavar="SAMPLES", help=text)
     text = "folder of the results (default: outputs/benchmark)"

@@ -39,25 +39,20 @@ def measure(
         threads: CPU threads.
         device: device to measure; on the CPU, onnxruntime is measured too if it is installed.
     """
-    script = case.script
-    trained = build_untrained(case)
+    script, trained = case.script, build_untrained(case)
     samples = random_samples(script, max(WINDOWS))
     batches = {count: {name: x[:count] for name, x in samples.items()} for count in WINDOWS}
     inputs = trained.inputs(batches[1])
     with torch.device("meta"):
-        meta_network = case.row.network()
-    window_ms, hop_ms = (
-        1e3 * n / script.RATE_HZ for n in (script.WINDOW, hop or script.WINDOW // 2)
-    )
+        multiply_adds = count_multiply_adds(case.row.network(), [x.to("meta") for x in inputs])
     result = {
         **case.labels,
         "device": str(device),
         "threads": threads,
         "parameters": count_parameters(trained, inputs),
-        "million_multiply_adds": count_multiply_adds(meta_network, [x.to("meta") for x in inputs])
-        / 1e6,
-        "window_ms": window_ms,
-        "hop_ms": hop_ms,
+        "million_multiply_adds": multiply_adds / 1e6,
+        "window_ms": 1e3 * script.WINDOW / script.RATE_HZ,
+        "hop_ms": 1e3 * (hop or script.WINDOW // 2) / script.RATE_HZ,
     }
     if device.type == "cpu":
         result |= _measure_onnx(trained, batches, threads)
@@ -68,7 +63,7 @@ def measure(
             lambda batch=on_device: trained.predict(batch).cpu(), f"window_{count}", count
         )
     result["windows_per_s"] = 1e3 / result[f"window_{max(WINDOWS)}_ms"]
-    result["latency_ms"] = window_ms + hop_ms + result["window_1_ms"]
+    result["latency_ms"] = result["window_ms"] + result["hop_ms"] + result["window_1_ms"]
     result["estimating_mb"] = added_mb(device, estimate_batch, case, batch_size, device)
     if choose_losses(script, case.row):
         result["training_mb"] = added_mb(device, train_epoch, case, batch_size, device)
@@ -76,20 +71,16 @@ def measure(
 
 
 def build_untrained(case: Case) -> Trained:
-    """Return the network of a row with random weights, frozen, in eval mode, on the CPU."""
+    """Return the network of a row with random weights, in eval mode, on the CPU."""
     torch.manual_seed(0)
-    network = case.row.network().eval().requires_grad_(False)
-    return Trained(network, case.script, case.row, {})
+    return Trained(case.row.network().eval(), case.script, case.row, {})
 
 
 def count_parameters(trained: Trained, inputs: Sequence[Tensor]) -> int:
     """Count the parameters as a run does: for a row without training, those of its networks."""
     is_trained = choose_losses(trained.script, trained.row) is not None
-    networks = [trained.network] if is_trained else list(trained.network.children())
-    trained.network.requires_grad_(True)
-    count = sum(count_used_parameters(network, inputs) for network in networks)
-    trained.network.requires_grad_(False)
-    return count
+    networks = [trained.network] if is_trained else trained.network.children()
+    return sum(count_used_parameters(network, inputs) for network in networks)
 
 
 def count_multiply_adds(network: nn.Module, inputs: Sequence[Tensor]) -> int:
@@ -132,9 +123,8 @@ def _measure_onnx(
     result: dict[str, float] = {}
     for count, batch in batches.items():
         inputs = runtime.session_inputs(trained, batch)
-        result |= _time(
-            lambda inputs=inputs: session.run(None, inputs), f"onnx_window_{count}", count
-        )
+        name = f"onnx_window_{count}"
+        result |= _time(lambda inputs=inputs: session.run(None, inputs), name, count)
     return result
 
 
@@ -160,8 +150,7 @@ def added_mb(device: torch.device, function: Callable[..., object], *arguments: 
 
     On a GPU it is the peak that PyTorch allocates there. Imports do not count.
     """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_peak_of, device, function, *arguments).result() / 1e6
 
 

@@ -16,8 +16,6 @@ NOT_MEASURED = "not measured"
 TITLES = {
     "training": "Training: seconds per epoch of {batches} batches",
     "inference": "Inference, {threads} CPU thread(s)",
-    "reading": "Reading a file",
-    "jobs": "Several rows at the same time",
 }
 COLUMNS = {  # part -> heading -> cell, filled in from a result
     "training": {
@@ -40,22 +38,7 @@ COLUMNS = {  # part -> heading -> cell, filled in from a result
         "MB to estimate a batch": "{estimating_mb:,.0f}",
         "MB to train on one": "{training_mb:,.0f}",
     },
-    "reading": {
-        "stored as": "{stored}",
-        "samples": "{samples:,}",
-        "10⁶ samples/s": "{million_samples_per_s:.2f}",
-        "time / that of h5py alone": "{over_h5py:.2f}",
-        "MB kept": "{kept_mb:,.0f}",
-        "MB at the peak": "{peak_mb:,.0f}",
-    },
-    "jobs": {
-        "`--jobs`": "{jobs}",
-        "threads of each": "{threads}",
-        "windows/s": "{windows_per_s:.1f}",
-        "ratio": "{ratio:.2f}",
-    },
 }
-Result = dict[str, Any]
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -63,13 +46,11 @@ def markdown(results: dict[str, Any]) -> str:
     machine = results["machine"]
     facts = [f"{name.replace('_', ' ')}: {value}" for name, value in machine.items() if value]
     sections = ["# Benchmark", "; ".join(facts) + "."]
-    for part, columns in COLUMNS.items():
-        if found := results[part]:
-            if "row" in found[0]:
-                columns = {"row": "`{row}`", "device": "{device}", **columns}
-            lines = [[_fill(cell, r) for cell in ("{dataset}", *columns.values())] for r in found]
-            table = tabulate(lines, ["dataset", *columns], "github", disable_numparse=True)
-            sections += [f"## {TITLES[part].format_map(found[0])}", table]
+    for part, found in ((part, results[part]) for part in COLUMNS if results[part]):
+        columns = {"dataset": "{dataset}", "row": "`{row}`", "device": "{device}", **COLUMNS[part]}
+        lines = [[_fill(cell, result) for cell in columns.values()] for result in found]
+        table = tabulate(lines, list(columns), "github", disable_numparse=True)
+        sections += [f"## {TITLES[part].format_map(found[0])}", table]
     if not machine["gpu"]:
         sections.append(
             f"CUDA: {NOT_MEASURED}; there is no CUDA device here. On a machine with one, the same "
@@ -78,14 +59,14 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _fill(cell: str, result: Result) -> str:
+def _fill(cell: str, result: dict[str, Any]) -> str:
     try:
         return cell.format_map(result)
     except KeyError:
         return NOT_MEASURED
 
 
-def latency_figure(results: Sequence[Result]) -> Figure:
+def latency_figure(results: Sequence[dict[str, Any]]) -> Figure:
     """Draw the time to compute one window for every row, in PyTorch and onnxruntime."""
     points = pd.DataFrame(
         {

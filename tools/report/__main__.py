@@ -27,19 +27,13 @@ from pathlib import Path
 import pandas as pd
 
 from common.cli import ArgumentParser, run_main
-from common.files import InputError, explain_write_errors, plural, write_text
+from common.files import InputError, explain_write_errors, write_text
 from tools.report import figures
 from tools.report.html import Section, html_page
 from tools.report.model_card import model_card
 from tools.report.runs import Results, load_results
 from tools.report.statistics import statistics_tables
-from tools.report.tables import (
-    LATEX_END,
-    LATEX_START,
-    SYNTHETIC_NOTE,
-    readme_tables,
-    summary_tables,
-)
+from tools.report.tables import LATEX, SYNTHETIC_NOTE, readme_tables, summary_tables
 from tools.trained import find_script
 
 README_START, README_END = "<!-- results -->", "<!-- /results -->"
@@ -69,36 +63,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(prog="python -m tools.report", description=__doc__)
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUN_DIR",
-        help="folder of a run, outputs/<script>/<run>",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("outputs/report"),
-        metavar="DIR",
-        help="folder of the report (default: outputs/report)",
-    )
-    parser.add_argument(
-        "--agreement",
-        nargs="+",
-        metavar="ROW",
-        help="rows to draw Bland-Altman and scatter plots of, which takes some seconds per row and "
+    add = parser.add_argument
+    text = "folder of a run, outputs/<script>/<run>"
+    add("runs", nargs="+", type=Path, metavar="RUN_DIR", help=text)
+    text = "folder of the report (default: outputs/report)"
+    add("--out", type=Path, default=Path("outputs/report"), metavar="DIR", help=text)
+    text = (
+        "rows to draw Bland-Altman and scatter plots of, which takes some seconds per row and "
         "subject (default: the teacher and the distilled student with the fewest IMUs, or else "
-        "the most accurate row)",
+        "the most accurate row)"
     )
-    parser.add_argument("--no-figures", action="store_true", help="write tables only")
-    parser.add_argument(
-        "--readme",
-        type=Path,
-        metavar="FILE",
-        help=f"instead of a report, write the results between {README_START} and {README_END} "
-        "in FILE",
-    )
+    add("--agreement", nargs="+", metavar="ROW", help=text)
+    add("--no-figures", action="store_true", help="write tables only")
+    text = f"instead of a report, write the results between {README_START} and {README_END} in FILE"
+    add("--readme", type=Path, metavar="FILE", help=text)
     return parser.parse_args(argv)
 
 
@@ -110,10 +88,10 @@ def _write_report(all_results: Sequence[Results], args: argparse.Namespace) -> N
         shown = [table for table in tables if not table.is_long]
         text += "\n" + "\n".join([_introduction(results), *(t.markdown() for t in shown)])
         latex += "".join(table.latex() + "\n" for table in shown)
-        labels = {"results": results.name, "data_file": results.settings["data"]["file"]}
+        labels = {"results": results.name, "data_file": results.data["file"]}
         metrics.append(results.metrics.drop(columns="folder").assign(**labels))
         for table in tables:
-            write_text(folder / f"{table.stem}.csv", table.csv())
+            write_text(folder / f"{table.stem}.csv", table.numbers.to_csv(index=False))
         _write_model_cards(results, folder)
         images = []
         if not args.no_figures:
@@ -121,7 +99,7 @@ def _write_report(all_results: Sequence[Results], args: argparse.Namespace) -> N
         sections.append(Section(results, shown, images))
     print(text)
     write_text(args.out / "report.md", text)
-    write_text(args.out / "tables.tex", LATEX_START + latex + LATEX_END)
+    write_text(args.out / "tables.tex", LATEX % latex)
     write_text(args.out / "per_subject.csv", pd.concat(metrics).to_csv(index=False))
     write_text(args.out / "report.html", html_page(sections))
 
@@ -131,24 +109,20 @@ def _write_model_cards(results: Results, folder: Path) -> None:
     runs = [run for run in results.runs if len(run.metrics)]
     names = [f"{run.script}-{run.folder.name}" for run in runs]
     for number, (name, run) in enumerate(zip(names, runs, strict=True), start=1):
+        unique = name if names.count(name) == 1 else f"{name}-{number}"
         try:
-            text = model_card(run, find_script(run.script))
+            card = model_card(run, find_script(run.script))
+            write_text(folder / unique / "MODEL_CARD.md", card)
         except ValueError as error:
             print(f"{name}: no model card, because {error}.")
-            continue
-        unique = name if names.count(name) == 1 else f"{name}-{number}"
-        write_text(folder / unique / "MODEL_CARD.md", text)
 
 
 def _introduction(results: Results) -> str:
-    protocol, data = results.settings["protocol"], results.settings["data"]
+    protocol = results.settings["protocol"]
     paragraphs = [f"## Dataset {results.dataset}, protocol `{protocol}` ({results.name})"]
     if results.is_synthetic:
         paragraphs.append(f"**{SYNTHETIC_NOTE}**")
-    paragraphs.append(
-        f"Data: {data['file']}, {plural(len(data['subjects']), 'subject')}. "
-        f"Training: {results.training}."
-    )
+    paragraphs.append(results.description)
     if results.notices:
         paragraphs.append("\n".join(f"- NOTICE: {notice}" for notice in results.notices))
     return "\n\n".join(paragraphs) + "\n"

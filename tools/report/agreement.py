@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from tools.report.statistics import limits_of_agreement
 DRAWN_SAMPLES = 60_000  # per panel, over all subjects
 HEXAGONS = 45  # across a panel
 LINE_COLOR = "#d1682b"
-
 
 Panels = dict[tuple[str, str, str], list[np.ndarray]]
 """Target, its unit, activity -> truth and estimates, `(samples, 2)` for each subject."""
@@ -52,44 +51,36 @@ def load_panels(paths: Sequence[Path]) -> Panels:
     return panels
 
 
-def bland_altman_figure(title: str, panels: Panels, truth: str) -> Figure:
-    """Draw the difference of estimate and truth (`measured` or `simulated`) against their mean."""
-    labels = f"mean of estimated and {truth}", f"estimated − {truth}"
-    figure = _panels_figure(panels, _draw_bland_altman, *labels)
-    figure.suptitle(
-        f"Bland-Altman plot, {title}\nSolid: bias, dashed: 95% limits of agreement\n"
-        "from the variances within and between subjects",
-        fontsize=10,
-    )
-    return figure
+def agreement_figure(title: str, panels: Panels, truth: str, is_difference: bool) -> Figure:
+    """Draw estimates against the truth: activities side by side, or targets if there is only one.
 
-
-def scatter_figure(title: str, panels: Panels, truth: str) -> Figure:
-    """Draw the estimate against the truth (`measured` or `simulated`)."""
-    figure = _panels_figure(panels, _draw_scatter, truth, "estimated")
-    figure.suptitle(f"Estimated against {truth}, {title}\nLine: identity", fontsize=10)
-    return figure
-
-
-def _panels_figure(
-    panels: Panels, draw: Callable[[Axes, list[np.ndarray]], None], x_label: str, y_label: str
-) -> Figure:
-    """Draw all panels, with activities side by side, or targets if there is one activity."""
+    Args:
+        title: end of the title.
+        panels: the estimates.
+        truth: label of the truth, `measured` or `simulated`.
+        is_difference: draw a Bland-Altman plot, of the difference of both against their mean.
+    """
     targets = dict.fromkeys(place[:2] for place in panels)
     activities = dict.fromkeys(place[2] for place in panels)
     places = [(*target, activity) for target in targets for activity in activities]
     across = len(activities) if len(activities) > 1 else min(3, len(targets))
     down = math.ceil(len(places) / across)
     figure = Figure(figsize=(3.0 * across, 2.5 * down + 0.9))
+    x_label, y_label, heading = truth, "estimated", f"Estimated against {truth}, {title}"
+    heading += "\nLine: identity"
+    if is_difference:
+        x_label, y_label = f"mean of estimated and {truth}", f"estimated − {truth}"
+        heading = f"Bland-Altman plot, {title}\nSolid: bias, dashed: 95% limits of agreement\n"
+        heading += "from the variances within and between subjects"
+    figure.suptitle(heading, fontsize=10)
     all_axes = figure.subplots(down, across, squeeze=False).ravel()
     for axes, place in zip_longest(all_axes, places):
         if place not in panels:  # a subject may lack an activity
             axes.set_axis_off()
             continue
-        draw(axes, panels[place])
         target, unit, activity = place
-        name = f"{target}, {activity}" if activity else target
-        axes.set_title("\n".join(filter(None, [name, axes.get_title()])), fontsize=9)
+        limits = _draw(axes, panels[place], is_difference)
+        axes.set_title(", ".join(filter(None, (target, activity))) + limits, fontsize=9)
         axes.set_xlabel(f"{x_label} ({unit})", fontsize=7)
         axes.set_ylabel(f"{y_label} ({unit})", fontsize=7)
         axes.tick_params(labelsize=7)
@@ -97,25 +88,18 @@ def _panels_figure(
     return figure
 
 
-def _draw_hexagons(axes: Axes, pairs: list[np.ndarray], is_difference: bool) -> np.ndarray:
-    """Draw some samples, equally many from each subject; return them, `(2, samples)`."""
+def _draw(axes: Axes, pairs: Sequence[np.ndarray], is_difference: bool) -> str:
+    """Draw some samples, equally many from each subject; return text on the limits of all."""
     random, count = np.random.default_rng(0), DRAWN_SAMPLES // len(pairs)
     drawn = [random.choice(part, min(count, len(part)), replace=False) for part in pairs]
     truth, estimate = np.concatenate(drawn).astype(float).T
     places = ((truth + estimate) / 2, estimate - truth) if is_difference else (truth, estimate)
     axes.hexbin(*places, gridsize=HEXAGONS, bins="log", mincnt=1, cmap="crest", linewidths=0.1)
-    return np.stack((truth, estimate))
-
-
-def _draw_bland_altman(axes: Axes, pairs: list[np.ndarray]) -> None:
-    _draw_hexagons(axes, pairs, is_difference=True)
+    if not is_difference:
+        ends = np.min(places), np.max(places)
+        axes.plot(ends, ends, color=LINE_COLOR, linewidth=1.2)
+        return ""
     limits = limits_of_agreement([np.diff(part.astype(float)).ravel() for part in pairs])
     for value, style in zip(limits, ("-", "--", "--"), strict=True):
         axes.axhline(value, color=LINE_COLOR, linestyle=style, linewidth=1.2)
-    axes.set_title("bias {:.2g}, limits {:.2g} to {:.2g}".format(*limits))
-
-
-def _draw_scatter(axes: Axes, pairs: list[np.ndarray]) -> None:
-    drawn = _draw_hexagons(axes, pairs, is_difference=False)
-    ends = drawn.min(), drawn.max()
-    axes.plot(ends, ends, color=LINE_COLOR, linewidth=1.2)
+    return "\nbias {:.2g}, limits {:.2g} to {:.2g}".format(*limits)

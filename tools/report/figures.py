@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,28 +18,16 @@ from common import plots
 from common.files import plural, write_figure
 from tools.report import agreement, paper
 from tools.report.runs import Results, load_histories
-from tools.report.tables import common_subjects, rows_by_table, subject_means
+from tools.report.tables import common_nrmse, rows_by_table, sort_rows, subject_means
 
 MIN_SUBJECTS_FOR_BOXES = 5
 ABLATIONS = {**paper.ABLATION, **paper.MORE_ABLATION}
 NRMSE_LABEL = "NRMSE (%), mean over targets"
 
 
-class Image(NamedTuple):
-    """A figure that has been written.
-
-    Attributes:
-        path: its PNG file.
-        title: its title; further lines explain it.
-    """
-
-    path: Path
-    title: str
-
-
 def write_figures(
     results: Results, folder: Path, agreement_rows: Sequence[str] | None = None
-) -> list[Image]:
+) -> list[Path]:
     """Write the figures as PNG files, leaving out networks that are parts of another row.
 
     Args:
@@ -51,13 +38,12 @@ def write_figures(
     Raises:
         InputError: Predictions or losses are damaged.
     """
-    images = []
+    paths = []
     with plots.figure_style():
         for name, figure in _draw_figures(results, agreement_rows):
-            path = folder / f"{name}.png"
-            write_figure(path, figure)
-            images.append(Image(path, figure.get_suptitle() or figure.axes[0].get_title()))
-    return images
+            paths.append(folder / f"{name}.png")
+            write_figure(paths[-1], figure)
+    return paths
 
 
 def _draw_figures(
@@ -72,10 +58,11 @@ def _draw_figures(
     whole = replace(results, metrics=metrics)
     for table, rows in rows_by_table(whole).items():
         yield f"models_{table.stem}", models_figure(whole, table.number, rows)
-        yield f"targets_{table.stem}", targets_figure(whole, table.number, rows)
-    if subjects := common_subjects(metrics):
-        yield "nrmse_against_parameters", parameters_figure(whole, subjects)
-        if figure := imus_figure(whole, subjects):
+        names = [name for names in rows.values() for name in names]
+        yield f"targets_{table.stem}", targets_figure(whole, table.number, names)
+    if len(common_nrmse(whole, sort_rows(whole))):
+        yield "nrmse_against_parameters", parameters_figure(whole)
+        if figure := imus_figure(whole):
             yield "nrmse_against_imus", figure
     else:
         print(
@@ -92,13 +79,8 @@ def _draw_figures(
 def models_figure(results: Results, number: str, rows: dict[str, list[str]]) -> Figure:
     """Draw the NRMSE of a table's rows, a point per subject, with boxes if there are enough.
 
-    Each line ends with the mean, and with its difference from that of the paper's network.
-
-    Args:
-        results: the results to draw.
-        number: number of the paper's table.
-        rows: the rows of each sensor set, which has a panel of its own with the subjects that
-            its rows have in common.
+    Each line ends with the mean, and with its difference from that of the paper's network. Each
+    sensor set has a panel of its own, with the subjects that its rows have in common.
     """
     counts = [len(names) for names in rows.values()]
     figure = Figure(figsize=(8, 1.4 + 0.55 * len(rows) + 0.3 * sum(counts)))
@@ -106,34 +88,28 @@ def models_figure(results: Results, number: str, rows: dict[str, list[str]]) -> 
         len(rows), sharex=True, squeeze=False, height_ratios=[n + 1 for n in counts]
     )[:, 0]
     for axes, (sensor_set, names) in zip(all_axes, rows.items(), strict=True):
-        metrics, title = _select_common(results, sensor_set, names)
-        nrmse = subject_means(metrics, "nrmse_percent").reindex(names)
-        positions = np.arange(len(names))
-        if nrmse.shape[1] >= MIN_SUBJECTS_FOR_BOXES:
+        nrmse, positions = common_nrmse(results, names), range(len(names))
+        if len(nrmse) >= MIN_SUBJECTS_FOR_BOXES:
             axes.boxplot(
-                nrmse.T.to_numpy(), positions=positions, orientation="horizontal", widths=0.65,
-                showfliers=False, patch_artist=True,
-                boxprops={"facecolor": "#a9c6e3", "edgecolor": "0.4"},
-                medianprops={"color": "0.4"},
-                whiskerprops={"color": "0.4"}, capprops={"color": "0.4"},
+                nrmse.to_numpy(), positions=positions, orientation="horizontal", widths=0.65,
+                showfliers=False, patch_artist=True, boxprops={"facecolor": "#a9c6e3"},
+                medianprops={"color": "black"},
             )  # fmt: skip
-        axes.scatter(
-            nrmse, np.repeat(positions, nrmse.shape[1]), s=16, color="0.25", alpha=0.6, zorder=3,
-            linewidths=0,
-        )  # fmt: skip
-        means = nrmse.mean(axis=1)
+        places = np.tile(positions, (len(nrmse), 1))
+        axes.scatter(nrmse, places, s=16, color="0.25", alpha=0.6, zorder=3, linewidths=0)
+        means = nrmse.mean()
         ours = [row for row in names if paper.kind(row) in paper.OURS][-1:]
-        for position, row in zip(positions, names, strict=True):
-            text = f"{means[row]:.2f}" if nrmse.size else ""
-            if nrmse.size and ours and row != ours[0]:
+        for position, row in enumerate(names if nrmse.size else ()):
+            text = f"{means[row]:.2f}"
+            if ours and row != ours[0]:
                 text += f" ({means[row] - means[ours[0]]:+.2f})"
-            axes.text(
-                1.01, position, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8
-            )
+            place = {"transform": axes.get_yaxis_transform(), "va": "center"}
+            axes.text(1.01, position, text, fontsize=8, **place)
+        axes.grid(visible=False, axis="y")
         axes.set_yticks(positions, [paper.label(row) for row in names], fontsize=8)
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.grid(visible=False, axis="y")
-        axes.set_title(title, fontsize=9, loc="left")
+        tested = plural(len(nrmse), "common subject")
+        axes.set_title(f"{sensor_set}, {tested}", fontsize=9, loc="left")
     all_axes[-1].set_xlabel(NRMSE_LABEL)
     figure.suptitle(
         f"Models of Table {number}, {results.label}\nA point per subject; at the right, mean and "
@@ -144,98 +120,51 @@ def models_figure(results: Results, number: str, rows: dict[str, list[str]]) -> 
     return figure
 
 
-def targets_figure(results: Results, number: str, rows: dict[str, list[str]]) -> Figure:
-    """Draw bars of NRMSE per target and model with the SD over subjects, in the same panels."""
-    colors = _colors(results)
-    figure = Figure(figsize=(10, 2.2 * len(rows) + 1.6))
-    all_axes = figure.subplots(len(rows), sharey=True, squeeze=False)[:, 0]
-    handles = {}
-    for axes, (sensor_set, names) in zip(all_axes, rows.items(), strict=True):
-        metrics, title = _select_common(results, sensor_set, names)
-        sns.barplot(
-            metrics.assign(model=metrics["row"].map(paper.label)), x="target",
-            y="nrmse_percent", hue="model", errorbar="sd", ax=axes,
-            hue_order=[paper.label(row) for row in names], palette=colors, saturation=1,
-            err_kws={"linewidth": 1},
-        )  # fmt: skip
-        handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
-        if axes.get_legend():
-            axes.get_legend().remove()
-        axes.set(xlabel="", ylabel="NRMSE (%)")
-        axes.set_title(title, fontsize=9, loc="left")
-        ticks = [label.get_text().replace(" ", "\n") for label in axes.get_xticklabels()]
-        axes.set_xticks(axes.get_xticks(), ticks, fontsize=8)
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, fontsize=8)
-    title = f"NRMSE per target, Table {number}, {results.label}\nMean and SD over subjects"
-    figure.suptitle(title, fontsize=10)
-    return figure
-
-
-def _select_common(
-    results: Results, sensor_set: str, rows: Sequence[str]
-) -> tuple[pd.DataFrame, str]:
-    """Return the metrics of rows on their common subjects over all activities, and a title."""
+def targets_figure(results: Results, number: str, rows: Sequence[str]) -> Figure:
+    """Draw the mean NRMSE of each row and target, over common subjects if there are any."""
     metrics = results.select(rows)
-    subjects = common_subjects(metrics)
-    chosen = metrics["test_subject"].isin(subjects) & (metrics["activity"] == "all")
-    return metrics[chosen], f"{sensor_set}, {plural(len(subjects), 'common subject')}"
+    tested = "the test subjects of each row"
+    if subjects := list(common_nrmse(results, rows).index):
+        metrics = metrics[metrics["test_subject"].isin(subjects)]
+        tested = plural(len(subjects), "common subject")
+    title = f"NRMSE per target, Table {number}, {results.label}\nMean over {tested}"
+    return plots.nrmse_heat_map(metrics[metrics["activity"] == "all"], rows, title)
 
 
-def pareto_front(points: pd.DataFrame) -> pd.DataFrame:
-    """Return the points that no smaller or equally large one beats, in order of size.
+def _points(results: Results) -> tuple[pd.DataFrame, str]:
+    """Return a line per row with mean and SD of NRMSE over the common subjects; their number."""
+    nrmse = common_nrmse(results, sort_rows(results))
+    points = results.metrics.drop_duplicates("row").set_index("row").loc[nrmse.columns]
+    points = points.rename(columns={"sensor_set": "sensor set"})
+    points["model"] = points.index.map(paper.label)
+    points = points.assign(mean=nrmse.mean(), sd=nrmse.std().fillna(0))
+    return points, plural(len(nrmse), "test subject")
 
-    Args:
-        points: has the columns `parameters` and `nrmse`.
-    """
-    ordered = points.sort_values(["parameters", "nrmse"])
-    best_so_far = ordered["nrmse"].cummin().shift(fill_value=float("inf"))
-    return ordered[ordered["nrmse"] < best_so_far]
 
-
-def parameters_figure(results: Results, subjects: Sequence[str]) -> Figure:
-    """Draw NRMSE, mean over common subjects, against parameters, with the Pareto front."""
-    metrics = results.metrics[results.metrics["test_subject"].isin(subjects)]
-    points = metrics.groupby("row")[["parameters", "sensor_set"]].first()
-    points["nrmse"] = subject_means(metrics, "nrmse_percent").mean(axis=1)
-    pairs = zip(points.index, points["sensor_set"], strict=True)
-    points = points.loc[[row for row, _ in paper.sort_rows(list(results.imus), pairs)]]
-    points["model"] = [
-        "ablation" if paper.kind(row) in ABLATIONS else paper.label(row) for row in points.index
-    ]
-    figure = Figure(figsize=(9, 6.5))
+def parameters_figure(results: Results) -> Figure:
+    """Draw NRMSE, mean over common subjects, against the number of used parameters."""
+    points, tested = _points(results)
+    is_ablation = points.index.map(paper.kind).isin(ABLATIONS)
+    points["model"] = points["model"].mask(is_ablation, "ablation")
+    figure = Figure(figsize=(9, 6))
     axes = figure.subplots()
+    palette = {**_colors(results), "ablation": "black"}
     sns.scatterplot(
-        points.rename(columns={"sensor_set": "sensor set"}), x="parameters", y="nrmse",
-        hue="model", style="sensor set", s=55, ax=axes,
-        palette={**_colors(results), "ablation": "0.5"},
+        points, x="parameters", y="mean", hue="model", style="sensor set", s=55, palette=palette,
+        ax=axes,
     )  # fmt: skip
-    front = pareto_front(points)
-    axes.plot(
-        front["parameters"], front["nrmse"], color="0.3", linewidth=1, zorder=0,
-        drawstyle="steps-post", label="Pareto front",
-    )  # fmt: skip
-    for number, place in enumerate(front[["parameters", "nrmse"]].to_numpy(), start=1):
-        shift = (4, 4 if number % 2 else -11)  # points on the front can be close
-        axes.annotate(str(number), place, xytext=shift, textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.minorticks_off()
     axes.set(xlabel="used parameters", ylabel=NRMSE_LABEL)
-    title = f"NRMSE against parameters, {results.label}, {plural(len(subjects), 'test subject')}"
-    axes.set_title(title, fontsize=10)
-    handles, texts = axes.get_legend_handles_labels()
+    figure.suptitle(f"NRMSE against parameters, {results.label}, {tested}", fontsize=10)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     axes.get_legend().remove()
-    figure.legend(handles, texts, loc="outside right upper", fontsize=8)
-    names = [f"{number}  {row}" for number, row in enumerate(front.index, start=1)]
-    figure.legend(
-        [Line2D([], [], linestyle="none") for _ in names], names, loc="outside lower left",
-        ncols=4, fontsize=8, handlelength=0, title="on the Pareto front", title_fontsize=8,
-    )  # fmt: skip
     return figure
 
 
-def imus_figure(results: Results, subjects: Sequence[str]) -> Figure | None:
+def imus_figure(results: Results) -> Figure | None:
     """Draw NRMSE against the number of IMUs, mean and SD over common subjects, a line per model.
 
     Sensor sets with a third modality are drawn separately, on the right; a dashed line continues
@@ -244,40 +173,38 @@ def imus_figure(results: Results, subjects: Sequence[str]) -> Figure | None:
     Returns:
         The figure; None if there are fewer than two numbers of IMUs.
     """
-    metrics = results.metrics[results.metrics["sensor_set"].isin(results.imus)]
-    metrics = metrics[~metrics["row"].map(paper.kind).isin(ABLATIONS)]
-    points = metrics.drop_duplicates("row").set_index("row")
-    imus = points["sensor_set"].map(results.imus)
+    points, tested = _points(results)
+    is_drawn = points["sensor set"].isin(results.imus)
+    points = points[is_drawn & ~points.index.map(paper.kind).isin(ABLATIONS)]
+    imus = points["sensor set"].map(results.imus)
     third = points["modalities"].str.split("+").str[2:].str.join("+")
-    position = imus + (third != "")
-    if position.nunique() < 2:
+    points = points.assign(position=imus + (third != ""), third=third).sort_values("position")
+    if points["position"].nunique() < 2:
         return None
-    nrmse = subject_means(metrics, "nrmse_percent").loc[points.index, list(subjects)]
-    means, sds = nrmse.mean(axis=1), nrmse.std(axis=1).fillna(0)
-    models = points.index.to_series().map(paper.label)
     colors = _colors(results)
-    names = [name for name in colors if name in set(models)]
+    names = [name for name in colors if name in set(points["model"])]
+    step = min(0.05, 0.7 / len(names))  # error bars side by side
     figure = Figure(figsize=(9, 5))
     axes = figure.subplots()
     for i, name in enumerate(names):
-        shift = 0.05 * (i - (len(names) - 1) / 2)  # error bars side by side
-        for part, style in (((third == ""), "-"), ((third != ""), "none")):
-            rows = position[part & (models == name)].sort_values()
+        of_model = points[points["model"] == name]
+        for is_alone, part in of_model.groupby(of_model["third"] != ""):
             axes.errorbar(
-                rows + shift, means[rows.index], yerr=sds[rows.index], color=colors[name],
-                linestyle=style, marker="o", capsize=3, label=name if style == "-" else None,
+                part["position"] + step * (i - (len(names) - 1) / 2), part["mean"],
+                yerr=part["sd"], color=colors[name], linestyle="none" if is_alone else "-",
+                marker="o", capsize=3,
             )  # fmt: skip
-    if "teacher" in means:
-        axes.axhline(means["teacher"], color=colors[models["teacher"]], linestyle="--", zorder=0)
-    labels = imus.astype(str) + np.where(third == "", "", "\n+ " + third)
-    ticks = dict(sorted(zip(position, labels, strict=True)))
+    if "teacher" in points.index:
+        color = colors[paper.label("teacher")]
+        axes.axhline(points.loc["teacher", "mean"], color=color, linestyle="--", zorder=0)
+    ticks = dict(zip(points["position"], imus[points.index].astype(str), strict=True))
+    ticks |= {p: f"{ticks[p]}\n+ {m}" for p, m in points[["position", "third"]].to_numpy() if m}
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.set(xlabel="number of IMUs", ylabel=NRMSE_LABEL)
-    tested = plural(len(subjects), "test subject")
-    axes.set_title(
-        f"NRMSE against number of IMUs, {results.label}\n{tested}; mean and SD", fontsize=10
-    )
-    figure.legend(loc="outside right upper", fontsize=8)
+    title = f"NRMSE against number of IMUs, {results.label}\n{tested}; mean and SD"
+    figure.suptitle(title, fontsize=10)
+    handles = [Line2D([], [], color=colors[name], marker="o") for name in names]
+    figure.legend(handles, names, loc="outside right upper", fontsize=8)
     return figure
 
 
@@ -303,8 +230,8 @@ def _draw_agreement(results: Results, row: str) -> Iterator[tuple[str, Figure]]:
     panels = agreement.load_panels(paths)
     title = f"{row}, {results.label}, {plural(len(paths), 'test subject')}"
     truth = "simulated" if results.is_synthetic else "measured"
-    yield f"bland_altman-{row}", agreement.bland_altman_figure(title, panels, truth)
-    yield f"scatter-{row}", agreement.scatter_figure(title, panels, truth)
+    for name, is_difference in (("bland_altman", True), ("scatter", False)):
+        yield f"{name}-{row}", agreement.agreement_figure(title, panels, truth, is_difference)
 
 
 def _colors(results: Results) -> dict[str, tuple[float, float, float]]:

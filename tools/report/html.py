@@ -10,27 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import PIL.Image
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 
-from tools.report.figures import Image
 from tools.report.runs import SHARED_SETTINGS, Results
-from tools.report.tables import SYNTHETIC_NOTE, Table
+from tools.report.tables import SYNTHETIC_NOTE, Table, layout
 
 
 class Section(NamedTuple):
-    """The part of the page for results that can be compared.
-
-    Attributes:
-        results: the results.
-        tables: their tables.
-        images: their figures.
-    """
+    """The part of the page for results that can be compared, with its tables and figures."""
 
     results: Results
     tables: Sequence[Table]
-    images: Sequence[Image]
+    images: Sequence[Path]
 
 
 def html_page(sections: Sequence[Section]) -> str:
@@ -50,8 +44,8 @@ def html_page(sections: Sequence[Section]) -> str:
     )
 
 
-def settings_tables(results: Results) -> list[Table]:
-    """Return the settings that the runs share, and those of each run with its versions."""
+def settings_tables(results: Results) -> dict[str, str]:
+    """Return HTML of the settings that the runs share, and of each run's own and its versions."""
     shared = {name: results.settings[name] for name in SHARED_SETTINGS}
     shared |= {f"data: {name}": value for name, value in shared.pop("data").items()}
     lines = [{"setting": name, "value": _value(value)} for name, value in shared.items()]
@@ -61,13 +55,10 @@ def settings_tables(results: Results) -> list[Table]:
         for call in run.calls:
             machine = {"device name": call.get("device_name"), **call.get("versions", {})}
             values = {"run": run.folder.name, **own, **machine, "code": call.get("git")}
-            line = {name: _value(value) for name, value in values.items()}
-            runs += [line] if line not in runs else []  # most calls of a run are alike
-    columns = list(dict.fromkeys(name for line in runs for name in line))
-    return [
-        Table("settings", "Settings", ["setting", "value"], lines),
-        Table("runs", "Runs and versions", columns, runs),
-    ]
+            runs.append({name: _value(value) for name, value in values.items()})
+    calls = pd.DataFrame(runs).drop_duplicates()  # most calls of a run are alike
+    tables = {"Settings": pd.DataFrame(lines), "Runs and versions": calls}
+    return {title: layout(numbers, "html") for title, numbers in tables.items()}
 
 
 def _value(value: object) -> str:

@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import shlex
 from types import ModuleType
-from typing import NamedTuple
 
 import pandas as pd
 
 from common.files import plural
 from tools.report.runs import Run
-from tools.report.tables import SHOWN_METRICS, layout, mean_sd, subject_means
+from tools.report.tables import layout, subject_means, summarize_rows
 
-
-class Dataset(NamedTuple):
-    """A description of the data, in addition to the name of the file.
-
-    Attributes:
-        people: participants and activities.
-        source: the publication to cite.
-    """
-
-    people: str
-    source: str
-
-
-DATASETS = {
-    "a": Dataset(
+DATASETS = {  # participants and activities; publication to cite
+    "a": (
         "adults who walk in a laboratory, on level ground, a treadmill, ramps and stairs",
         "Camargo et al. 2021, https://doi.org/10.1016/j.jbiomech.2021.110320",
     ),
-    "b": Dataset(
+    "b": (
         "adults who walk in a laboratory",
         "Tan et al. 2022, https://doi.org/10.1109/TII.2022.3189648",
     ),
 }
-SYNTHETIC = Dataset("simulated walkers", "`synthetic_gait`, part of this repository")
+SYNTHETIC = ("simulated walkers", "`synthetic_gait`, part of this repository")
 PAPER = (
     "Hossain, Hadley, Guo and Choi, *Lightweight and Efficient Kinetics Estimation with Sparse\n"
     "  IMUs via Multi-Modal Sensor Distillation*, IEEE Sensors Journal"
@@ -57,7 +43,7 @@ def model_card(run: Run, script: ModuleType) -> str:
     data = settings["data"]
     is_synthetic = bool(data.get("synthetic"))
     warning = "\n**SYNTHETIC DATA: these networks were trained on simulated walking only.**\n"
-    own = Dataset(f"the people and movements in `{data['file']}`", "your own recordings")
+    own = (f"the people and movements in `{data['file']}`", "your own recordings")
     people, source = SYNTHETIC if is_synthetic else DATASETS.get(script.DATASET, own)
     window_s = script.WINDOW / script.RATE_HZ
     units = [f"{name} ({unit})" for name, unit in script.UNITS.items()]
@@ -127,32 +113,27 @@ def _networks(script: ModuleType, metrics: pd.DataFrame) -> str:
     lines = []
     for row in script.ROWS:
         if row.name in parameters:
-            sensors, modalities = script.SENSOR_SETS[row.sensor_set]
-            lines.append(
-                {
-                    "row": row.name,
-                    "class": row.network.func.__name__,
-                    "IMUs": ", ".join(sensors),
-                    "modalities": ", ".join(modalities),
-                    "parameters": int(parameters[row.name]),
-                }
-            )
-    return layout(["row", "class", "IMUs", "modalities", "parameters"], lines, "pipe")
+            sensors, modalities = map(", ".join, script.SENSOR_SETS[row.sensor_set])
+            line = {"row": row.name, "class": row.network.func.__name__, "IMUs": sensors}
+            lines.append({**line, "modalities": modalities, "parameters": parameters[row.name]})
+    columns = ["row", "class", "IMUs", "modalities", "parameters"]
+    return layout(pd.DataFrame(lines, columns=columns), "pipe")
 
 
 def _results(metrics: pd.DataFrame) -> str:
     """Return the table of the results: mean and SD over test subjects, and the worst subject."""
-    means = {metric: subject_means(metrics, metric) for metric in SHOWN_METRICS}
-    lines = []
-    for row, nrmse in means["nrmse_percent"].iterrows():
-        tested = list(metrics.loc[metrics["row"] == row, "test_subject"].unique())
-        nrmse = nrmse[tested]
-        worst = nrmse.index[nrmse.to_numpy().argmax()]  # NaN counts as the largest
-        line = {"row": row, "test subjects": len(tested)}
-        for metric, (name, digits) in SHOWN_METRICS.items():
-            line[name] = mean_sd(means[metric].loc[row, tested], digits)
-        lines.append({**line, "worst subject (NRMSE %)": f"{worst} ({nrmse[worst]:.2f})"})
-    return layout(list(lines[0]), lines, "pipe")
+    rows = metrics["row"].unique()
+    numbers = summarize_rows(metrics, rows).drop(columns="parameters")
+    tested = metrics.groupby("row")["test_subject"].nunique()
+    numbers.insert(1, "test subjects", tested[rows].to_numpy())
+    nrmse = [
+        subject_means(metrics[metrics["row"] == row], "nrmse_percent").loc[row] for row in rows
+    ]
+    worst = [
+        (values.index[values.to_numpy().argmax()], values.max(skipna=False)) for values in nrmse
+    ]
+    numbers["worst subject (NRMSE %)"] = [f"{subject} ({value:.2f})" for subject, value in worst]
+    return layout(numbers, "pipe")
 
 
 def _text(value: object) -> str:

@@ -7,6 +7,7 @@ us are listed; a report shows them in a column of their own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -15,11 +16,8 @@ SUBJECTS = {"A": 20, "B": 17}  # of the paper's datasets
 SPARSE_SETS = {  # number of IMUs in each sensor set
     "A": {"foot": 1, "foot_trunk": 2, "foot_shank_trunk": 3, "all_imus": 4},
     "B": {
-        "feet": 2,
-        "feet_pelvis": 3,
-        "feet_pelvis_shanks": 5,
-        "feet_pelvis_shanks_thighs": 7,
-        "all_imus": 8,
+        **{"feet": 2, "feet_pelvis": 3, "feet_pelvis_shanks": 5},
+        **{"feet_pelvis_shanks_thighs": 7, "all_imus": 8},
     },
 }
 FULL_SET = {"A": "all_imus_emg", "B": "all_imus_video"}
@@ -114,13 +112,10 @@ NRMSE_PERCENT = {  # mean over targets; mean ± SD over subjects where the SD is
         "distilled-all_imus": "3.90",
     },
 }
-LSTM_NOTE = {
-    "A": "The paper labels this row Bi-LSTM; its parameter count (19.8 million) is that of a "
-    "one-directional LSTM, our row `lstm`. The published script for Dataset A trains a "
-    "one-directional GRU (19.3 million) from two IMUs on, of which there is no row here.",
-    "B": "The paper labels this row Bi-LSTM; its parameter count is that of a one-directional "
-    "LSTM, our row `lstm`.",
-}
+LSTM_NOTE = (
+    "The paper labels this row Bi-LSTM; its parameter count is that of a one-directional LSTM, our "
+    "row `lstm`."
+)
 DISTILLATION_NOTE = (
     "The published script for Dataset B weights the teacher's output and feature by 0.1 and 5.0; "
     "the paper's text, and this project by default, by 0.5 and 1.0."
@@ -128,12 +123,7 @@ DISTILLATION_NOTE = (
 
 
 class PaperTable(NamedTuple):
-    """One of the paper's tables, or an extension of it.
-
-    Attributes:
-        number: number of the table.
-        title: title of the table.
-    """
+    """Number and title of one of the paper's tables, or of an extension of it."""
 
     number: str
     title: str
@@ -147,9 +137,9 @@ class PaperTable(NamedTuple):
 def kind(row: str) -> str:
     """Return the part of a row's name that denotes the model: `lmfn` for `lmfn-foot`.
 
-    A row that is marked with its script, such as `lmfn-foot (my_script)`, is a kind of its own.
+    A row that is marked with its script is of another kind: `lmfn (my_script)`.
     """
-    return row if row.endswith(")") else row.split("-")[0]
+    return re.sub(r"-\S*", "", row)
 
 
 def label(row: str) -> str:
@@ -164,9 +154,8 @@ def table(dataset: str, script: str, sensor_set: str) -> PaperTable:
     sensors = {"A": "IMUs and EMG", "B": "IMUs and video"}[dataset]
     is_full = sensor_set == FULL_SET[dataset]
     if script.endswith("model_ablation"):
-        if is_full:
-            return PaperTable("I", f"Ablation, {sensors}")
-        return PaperTable("I, IMUs only", "Ablation, IMUs only")
+        full = PaperTable("I", f"Ablation, {sensors}")
+        return full if is_full else PaperTable("I, IMUs only", "Ablation, IMUs only")
     if is_full:
         return PaperTable("II", f"All modalities, {sensors}")
     return PaperTable({"A": "III", "B": "IV"}[dataset], "Sparse IMUs")
@@ -174,28 +163,15 @@ def table(dataset: str, script: str, sensor_set: str) -> PaperTable:
 
 def sort_rows(sets: Sequence[str], rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Sort pairs of row and sensor set by set and the paper's models; unknown ones come last."""
-    kinds = [*ABLATION, *MORE_ABLATION, *MODELS]
+    orders = sets, [*ABLATION, *MORE_ABLATION, *MODELS]
 
-    def position(pair: tuple[str, str]) -> tuple[bool, int, int]:
-        row, sensor_set = kind(pair[0]), pair[1]
-        set_rank = sets.index(sensor_set) if sensor_set in sets else len(sets)
-        kind_rank = kinds.index(row) if row in kinds else len(kinds)
-        return set_rank == len(sets) or kind_rank == len(kinds), set_rank, kind_rank
+    def position(pair: tuple[str, str]) -> tuple[bool, list[int]]:
+        names = pair[1], kind(pair[0])
+        known = [name in order for name, order in zip(names, orders, strict=True)]
+        ranks = [
+            order.index(name) if name in order else len(order)
+            for name, order in zip(names, orders, strict=True)
+        ]
+        return not all(known), ranks
 
     return sorted(rows, key=position)
-
-
-def expected_rows(dataset: str, number: str) -> list[str]:
-    """Return the names of the rows in one of the paper's tables."""
-    if number == "I":
-        return list(ABLATION)
-    if number == "II":
-        models = ("ffn_hf", "ffn", "lstm", "lmfn", "tfn")
-        return [*(f"{model}-{FULL_SET[dataset]}" for model in models), "teacher"]
-    if number in ("III", "IV"):
-        models = (
-            *("ffn_hf", "ffn", "lstm", "conv2d", "lmfn", "tfn"),
-            *("dlr", "dl", "student", "distilled"),
-        )
-        return [f"{model}-{name}" for name in SPARSE_SETS[dataset] for model in models]
-    return []

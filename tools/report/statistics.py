@@ -19,18 +19,42 @@ from statsmodels.stats.multitest import multipletests
 from common.files import plural
 from tools.report import paper
 from tools.report.runs import Results
-from tools.report.tables import Cell, Table, common_subjects, rows_by_table, subject_means
+from tools.report.tables import Table, common_nrmse, rows_by_table
 
 ALPHA = 0.05
 MIN_SUBJECTS = 3
-PAIRED_COLUMNS = ("difference", "SD", "95 % CI low", "95 % CI high", "t", "p")
+ANOVA = ("table", "sensors", "models", "subjects", "F", "df", "p", "Mauchly's W", "Mauchly's p")
+ANOVA += ("Greenhouse-Geisser ε", "corrected p", "models differ")
+PAIRED = ("subjects", "difference", "SD", "95 % CI low", "95 % CI high", "t", "p")
+PAIR = ("first", "second")  # of a pair
+PAIRS = ("table", *PAIR, *PAIRED, "p, Bonferroni", "dz")
+DISTILLATION = ("sensors", *PAIRED, "dz", "p, Wilcoxon", "differ (t)")
+ANOVA_NOTE = (
+    "NRMSE, mean over targets, on the subjects common to all models of a sensor set. Where "
+    f"Mauchly's test rejects sphericity (p < {ALPHA}) or there are too few subjects for that test, "
+    "the Greenhouse-Geisser corrected p decides. Ablations that are not in the paper and the "
+    "networks within Kinetics-FM-DLR-Net are left out."
+)
+PAIRS_NOTE = (
+    "Difference: NRMSE (%) of the second model minus that of the first. Bonferroni's correction "
+    "covers all pairs of models of one table and sensor set; the confidence intervals are not "
+    "corrected."
+)
+DISTILLATION_NOTE = (
+    "Difference: NRMSE (%) with distillation minus that without, negative where distillation "
+    "helps. The tests are two-sided. dz is Cohen's dz, the mean of the differences divided by "
+    "their SD. The p values are not corrected for the number of sensor sets."
+)
+Line = dict[str, object]  # of a table
 
 
 def sphericity(values: np.ndarray) -> tuple[float, float, float]:
     """Test sphericity.
 
+    The second term in the expansion of Mauchly's p value matters for few subjects.
     Source: Mauchly 1940 (doi 10.1214/aoms/1177731915); Greenhouse and Geisser 1959
-    (doi 10.1007/BF02289823).
+    (doi 10.1007/BF02289823); Anderson, "An Introduction to Multivariate Statistical Analysis",
+    section 10.7.4.
 
     Args:
         values: `(subjects, models)`.
@@ -50,29 +74,15 @@ def sphericity(values: np.ndarray) -> tuple[float, float, float]:
     if np.linalg.matrix_rank(covariance) < p:
         return math.nan, math.nan, epsilon
     w = np.linalg.det(covariance) / (trace / p) ** p
-    return w, _mauchly_p(w, p, subjects - 1), epsilon
-
-
-def _mauchly_p(w: float, p: int, df: int) -> float:
-    """Return the p value of Mauchly's W, by its expansion in chi-squared distributions.
-
-    The second term of the expansion matters for few subjects.
-    Source: Anderson, "An Introduction to Multivariate Statistical Analysis", section 10.7.4.
-
-    Args:
-        w: Mauchly's W.
-        p: number of contrasts.
-        df: degrees of freedom of the covariance.
-    """
-    scaled = df - (2 * p**2 + p + 2) / (6 * p)
+    scaled = subjects - 1 - (2 * p**2 + p + 2) / (6 * p)
     second = (p + 2) * (p - 1) * (p - 2) * (2 * p**3 + 6 * p**2 + 3 * p + 2)
     second /= 288 * (p * scaled) ** 2
     degrees = p * (p + 1) / 2 - 1
     first, further = stats.chi2.sf(-scaled * np.log(w), [degrees, degrees + 4])
-    return first + second * (further - first)
+    return w, first + second * (further - first), epsilon
 
 
-def anova(values: pd.DataFrame) -> dict[str, Cell]:
+def anova(values: pd.DataFrame) -> Line:
     """Test whether models differ by a repeated-measures ANOVA.
 
     Args:
@@ -84,8 +94,7 @@ def anova(values: pd.DataFrame) -> dict[str, Cell]:
         by it. `models differ` states the verdict; the corrected p value decides if sphericity is
         rejected or cannot be tested. If the models differ by constants only, all numbers are NaN.
     """
-    subjects, models = values.shape
-    df = models - 1, (models - 1) * (subjects - 1)
+    df = len(values.columns) - 1, (len(values.columns) - 1) * (len(values) - 1)
     residuals = values.sub(values.mean(axis=1), axis=0) - values.mean()
     f = p = w = w_p = epsilon = p_corrected = math.nan
     if not _is_rounding_error(residuals.to_numpy(), values.to_numpy()):
@@ -95,24 +104,20 @@ def anova(values: pd.DataFrame) -> dict[str, Cell]:
         f, p = table.loc["model", ["F Value", "Pr > F"]]
         w, w_p, epsilon = sphericity(values.to_numpy())
         p_corrected = stats.f.sf(f, epsilon * df[0], epsilon * df[1])
-    is_corrected = not w_p >= ALPHA
-    return {
-        "F": f,
-        "df": f"{df[0]}, {df[1]}",
-        "p": p,
-        "Mauchly's W": w,
-        "Mauchly's p": w_p,
-        "Greenhouse-Geisser ε": epsilon,
-        "corrected p": p_corrected,
-        "models differ": f"{_verdict(p_corrected)}, corrected" if is_corrected else _verdict(p),
-    }
+    verdict = _verdict(p) if w_p >= ALPHA else f"{_verdict(p_corrected)}, corrected"
+    numbers = (f, f"{df[0]}, {df[1]}", p, w, w_p, epsilon, p_corrected, verdict)
+    return dict(zip(ANOVA[4:], numbers, strict=True))
 
 
 def _is_rounding_error(residuals: np.ndarray, values: np.ndarray) -> bool:
     return np.ptp(residuals) <= 1e-12 * np.abs(values).max()
 
 
-def paired_tests(a: np.ndarray, b: np.ndarray) -> dict[str, Cell]:
+def _verdict(p: float) -> str:
+    return "yes" if p < ALPHA else "not shown"
+
+
+def paired_tests(a: np.ndarray, b: np.ndarray) -> Line:
     """Test the differences `b - a`, two-sided.
 
     Args:
@@ -132,8 +137,8 @@ def paired_tests(a: np.ndarray, b: np.ndarray) -> dict[str, Cell]:
         t, p, dz = t_test.statistic, t_test.pvalue, mean / sd
         low, high = t_test.confidence_interval(1 - ALPHA)
         wilcoxon_p = stats.wilcoxon(differences).pvalue
-    cells = dict(zip(PAIRED_COLUMNS, (mean, sd, low, high, t, p), strict=True))
-    return {"subjects": len(a), **cells, "dz": dz, "p, Wilcoxon": wilcoxon_p}
+    numbers = dict(zip(PAIRED, (len(a), mean, sd, low, high, t, p), strict=True))
+    return {**numbers, "dz": dz, "p, Wilcoxon": wilcoxon_p}
 
 
 def limits_of_agreement(differences: Sequence[np.ndarray]) -> tuple[float, float, float]:
@@ -166,67 +171,40 @@ def limits_of_agreement(differences: Sequence[np.ndarray]) -> tuple[float, float
 
 def statistics_tables(results: Results) -> list[Table]:
     """Return the tables of the tests, on the mean NRMSE over targets of each subject."""
-    anovas, pairs = _model_tables(results)
-    ours = Table(
-        "statistics_kinetics_mffm_net",
-        "Kinetics-MFFM-Net against other models: paired t-tests, Bonferroni-corrected",
-        pairs.columns,
-        [
-            row
-            for row in pairs.rows
-            if {paper.kind(row["first"]), paper.kind(row["second"])} & {*paper.OURS}
-        ],
-        [*pairs.notes, f"All pairs ({len(pairs.rows)}) are listed in {pairs.stem}.csv."],
-    )
-    tables = [anovas, ours, pairs, _distillation_table(results)]
-    for table in tables:
-        table.title += f", {results.label}"
-    return [table for table in tables if table.rows]
-
-
-def _model_tables(results: Results) -> tuple[Table, Table]:
-    """Return the ANOVAs and the tests of all pairs, one set of models at a time."""
-    anovas = Table(
-        "statistics_anova",
-        "Repeated-measures ANOVA across models",
-        (
-            *("table", "sensors", "models", "subjects", "F", "df", "p", "Mauchly's W"),
-            *("Mauchly's p", "Greenhouse-Geisser ε", "corrected p", "models differ"),
-        ),
-        [],
-        [
-            "NRMSE, mean over targets, on the subjects common to all models of a sensor set. Where "
-            f"Mauchly's test rejects sphericity (p < {ALPHA}) or there are too few subjects for "
-            "that test, the Greenhouse-Geisser corrected p decides. Ablations that are not in the "
-            "paper and the networks within Kinetics-FM-DLR-Net are left out."
-        ],
-    )
-    pairs = Table(
-        "statistics_pairs",
-        "Pairs of models: paired t-tests, Bonferroni-corrected",
-        ("table", "first", "second", "subjects", *PAIRED_COLUMNS, "p, Bonferroni", "dz"),
-        [],
-        [
-            "Difference: NRMSE (%) of the second model minus that of the first. Bonferroni's "
-            "correction covers all pairs of models of one table and sensor set; the confidence "
-            "intervals are not corrected."
-        ],
-        is_long=True,
-    )
+    anovas: list[Line] = []
+    pairs: list[Line] = []
     for table, by_sensor_set in rows_by_table(results).items():
         for sensor_set, all_rows in by_sensor_set.items():
             rows = [row for row in all_rows if _is_compared(row)]
             if len(rows) < 2:
                 continue
-            values = _common_values(results, rows)
-            cells: dict[str, Cell] = {"table": table.number, "sensors": sensor_set}
-            cells |= {"models": len(rows), "subjects": len(values)}
+            values = common_nrmse(results, rows)
+            line: Line = {"table": table.number, "sensors": sensor_set}
+            line |= {"models": len(rows), "subjects": len(values)}
             if len(values) < MIN_SUBJECTS:
-                anovas.rows.append({**cells, "models differ": _too_few(values)})
+                anovas.append({**line, "models differ": _too_few(values)})
                 continue
-            anovas.rows.append({**cells, **anova(values)})
-            pairs.rows += [{"table": table.number, **row} for row in _pair_rows(values)]
-    return anovas, pairs
+            anovas.append({**line, **anova(values)})
+            pairs += [{"table": table.number, **pair} for pair in _test_pairs(values)]
+    distillation = _test_distillation(results)
+    ours = [pair for pair in pairs if {paper.kind(pair[k]) for k in PAIR} & {*paper.OURS}]
+    all_pairs = f"All pairs ({len(pairs)}) are listed in statistics_pairs.csv."
+    title, tests = "Kinetics-MFFM-Net against other models", "paired t-tests, Bonferroni-corrected"
+    compared = "Students with and without distillation: paired tests"
+    found = (
+        ("anova", "Repeated-measures ANOVA across models", ANOVA, anovas, [ANOVA_NOTE]),
+        ("kinetics_mffm_net", f"{title}: {tests}", PAIRS, ours, [PAIRS_NOTE, all_pairs]),
+        ("pairs", f"Pairs of models: {tests}", PAIRS, pairs, [PAIRS_NOTE]),
+        ("distillation", compared, DISTILLATION, distillation, [DISTILLATION_NOTE]),
+    )
+    return [
+        Table(
+            f"statistics_{name}", f"{title}, {results.label}",
+            pd.DataFrame(lines, columns=list(columns)), notes, is_long=name == "pairs",
+        )
+        for name, title, columns, lines, notes in found
+        if lines
+    ]  # fmt: skip
 
 
 def _is_compared(row: str) -> bool:
@@ -234,54 +212,33 @@ def _is_compared(row: str) -> bool:
     return kind in {**paper.MODELS, **paper.ABLATION} and kind not in paper.PARTS
 
 
-def _common_values(results: Results, rows: list[str]) -> pd.DataFrame:
-    """Return NRMSE in %, mean over targets, `(common subjects, rows)`."""
-    metrics = results.select(rows)
-    return subject_means(metrics, "nrmse_percent").loc[rows, common_subjects(metrics)].T
-
-
 def _too_few(values: pd.DataFrame) -> str:
     count = plural(len(values), "common subject")
     return f"no test: {count}, at least {MIN_SUBJECTS} are needed"
 
 
-def _pair_rows(values: pd.DataFrame) -> list[dict[str, Cell]]:
+def _test_pairs(values: pd.DataFrame) -> list[Line]:
     """Test all pairs of models, corrected for their number."""
-    pairs = list(combinations(values.columns, 2))
+    pairs = list(combinations(values, 2))
     tests = [paired_tests(values[a].to_numpy(), values[b].to_numpy()) for a, b in pairs]
     corrected = multipletests([test["p"] for test in tests], method="bonferroni")[1]
     return [
-        {"first": first, "second": second, **test, "p, Bonferroni": p}
-        for (first, second), test, p in zip(pairs, tests, corrected, strict=True)
+        {**dict(zip(PAIR, pair, strict=True)), **test, "p, Bonferroni": p}
+        for pair, test, p in zip(pairs, tests, corrected, strict=True)
     ]
 
 
-def _distillation_table(results: Results) -> Table:
-    rows: list[dict[str, Cell]] = []
+def _test_distillation(results: Results) -> list[Line]:
+    """Test students with distillation against those without, one sensor set at a time."""
+    lines: list[Line] = []
     for sensor_set in results.imus:
         pair = [f"student-{sensor_set}", f"distilled-{sensor_set}"]
-        if not set(results.metrics["row"]).issuperset(pair):
-            continue
-        values = _common_values(results, pair)
-        cells: dict[str, Cell] = {"sensors": sensor_set, "subjects": len(values)}
-        if len(values) < MIN_SUBJECTS:
-            rows.append({**cells, "differ (t)": _too_few(values)})
-            continue
-        tests = paired_tests(*values.to_numpy().T)
-        rows.append({**cells, **tests, "differ (t)": _verdict(tests["p"])})
-    note = (
-        "Difference: NRMSE (%) with distillation minus that without, negative where distillation "
-        "helps. The tests are two-sided. dz is Cohen's dz, the mean of the differences divided by "
-        "their SD. The p values are not corrected for the number of sensor sets."
-    )
-    return Table(
-        "statistics_distillation",
-        "Students with and without distillation: paired tests",
-        ("sensors", "subjects", *PAIRED_COLUMNS, "dz", "p, Wilcoxon", "differ (t)"),
-        rows,
-        [note],
-    )
-
-
-def _verdict(p: float) -> str:
-    return "yes" if p < ALPHA else "not shown"
+        if set(pair) <= set(results.metrics["row"]):
+            values = common_nrmse(results, pair)
+            line: Line = {"sensors": sensor_set, "subjects": len(values)}
+            if len(values) < MIN_SUBJECTS:
+                lines.append({**line, "differ (t)": _too_few(values)})
+            else:
+                tests = paired_tests(*values.to_numpy().T)
+                lines.append({**line, **tests, "differ (t)": _verdict(tests["p"])})
+    return lines

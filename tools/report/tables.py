@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
+from itertools import product
 
 import pandas as pd
 from tabulate import LATEX_ESCAPE_RULES, tabulate
@@ -15,74 +14,47 @@ from common.files import InputError, plural
 from tools.report import paper
 from tools.report.runs import OLD_SETTINGS, Results
 
-MAX_LISTED_ROWS = 10  # in a note
 DIFFERENT_SUBJECTS = "The rows were tested on different subjects: their means are not comparable"
 SYNTHETIC_NOTE = (
     "SYNTHETIC DATA: the gait is simulated. These results are not the paper's and say nothing "
     "about people."
 )
-SHOWN_METRICS = {"nrmse_percent": ("NRMSE %", 2), "pcc": ("PCC", 3)}  # heading, decimal places
-THREE_DIGITS = ("Mauchly's W", "Greenhouse-Geisser ε")  # columns; other numbers have two
+SHOWN_METRICS = {"nrmse_percent": "NRMSE %", "pcc": "PCC"}
+THREE_DIGITS = ("PCC", "Mauchly's W", "Greenhouse-Geisser ε")  # columns; other numbers have two
 P_VALUE = re.compile(r"(^|\s)p(,|$)")  # headings of columns of p values
 
-LATEX_START = r"""\documentclass{article}
+LATEX = r"""\documentclass{article}
 \usepackage[utf8]{inputenc}
 \usepackage[T1]{fontenc}
 \usepackage[a4paper,margin=15mm]{geometry}
 \usepackage{booktabs,graphicx}
 \newcommand{\fitted}[1]{\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{#1}}
 \begin{document}
+%s\end{document}
 """
-LATEX_END = "\\end{document}\n"
 LATEX_SYMBOLS = {"±": r"$\pm$", "²": "$^2$", "·": r"$\cdot$", "−": "$-$", "ε": r"$\varepsilon$"}
-
-
-class MeanSD(NamedTuple):
-    """A mean, its SD (None for a single value), and the decimal places to print."""
-
-    mean: float
-    sd: float | None
-    digits: int
-
-    def __str__(self) -> str:
-        if math.isnan(self.mean):
-            return "undefined"
-        text = f"{self.mean:.{self.digits}f}"
-        return text if self.sd is None else f"{text} ± {self.sd:.{self.digits}f}"
-
-
-Cell = str | int | float | MeanSD | None
 
 
 @dataclass
 class Table:
-    """A table that can be written as Markdown, LaTeX, HTML and CSV.
+    """A table that can be written as Markdown, LaTeX, HTML and CSV."""
 
-    Attributes:
-        stem: name of its CSV file without the suffix.
-        title: heading or caption.
-        columns: headings of the columns.
-        rows: a cell per column; columns that a row lacks are empty, NaN is undefined.
-        notes: remarks below the table.
-        is_long: write the table as CSV only.
-    """
-
-    stem: str
+    stem: str  # of its CSV file
     title: str
-    columns: Sequence[str]
-    rows: list[dict[str, Cell]]
-    notes: list[str] = field(default_factory=list)
-    is_long: bool = False
+    numbers: pd.DataFrame  # in full precision; `<name> mean` and `<name> SD` are shown as one
+    notes: list[str]
+    digits: int = 2  # decimal places of most columns
+    is_long: bool = False  # written as CSV only
 
     def markdown(self) -> str:
         """Return the table in Markdown with its heading and notes."""
-        parts = [f"### {self.title}", layout(self.columns, self.rows, "pipe"), *self.notes]
+        parts = [f"### {self.title}", layout(self.numbers, "pipe", self.digits), *self.notes]
         return "\n\n".join(parts) + "\n"
 
     def latex(self) -> str:
-        """Return the table in LaTeX; it needs the preamble `LATEX_START`."""
-        texts = pd.DataFrame(_texts(self.columns, self.rows), columns=self.columns)
-        alignment = "".join(side[0] for side in _alignment(self.columns, self.rows))
+        """Return the table in LaTeX; it needs the preamble in `LATEX`."""
+        texts = _texts(self.numbers, self.digits)
+        alignment = "".join(side[0] for side in _alignment(texts))
         body = texts.to_latex(index=False, escape=True, column_format=alignment)
         notes = [rf"\par\smallskip\parbox{{0.95\linewidth}}{{{_latex(n)}}}" for n in self.notes]
         lines = [
@@ -97,60 +69,55 @@ class Table:
 
     def html(self) -> str:
         """Return the table in HTML, without its heading and notes; the text is escaped."""
-        return layout(self.columns, self.rows, "html")
-
-    def csv(self) -> str:
-        """Return the table as CSV in full precision, with columns for the mean and for the SD."""
-        columns: dict[str, list[object]] = {}
-        for name in self.columns:
-            cells = [row.get(name) for row in self.rows]
-            if any(isinstance(cell, MeanSD) for cell in cells):
-                pairs = [cell[:2] if isinstance(cell, MeanSD) else (cell, None) for cell in cells]
-                columns[f"{name} mean"], columns[f"{name} SD"] = zip(*pairs, strict=True)
-            else:
-                columns[name] = cells
-        return pd.DataFrame(columns, dtype=object).to_csv(index=False)
+        return layout(self.numbers, "html", self.digits)
 
 
-def layout(columns: Sequence[str], rows: Sequence[dict[str, Cell]], style: str) -> str:
+def layout(numbers: pd.DataFrame, style: str, digits: int = 2) -> str:
     """Return the table alone, in a style of tabulate."""
-    texts, alignment = _texts(columns, rows), _alignment(columns, rows)
+    texts = _texts(numbers, digits)
+    alignment = _alignment(texts)
     if style == "pipe":
-        texts = [[text.replace("|", r"\|") for text in row] for row in texts]
-    return tabulate(texts, columns, style, colalign=alignment, disable_numparse=True)
+        texts = texts.replace(r"\|", r"\\|", regex=True)
+    rows, headers = texts.to_numpy().tolist(), list(texts)
+    return tabulate(rows, headers, style, colalign=alignment, disable_numparse=True)
 
 
-def _alignment(columns: Sequence[str], rows: Sequence[dict[str, Cell]]) -> list[str]:
-    """Return `left` for the columns with words, `right` for those with numbers."""
-    cells = [[row.get(column) for row in rows] for column in columns]
-    return ["left" if any(map(_is_word, column)) else "right" for column in cells]
+def _texts(numbers: pd.DataFrame, digits: int) -> pd.DataFrame:
+    """Return a table as text; an undefined mean is named, other missing values are empty."""
+    texts = {}
+    for column, values in numbers.items():
+        name = column.removesuffix(" mean")
+        if name != column:
+            pairs = zip(values, numbers[f"{name} SD"], strict=True)
+            parts = ([_text(name, value, digits) for value in pair] for pair in pairs)
+            texts[name] = [" ± ".join(filter(None, pair)) or "undefined" for pair in parts]
+        elif f"{column.removesuffix(' SD')} mean" not in numbers:
+            texts[name] = [_text(name, value, digits) for value in values]
+    return pd.DataFrame(texts)
 
 
-def _is_word(cell: Cell) -> bool:
-    return isinstance(cell, str) and cell.lstrip("`")[:1].isalpha()
-
-
-def _texts(columns: Sequence[str], rows: Sequence[dict[str, Cell]]) -> list[list[str]]:
-    return [[_text(column, row.get(column)) for column in columns] for row in rows]
-
-
-def _text(column: str, cell: Cell) -> str:
-    if cell is None:
+def _text(name: str, value: object, digits: int) -> str:
+    if pd.isna(value):
         return ""
-    if isinstance(cell, int):
-        return f"{cell:,}"
-    if not isinstance(cell, float):
-        return str(cell)
-    if math.isnan(cell):
-        return "undefined"
-    if P_VALUE.search(column):
-        return "< 0.001" if cell < 0.001 else f"{cell:.3f}"
-    return f"{cell:.{3 if column in THREE_DIGITS else 2}f}"
+    if not isinstance(value, float):
+        return value if isinstance(value, str) else f"{value:,}"
+    if P_VALUE.search(name):
+        return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return f"{value:.{3 if name in THREE_DIGITS else digits}f}"
+
+
+def _alignment(texts: pd.DataFrame) -> list[str]:
+    """Return `left` for the columns with words, `right` for those with numbers."""
+    words = texts.apply(lambda column: column.str.match("`?[A-Za-z]") & (column != "undefined"))
+    return ["left" if has_words else "right" for has_words in words.any()]
 
 
 def _latex(text: str) -> str:
     escaped = text.translate(str.maketrans(LATEX_ESCAPE_RULES))
     return re.sub("`([^`]*)`", r"\\texttt{\1}", escaped)
+
+
+# Numbers ------------------------------------------------------------------------------------------
 
 
 def subject_means(metrics: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -164,126 +131,136 @@ def subject_means(metrics: pd.DataFrame, metric: str) -> pd.DataFrame:
     return groups.agg(lambda values: values.mean(skipna=False)).unstack("test_subject")
 
 
-def common_subjects(metrics: pd.DataFrame) -> list[str]:
-    """Return the subjects on which every row was tested and its NRMSE is defined."""
-    means = subject_means(metrics, "nrmse_percent")
-    return list(means.columns[means.notna().all()])
+def common_nrmse(results: Results, rows: Sequence[str]) -> pd.DataFrame:
+    """Return NRMSE in %, mean over targets, `(subjects, rows)`.
+
+    It has the subjects on which every row was tested and its NRMSE is defined.
+    """
+    means = subject_means(results.select(rows), "nrmse_percent")
+    return means.loc[list(rows), means.notna().all()].T
+
+
+def mean_sd(values: pd.Series) -> dict[str, float]:
+    """Return mean and sample SD, both NaN if a value is undefined; no SD for a single value."""
+    return {"mean": values.mean(skipna=False), "SD": values.std(skipna=False)}
+
+
+def summarize_rows(metrics: pd.DataFrame, rows: Sequence[str]) -> pd.DataFrame:
+    """Return mean and SD over subjects of the shown metrics, a line per row."""
+    lines = []
+    for row in rows:
+        of_row = metrics[metrics["row"] == row]
+        line: dict[str, object] = {"row": row, "parameters": of_row["parameters"].iloc[0]}
+        for metric, name in SHOWN_METRICS.items():
+            means = subject_means(of_row, metric).loc[row, of_row["test_subject"].unique()]
+            line |= {f"{name} {key}": value for key, value in mean_sd(means).items()}
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def count_folds(results: Results, rows: Sequence[str]) -> list[str]:
+    """Return the finished folds of each row, as in `3 of 20`."""
+    tested = results.metrics.groupby("row")["test_subject"].nunique()
+    return [f"{tested[row]} of {len(results.subjects)}" for row in rows]
 
 
 def rows_by_table(results: Results) -> dict[paper.PaperTable, dict[str, list[str]]]:
     """Return the rows of each table and sensor set, in the paper's order."""
-    known = results.metrics.drop_duplicates("row")
-    scripts = dict(zip(known["row"], known["script"], strict=True))
+    known = results.metrics.drop_duplicates("row").set_index("row")
     tables: dict[paper.PaperTable, dict[str, list[str]]] = {}
-    pairs = zip(known["row"], known["sensor_set"], strict=True)
-    for row, sensor_set in paper.sort_rows(list(results.imus), pairs):
-        table = paper.table(results.dataset, scripts[row], sensor_set)
+    for row, sensor_set in paper.sort_rows(list(results.imus), known["sensor_set"].items()):
+        table = paper.table(results.dataset, known.loc[row, "script"], sensor_set)
         tables.setdefault(table, {}).setdefault(sensor_set, []).append(row)
     return dict(sorted(tables.items(), key=lambda item: item[0].number))
+
+
+def sort_rows(results: Results) -> list[str]:
+    """Return all rows, in the order of the tables."""
+    return [
+        row for sets in rows_by_table(results).values() for rows in sets.values() for row in rows
+    ]
+
+
+# The paper's tables -------------------------------------------------------------------------------
 
 
 def summary_tables(results: Results) -> list[Table]:
     """Return the paper's tables, each followed by NRMSE and PCC per target."""
     tables = []
     for table, by_sensor_set in rows_by_table(results).items():
-        rows = sum(by_sensor_set.values(), [])
+        rows = [row for names in by_sensor_set.values() for row in names]
+        metrics = results.select(rows)
+        tested = metrics.groupby("row")["test_subject"].agg(frozenset)
+        common = common_nrmse(results, rows) if tested.nunique() > 1 else None
         title = f"{table.title}, {results.label}"
         if results.dataset in paper.SUBJECTS:
             is_extra = "," in table.number
             title += " (not in the paper)" if is_extra else f" (Table {table.number} of the paper)"
-        tables.append(_means_table(results, rows, table, title))
-        tables += [_per_target_table(results, rows, m, table.stem, title) for m in SHOWN_METRICS]
+        notes = _notes(results, rows)
+        if common is not None:
+            names = ", ".join(common.index) or "none"
+            notes.insert(1, f"{DIFFERENT_SUBJECTS}; common subjects: {names}.")
+        tables.append(Table(table.stem, title, _means(results, rows, common), notes))
+        overall = metrics[metrics["activity"] == "all"]
+        for metric, name in SHOWN_METRICS.items():
+            numbers = pd.DataFrame({"row": rows, "folds": count_folds(results, rows)})
+            summary = overall.groupby(["target", "row"], sort=False)[metric].apply(mean_sd)
+            for target, key in product(overall["target"].unique(), ("mean", "SD")):
+                numbers[f"{target} {key}"] = summary[target, :, key].reindex(rows).to_numpy()
+            stem, digits = metric.removesuffix("_percent"), {"PCC": 3}.get(name, 2)
+            per_target = f"{table.stem}_{stem}_per_target", f"{title}: {name} per target"
+            notes = [] if common is None else [f"{DIFFERENT_SUBJECTS}."]
+            tables.append(Table(*per_target, numbers, notes, digits))
     return tables
 
 
-def _means_table(
-    results: Results, rows: Sequence[str], table: paper.PaperTable, title: str
-) -> Table:
-    metrics = results.select(rows)
-    means, common = subject_means(metrics, "nrmse_percent"), common_subjects(metrics)
-    body = [_summarize_row(results, row) for row in rows]
-    for row, cells in zip(rows, body, strict=True):
-        if not _same_subjects(metrics):
-            name = f"NRMSE % on {plural(len(common), 'common subject')}"
-            cells[name] = mean_sd(means.loc[row, common], 2)
-        if is_comparable_to_paper(results):
-            published = paper.NRMSE_PERCENT[results.dataset].get(row)
-            cells["paper's NRMSE %"] = published if _is_of_paper(results, row) else None
-    notes = _notes(results, metrics, rows, table.number)
-    return Table(table.stem, title, list(body[0]), body, notes)
-
-
-def _summarize_row(results: Results, row: str) -> dict[str, Cell]:
-    metrics = results.select([row])
-    cells: dict[str, Cell] = {
-        "model": paper.label(row),
-        "row": row,
-        "parameters": int(metrics["parameters"].iloc[0]),
-        "folds": _folds(results, metrics),
-    }
-    for metric, (name, digits) in SHOWN_METRICS.items():
-        means = subject_means(metrics, metric).loc[row, metrics["test_subject"].unique()]
-        cells[name] = mean_sd(means, digits)
-    return cells
-
-
-def _per_target_table(
-    results: Results, rows: Sequence[str], metric: str, stem: str, title: str
-) -> Table:
-    name, digits = SHOWN_METRICS[metric]
-    metrics = results.select(rows)
-    overall = metrics[metrics["activity"] == "all"]
-    body = []
-    for row in rows:
-        of_row = overall[overall["row"] == row]
-        by_target = of_row.groupby("target", sort=False)[metric]
-        cells = {target: mean_sd(values, digits) for target, values in by_target}
-        body.append({"row": row, "folds": _folds(results, of_row), **cells})
-    stem = f"{stem}_{metric.split('_')[0]}_per_target"
-    notes = [] if _same_subjects(metrics) else [f"{DIFFERENT_SUBJECTS}."]
-    columns = ["row", "folds", *metrics["target"].unique()]
-    return Table(stem, f"{title}: {name} per target", columns, body, notes)
-
-
-def _notes(results: Results, metrics: pd.DataFrame, rows: Sequence[str], number: str) -> list[str]:
-    notes = ["Mean over targets, then mean ± SD over test subjects."]
-    if not _same_subjects(metrics):
-        common = ", ".join(common_subjects(metrics)) or "none"
-        notes.append(f"{DIFFERENT_SUBJECTS}; common subjects: {common}.")
+def _means(results: Results, rows: Sequence[str], common: pd.DataFrame | None) -> pd.DataFrame:
+    numbers = summarize_rows(results.metrics, rows)
+    numbers.insert(0, "model", [paper.label(row) for row in rows])
+    numbers.insert(3, "folds", count_folds(results, rows))
+    if common is not None:
+        name = f"NRMSE % on {plural(len(common), 'common subject')}"
+        on_common = pd.DataFrame([mean_sd(common[row]) for row in rows])
+        numbers = numbers.join(on_common.add_prefix(f"{name} "))
     if is_comparable_to_paper(results):
-        if any(paper.kind(row) == "lstm" for row in rows):
-            notes.append(paper.LSTM_NOTE[results.dataset])
-        if results.dataset == "B" and any(paper.kind(row) == "distilled" for row in rows):
+        ours, published = _rows_of_paper(results), paper.NRMSE_PERCENT[results.dataset]
+        numbers["paper's NRMSE %"] = [published.get(row) if row in ours else None for row in rows]
+    return numbers
+
+
+def _notes(results: Results, rows: Sequence[str]) -> list[str]:
+    notes = ["Mean over targets, then mean ± SD over test subjects."]
+    kinds = {paper.kind(row) for row in rows}
+    if is_comparable_to_paper(results):
+        notes += [paper.LSTM_NOTE] if "lstm" in kinds else []
+        if results.dataset == "B" and "distilled" in kinds:
             notes.append(paper.DISTILLATION_NOTE)
     elif results.dataset in paper.SUBJECTS and not results.is_synthetic:
-        theirs = f"{paper.SUBJECTS[results.dataset]} subjects, protocol `paper`"
+        old = [f"{name} `{v}`" for name in OLD_SETTINGS if (v := results.settings.get(name))]
         count = plural(len(results.subjects), "subject")
-        ours = f"{count}, protocol `{results.settings['protocol']}`"
-        old = [name for name in OLD_SETTINGS if results.settings.get(name)]
-        ours += "".join(f", {name} `{results.settings[name]}`" for name in old)
+        ours = ", ".join([count, f"protocol `{results.settings['protocol']}`", *old])
         notes.append(
-            f"The paper's values ({theirs}) are left out because they are not comparable with "
-            f"these results ({ours})."
+            f"The paper's values ({paper.SUBJECTS[results.dataset]} subjects, protocol `paper`) "
+            f"are left out because they are not comparable with these results ({ours})."
         )
-    missing = [row for row in paper.expected_rows(results.dataset, number) if row not in rows]
-    if missing:
-        names = f": {', '.join(missing)}" if len(missing) <= MAX_LISTED_ROWS else ""
-        notes.append(f"Rows of the paper that were not run ({len(missing)}){names}.")
     return notes
 
 
 def is_comparable_to_paper(results: Results) -> bool:
     """Return whether data are measured, and subjects, protocol and training are the paper's."""
+    settings = results.settings
     is_whole = len(results.subjects) == paper.SUBJECTS.get(results.dataset)
-    is_of_paper = results.settings["protocol"] == "paper" and not any(
-        results.settings.get(name) for name in OLD_SETTINGS
-    )
+    is_of_paper = settings["protocol"] == "paper" and not any(map(settings.get, OLD_SETTINGS))
     return is_whole and is_of_paper and not results.is_synthetic
 
 
-def _is_of_paper(results: Results, row: str) -> bool:
-    """Return whether a row has results from one of the paper's scripts."""
-    return any(script.lower() in paper.SCRIPTS for script in results.select([row])["script"])
+def _rows_of_paper(results: Results) -> set[str]:
+    """Return the rows that have results from one of the paper's scripts."""
+    is_of_paper = results.metrics["script"].str.lower().isin(paper.SCRIPTS)
+    return set(results.metrics.loc[is_of_paper, "row"])
+
+
+# The README's tables ------------------------------------------------------------------------------
 
 
 def readme_tables(all_results: Sequence[Results]) -> str:
@@ -292,66 +269,41 @@ def readme_tables(all_results: Sequence[Results]) -> str:
     Raises:
         InputError: Some of the results are for synthetic data.
     """
-    synthetic = [results.name for results in all_results if results.is_synthetic]
-    if synthetic:
+    if synthetic := [results.name for results in all_results if results.is_synthetic]:
         raise InputError(
             f"{', '.join(synthetic)}: synthetic data do not belong in the README; leave them out"
         )
-    comparable: dict[str, Results] = {}
-    others = []
-    for results in all_results:
-        if is_comparable_to_paper(results) and results.dataset not in comparable:
-            comparable[results.dataset] = results
-        else:
-            others.append(results)
+    comparable = {r.dataset: r for r in reversed(all_results) if is_comparable_to_paper(r)}
+    others = [results for results in all_results if results not in comparable.values()]
     parts = [_next_to_paper(dataset, comparable.get(dataset)) for dataset in ("A", "B")]
     return "\n".join(parts + [_measured(results) for results in others])
 
 
 def _next_to_paper(dataset: str, results: Results | None) -> str:
     title = f"Dataset {dataset}, {paper.SUBJECTS[dataset]} subjects, protocol `paper`"
-    title += f"; ours trained for {results.training}:" if results else ":"
-    body = []
-    for row, published in paper.NRMSE_PERCENT[dataset].items():
-        ours: dict[str, Cell] = {"NRMSE %": "not run"}
-        if results is not None and _is_of_paper(results, row):
-            ours = _summarize_row(results, row)
-        body.append(
-            {
-                "model": paper.label(row),
-                "row": f"`{row}`",
-                "paper's NRMSE %": published,
-                "our NRMSE %": ours["NRMSE %"],
-                "our PCC": ours.get("PCC"),
-                "folds": ours.get("folds"),
-            }
-        )
-    return f"{title}\n\n{layout(list(body[0]), body, 'pipe')}\n"
+    published = pd.Series(paper.NRMSE_PERCENT[dataset])
+    numbers = pd.DataFrame({"model": published.index.map(paper.label), "row": published.index})
+    numbers["paper's NRMSE %"] = published.to_numpy()
+    numbers[["our NRMSE %", "our PCC", "folds"]] = "not run", "", ""
+    ours_of = _rows_of_paper(results) if results else set()
+    title += f"; ours trained for {results.training}" if results else ""
+    if rows := [row for row in published.index if row in ours_of]:
+        ours = _texts(summarize_rows(results.metrics, rows), 2)
+        found = numbers["row"].isin(rows)
+        numbers.loc[found, ["our NRMSE %", "our PCC"]] = ours[["NRMSE %", "PCC"]].to_numpy()
+        numbers.loc[found, "folds"] = count_folds(results, rows)
+    return f"{title}:\n\n{_with_code(numbers)}\n"
 
 
 def _measured(results: Results) -> str:
-    data = results.settings["data"]
     title = (
-        f"Dataset {results.dataset}, `{data['file']}`, {len(data['subjects'])} subjects, protocol "
-        f"`{results.settings['protocol']}`, trained for {results.training}:"
+        f"Dataset {results.dataset}, `{results.data['file']}`, {len(results.subjects)} subjects, "
+        f"protocol `{results.settings['protocol']}`, trained for {results.training}:"
     )
-    rows = [row for sets in rows_by_table(results).values() for row in sum(sets.values(), [])]
-    body = [{**_summarize_row(results, row), "row": f"`{row}`"} for row in rows]
-    columns = ["row", "parameters", *(name for name, _ in SHOWN_METRICS.values()), "folds"]
-    return f"{title}\n\n{layout(columns, body, 'pipe')}\n"
+    rows = sort_rows(results)
+    numbers = summarize_rows(results.metrics, rows).assign(folds=count_folds(results, rows))
+    return f"{title}\n\n{_with_code(numbers)}\n"
 
 
-def mean_sd(values: pd.Series, digits: int) -> MeanSD | None:
-    """Return mean and sample SD; no SD for a single value, None for no value."""
-    if not len(values):
-        return None
-    sd = values.std(skipna=False) if len(values) > 1 else None
-    return MeanSD(values.mean(skipna=False), sd, digits)
-
-
-def _folds(results: Results, metrics: pd.DataFrame) -> str:
-    return f"{metrics['test_subject'].nunique()} of {len(results.subjects)}"
-
-
-def _same_subjects(metrics: pd.DataFrame) -> bool:
-    return metrics.groupby("row")["test_subject"].agg(frozenset).nunique() == 1
+def _with_code(numbers: pd.DataFrame) -> str:
+    return layout(numbers.assign(row="`" + numbers["row"] + "`"), "pipe")
