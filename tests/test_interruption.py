@@ -180,7 +180,7 @@ def test_a_diverged_row_does_not_stop_the_others(
         with pytest.raises(SystemExit, match="1"):
             run_main(lambda: script.main([*usual, "--run-name", "nan"]))
     complaint = capsys.readouterr().err
-    assert complaint.startswith("error: 1 of 2 rows failed, 0 were not started; try them again")
+    assert complaint.startswith("error: 1 of 2 tasks failed, 0 were not started; try them again")
     assert f"{ROWS[0]}, subject 03: epoch 2: the validation loss is not finite" in complaint
     assert "best epoch so far: 1" in complaint
     assert [path.stem for path in folder.glob("results/*")] == [f"{ROWS[1]}-subject_03"]
