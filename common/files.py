@@ -79,17 +79,6 @@ def write_figure(path: Path, figure: Figure, dpi: int = 150) -> None:
         figure.savefig(part, format=path.suffix[1:], dpi=dpi)
 
 
-@contextmanager
-def explain_write_errors(path: Path, flag: str) -> Iterator[None]:
-    """Turn an OSError into an InputError that names the path and the flag to change."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); choose another {flag}"
-        ) from error
-
-
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write tensors and plain numbers with `torch.save`, without a second copy in memory.
 

@@ -23,6 +23,13 @@ from common.files import (
     write_text,
 )
 
+SUFFIXES = {
+    "results": ".json",  # metrics and history of a finished task
+    "predictions": ".npz",  # targets and estimates for the test subject
+    "checkpoints": CHECKPOINT_SUFFIX,  # the trained network
+    "unfinished": ".pt",  # state to resume from
+}
+
 
 class Task(NamedTuple):
     """One row of the table with one subject held out."""
@@ -50,21 +57,9 @@ class RunFolder:
         self.path, self.rows = path, list(rows)
         self.results: dict[Task, dict[str, Any]] = {}
 
-    def result_file(self, row: str, test_subject: str) -> Path:
-        """Return the path of the metrics and the history of a task."""
-        return self.path / "results" / f"{row}-subject_{test_subject}.json"
-
-    def checkpoint_file(self, row: str, test_subject: str) -> Path:
-        """Return the path of a trained network."""
-        return self.path / "checkpoints" / f"{row}-subject_{test_subject}{CHECKPOINT_SUFFIX}"
-
-    def predictions_file(self, row: str, test_subject: str) -> Path:
-        """Return the path of the targets and the estimates for the test subject."""
-        return self.path / "predictions" / f"{row}-subject_{test_subject}.npz"
-
-    def state_file(self, row: str, test_subject: str) -> Path:
-        """Return the path of the state of an unfinished task."""
-        return self.path / "unfinished" / f"{row}-subject_{test_subject}.pt"
+    def file(self, kind: str, task: Task) -> Path:
+        """Return the path of a task's file in the folder `kind`, one of `SUFFIXES`."""
+        return self.path / kind / f"{task.row}-subject_{task.subject}{SUFFIXES[kind]}"
 
     def open(self, settings: Mapping[str, Any], call: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Create the folder, or open it if its run has the same settings, and lock it.
@@ -119,8 +114,8 @@ class RunFolder:
     def load_result(self, task: Task) -> bool:
         """Load the result of a task; return False if a file of it is missing or incomplete."""
         try:
-            result = json.loads(self.result_file(*task).read_text(encoding="utf-8"))
-            for path in (self.checkpoint_file(*task), self.predictions_file(*task)):
+            result = json.loads(self.file("results", task).read_text(encoding="utf-8"))
+            for path in (self.file("checkpoints", task), self.file("predictions", task)):
                 size = result["bytes"][path.name]
                 if size is not None and path.stat().st_size != size:  # None: deleted on request
                     return False
@@ -146,29 +141,29 @@ class RunFolder:
             predictions: arrays of the test subject.
             result: `history` and `metrics` as lists of lines, and `summary`.
         """
-        paths = self.checkpoint_file(*task), self.predictions_file(*task)
+        paths = self.file("checkpoints", task), self.file("predictions", task)
         save_checkpoint(paths[0], weights, description)
         with write_atomically(paths[1]) as part, part.open("wb") as file:
             np.savez_compressed(file, **predictions)
         result = {"bytes": {path.name: path.stat().st_size for path in paths}, **result}
-        write_text(self.result_file(*task), json.dumps(result) + "\n")
-        self.state_file(*task).unlink(missing_ok=True)
+        write_text(self.file("results", task), json.dumps(result) + "\n")
+        self.file("unfinished", task).unlink(missing_ok=True)
 
     def save_diverged(
         self, task: Task, weights: Mapping[str, Tensor], description: Mapping[str, Any]
     ) -> None:
         """Save the best epoch of a diverged network next to the checkpoints; delete its state."""
         if weights:
-            path = self.checkpoint_file(*task)
+            path = self.file("checkpoints", task)
             save_checkpoint(path.with_suffix(f".diverged{path.suffix}"), weights, description)
-        self.state_file(*task).unlink(missing_ok=True)
+        self.file("unfinished", task).unlink(missing_ok=True)
 
     def delete_checkpoint(self, task: Task) -> None:
         """Delete the weights of a finished task, and record that its result is complete."""
-        path, result = self.checkpoint_file(*task), self.results[task]
+        path, result = self.file("checkpoints", task), self.results[task]
         if result["bytes"][path.name] is not None:
             result["bytes"][path.name] = None
-            write_text(self.result_file(*task), json.dumps(result) + "\n")
+            write_text(self.file("results", task), json.dumps(result) + "\n")
         path.unlink(missing_ok=True)
 
     def write_tables(self) -> None:

@@ -228,7 +228,7 @@ class Run:
         for task in reversed(self.tasks):  # a row comes after the rows that it needs
             if task in todo:
                 todo |= {
-                    n for n in self._needs(task) if not self.folder.checkpoint_file(*n).exists()
+                    n for n in self._needs(task) if not self.folder.file("checkpoints", n).exists()
                 }
         return [task for task in self.tasks if task in todo]
 
@@ -311,7 +311,7 @@ class Run:
         label = self._label(Task(row.name, test_subject))
         self.current = Progress(
             label if self.is_worker else f"{label} ({self._finished()})",
-            self.folder.state_file(row.name, test_subject),
+            self.folder.file("unfinished", Task(row.name, test_subject)),
             self.args.save_every,
             has_bar=not self.is_worker,
         )
@@ -329,7 +329,7 @@ class Run:
         Raises:
             InputError: The checkpoint is damaged or belongs to another network.
         """
-        path = self.folder.checkpoint_file(row, test_subject)
+        path = self.folder.file("checkpoints", Task(row, test_subject))
         try:
             network.load_state_dict(load_checkpoint(path).tensors)
         except (InputError, RuntimeError) as error:
@@ -459,7 +459,7 @@ class Run:
             tested = plural(len(subjects), "test subject") if subjects[1:] else subjects[0]
             title = f"NRMSE per target, {'mean over ' if subjects[1:] else 'test subject '}{tested}"
             figures["nrmse"] = plots.nrmse_heat_map(shown, rows, title + mark)
-            paths = {row: self.folder.predictions_file(row, subjects[0]) for row in rows}
+            paths = {row: self.folder.file("predictions", Task(row, subjects[0])) for row in rows}
             truth = "simulated" if is_synthetic else "measured"
             figures["estimates"] = plots.estimates_over_time(
                 {row: np.load(path) for row, path in paths.items()},

@@ -38,10 +38,11 @@ import torch
 from tqdm import tqdm
 
 from common.cli import ArgumentParser, positive_int, run_main
-from common.files import InputError, explain_write_errors, write_figure, write_text
+from common.files import InputError, write_figure, write_text
 from common.training import choose_device
 from tools.benchmark import inference, tables, training
 from tools.benchmark.training import Case
+from tools.output import explain_write_errors
 
 PARTS = tuple(tables.TITLES)
 SETTINGS = ("threads", "batch_size", "batches", "repeats", "hop")

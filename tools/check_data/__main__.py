@@ -21,12 +21,13 @@ import pandas as pd
 
 from common.cli import ArgumentParser, run_main
 from common.data import describe_ignored, number_stretches, open_hdf5
-from common.files import InputError, explain_write_errors, plural
+from common.files import InputError, plural
 from common.metrics import aligned_table
 from common.windows import PROTOCOLS, cut_stream, cut_stretches
 from tools.check_data.checks import check_orientation, check_subject, gravity_directions
 from tools.check_data.layout import DataFile, Layout, Part
 from tools.check_data.strides import Strides, save_figure
+from tools.output import explain_write_errors
 from tools.trained import dataset_name, is_synthetic, open_script
 
 FORMATS = (".png", ".pdf", ".svg")

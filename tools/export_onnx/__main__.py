@@ -27,8 +27,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.cli import ArgumentParser, run_main
-from common.files import InputError, explain_write_errors, write_atomically
+from common.files import InputError, write_atomically
 from tools.export_onnx import graph, runtime
+from tools.output import explain_write_errors
 from tools.trained import load_trained
 
 

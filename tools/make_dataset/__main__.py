@@ -27,9 +27,10 @@ import numpy as np
 import pandas as pd
 
 from common.cli import ArgumentParser, run_main
-from common.files import InputError, explain_write_errors, plural, shorten, write_atomically
+from common.files import InputError, plural, shorten, write_atomically
 from common.metrics import aligned_table
 from tools.make_dataset.trials import convert_trial, find_trials, read_people, target_divisors
+from tools.output import explain_write_errors
 from tools.trained import all_sensors, dataset_name, input_columns, open_script, target_columns
 from tools.trial_file import (
     LOWER,

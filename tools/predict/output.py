@@ -13,9 +13,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from common.data import Target
-from common.files import explain_write_errors, plural, write_atomically, write_figure, write_text
+from common.files import plural, write_atomically, write_figure, write_text
 from common.metrics import aligned_table, score
 from common.plots import figure_style
+from tools.output import explain_write_errors
 from tools.predict.prediction import Prediction
 
 FILES = ("prediction.csv", "prediction.json", "prediction.png")

@@ -13,8 +13,9 @@ import h5py
 import numpy as np
 
 from common.data import DATASET_A_ACTIVITIES, MUSCLES
-from common.files import InputError, explain_write_errors
+from common.files import InputError
 from tools.dataset_a import DATASET_A_COLUMNS
+from tools.output import explain_write_errors
 from tools.prepare_dataset_a.checks import RATE_HZ
 from tools.prepare_dataset_a.download import Person, RawTrial
 from tools.prepare_dataset_a.trial import Converted

@@ -27,7 +27,8 @@ from pathlib import Path
 import pandas as pd
 
 from common.cli import ArgumentParser, run_main
-from common.files import InputError, explain_write_errors, write_text
+from common.files import InputError, write_text
+from tools.output import explain_write_errors
 from tools.report import figures
 from tools.report.html import Section, html_page
 from tools.report.model_card import model_card
