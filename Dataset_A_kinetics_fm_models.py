@@ -17,7 +17,7 @@ Training: `train_and_test` minimizes the RMSE or the correlation loss of all out
 (`branch_loss`), or both losses together for `dl` (`dual_loss`). `dlr` is not trained but fitted to
 the predictions of its two networks (`fit_regression`).
 Output: outputs/Dataset_A_kinetics_fm_models/<run>/ with config.json, history.csv,
-metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see
+metrics.csv, stances.csv, predictions/, checkpoints/ and figures/. For time and memory see
 docs/speed.md.
 
 The first command reads data/dataset_a.h5 or, if there is no such file, runs briefly on
@@ -31,6 +31,8 @@ SPDX-License-Identifier: MIT
 
 from __future__ import annotations
 
+from common import cli  # isort: skip  (first, for Ctrl-C during the imports below)
+
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +44,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from common import cli
 from common.data import SensorSet, Target, read_dataset_a
 from common.runs import Row, Run
 from common.training import Progress, predict
@@ -94,9 +95,9 @@ TARGETS = (  # moments divided by body weight times height, forces by body weigh
     Target("hip adduction moment", "BW·BH"),
     Target("knee moment", "BW·BH"),
     Target("ankle moment", "BW·BH"),
-    Target("GRF x", "BW"),
-    Target("GRF y", "BW"),  # vertical
-    Target("GRF z", "BW"),
+    Target("GRF antero-posterior", "BW"),
+    Target("GRF vertical", "BW"),
+    Target("GRF medio-lateral", "BW"),
 )
 
 read = partial(read_dataset_a, columns=COLUMNS)

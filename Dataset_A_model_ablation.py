@@ -15,7 +15,7 @@ All rows read all IMUs and EMG.
 Models: AblationNet, built from RecurrentEncoder or GatedDualEncoder, and MFFM.
 Training: `train_and_test` minimizes the RMSE against the measured targets (`supervised_loss`).
 Output: outputs/Dataset_A_model_ablation/<run>/ with config.json, history.csv,
-metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see
+metrics.csv, stances.csv, predictions/, checkpoints/ and figures/. For time and memory see
 docs/speed.md.
 
 The first command reads data/dataset_a.h5 or, if there is no such file, runs briefly on
@@ -29,6 +29,8 @@ SPDX-License-Identifier: MIT
 
 from __future__ import annotations
 
+from common import cli  # isort: skip  (first, for Ctrl-C during the imports below)
+
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +40,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from common import cli
 from common.data import SensorSet, Target, read_dataset_a
 from common.runs import Row, Run
 from common.training import Progress, predict
@@ -83,9 +84,9 @@ TARGETS = (  # moments divided by body weight times height, forces by body weigh
     Target("hip adduction moment", "BW·BH"),
     Target("knee moment", "BW·BH"),
     Target("ankle moment", "BW·BH"),
-    Target("GRF x", "BW"),
-    Target("GRF y", "BW"),  # vertical
-    Target("GRF z", "BW"),
+    Target("GRF antero-posterior", "BW"),
+    Target("GRF vertical", "BW"),
+    Target("GRF medio-lateral", "BW"),
 )
 
 read = partial(read_dataset_a, columns=COLUMNS)

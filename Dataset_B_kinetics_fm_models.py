@@ -17,7 +17,7 @@ Training: `train_and_test` minimizes the RMSE or the correlation loss of all out
 (`branch_loss`), or both losses together for `dl` (`dual_loss`). `dlr` is not trained but fitted to
 the predictions of its two networks (`fit_regression`).
 Output: outputs/Dataset_B_kinetics_fm_models/<run>/ with config.json, history.csv,
-metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see
+metrics.csv, stances.csv, predictions/, checkpoints/ and figures/. For time and memory see
 docs/speed.md.
 
 The first command reads data/dataset_b.h5 or, if there is no such file, runs briefly on
@@ -31,6 +31,8 @@ SPDX-License-Identifier: MIT
 
 from __future__ import annotations
 
+from common import cli  # isort: skip  (first, for Ctrl-C during the imports below)
+
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +45,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from common import cli
 from common.data import SensorSet, Target, read_dataset_b
 from common.runs import Row, Run
 from common.training import Progress, predict

@@ -14,7 +14,7 @@ Models: LMFN, built from NormedBiLSTM and LowRankFusion; TFN, built from NormedB
 TensorFusion.
 Training: `train_and_test` minimizes the RMSE against the measured targets (`supervised_loss`).
 Output: outputs/Dataset_B_lmfn_tfn_fusion_models/<run>/ with config.json, history.csv,
-metrics.csv, predictions/, checkpoints/ and figures/. For time and memory see
+metrics.csv, stances.csv, predictions/, checkpoints/ and figures/. For time and memory see
 docs/speed.md.
 
 The first command reads data/dataset_b.h5 or, if there is no such file, runs briefly on
@@ -28,6 +28,8 @@ SPDX-License-Identifier: MIT
 
 from __future__ import annotations
 
+from common import cli  # isort: skip  (first, for Ctrl-C during the imports below)
+
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +42,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from common import cli
 from common.data import SensorSet, Target, read_dataset_b
 from common.runs import Row, Run
 from common.training import Progress, predict

@@ -3,6 +3,10 @@
 import contextlib
 import os
 
+from common import interrupt
+
+interrupt.catch_in_imports()
+
 # Importing matplotlib fails if MPLBACKEND names a backend that is not installed here, as in a
 # notebook's `!python ...`, which inherits it. The figures of this project need no backend.
 _backend = os.environ.pop("MPLBACKEND", None)

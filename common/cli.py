@@ -7,25 +7,24 @@ import io
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from common.files import FailedTasksError, InputError
-from common.folder import find_run, last_flags
-from common.windows import PROTOCOLS
-from synthetic_gait import MAX_SUBJECTS, write_file
+from common import interrupt
+from common.files import MAX_NAME_BYTES, FailedTasksError, InputError, printable, shorten
 
 # Flags that cannot change a result. All others are settings, which a run never mixes. The content
 # of the data file is a setting, too.
 NOT_SETTINGS = (
     *("data", "sample", "test_subjects", "rows", "output_dir", "run_name", "resume"),
-    *("save_every", "no_checkpoints", "jobs", "scheduler"),
+    *("save_every", "no_checkpoints", "figure_format", "jobs", "scheduler"),
 )
 NOT_RESTORED = ("sample", "output_dir", "resume", "jobs", "scheduler")  # by --resume
 SYNTHETIC_SEED = 42
+FIGURE_FORMATS = ("png", "pdf", "svg")
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -36,7 +35,15 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with status 2."""
-        self.exit(2, f"error: {message}; see --help\n")
+        self.exit(2, f"error: {shorten(message, 1000)}; see --help\n")
+
+
+def file_path(text: str) -> Path:
+    """Parse a path, which need not exist."""
+    path = Path(text)
+    if "\0" in text or any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in path.parts):
+        raise argparse.ArgumentTypeError(f"not a path: {shorten(repr(text), 60)}")
+    return path
 
 
 def whole_number(text: str, minimum: int = 0) -> int:
@@ -99,6 +106,8 @@ def parse(
     Raises:
         InputError: A flag cannot be used, there are no data, or there is no run to resume.
     """
+    from common.folder import find_run, last_flags  # imports PyTorch, which is slow
+
     parser = ArgumentParser(
         description=description, epilog="\n  ".join(["rows of the table:", *rows])
     )
@@ -110,16 +119,17 @@ def parse(
     args = parser.parse_args(argv)
     if args.resume is not None:
         folder = find_run(args.output_dir / Path(script).stem, args.resume or args.run_name or "")
-        flags = {k: v for k, v in last_flags(folder).items() if k in vars(args)}
-        flags["data"] = None if args.sample else flags.get("data") and Path(flags["data"])
-        parser.set_defaults(**{k: v for k, v in flags.items() if k not in NOT_RESTORED})
-        args = parser.parse_args(argv)
+        left_out = {*NOT_RESTORED, *(["data"] if args.sample else [])}
+        flags = {k: v for k, v in last_flags(folder).items() if k not in left_out}
+        given = sys.argv[1:] if argv is None else argv
+        args = parser.parse_args([*_as_arguments(parser, flags), *given])
         args.run_name = folder.name
     chosen = args.rows or ["all"]
     unknown = [name for name in chosen if name not in (*rows, "all")]
     if unknown:
         choices = " ".join([*rows, "all"])
-        raise InputError(f"--rows: no such row: {' '.join(unknown)}; choose from {choices}")
+        names = shorten(" ".join(unknown), 100)
+        raise InputError(f"--rows: no such row: {names}; choose from {choices}")
     if args.data and args.sample:
         raise InputError("use either --data or --sample, not both")
     if not args.data and default_data.is_file() and not args.sample:
@@ -145,12 +155,26 @@ def parse(
     return args
 
 
+def _as_arguments(parser: ArgumentParser, flags: Mapping[str, object]) -> Iterator[str]:
+    """Yield flags as on the command line, so that they are checked as if they were given there."""
+    for action in parser._actions:
+        value = flags.get(action.dest)
+        if action.nargs == "+" and isinstance(value, list):
+            yield from (action.option_strings[-1], *map(str, value))
+        elif action.nargs == 0 and value is True:
+            yield action.option_strings[-1]
+        elif action.nargs != 0 and value is not None:
+            yield f"{action.option_strings[-1]}={value}"
+
+
 def synthetic_file(default_data: Path, dataset: str, quick_look: Mapping[str, Any]) -> Path:
     """Return a file of synthetic data, named after its content; write it if it does not exist.
 
     Raises:
         InputError: There are no synthetic data of this dataset, or the file cannot be written.
     """
+    from synthetic_gait import MAX_SUBJECTS, write_file  # slow to import
+
     if dataset not in MAX_SUBJECTS:
         raise InputError(
             f"{default_data}: no such file; see docs/your_own_data.md for how to create it, or "
@@ -176,13 +200,15 @@ def _add_shared_flags(
     epochs: object,
     batch_size: int,
 ) -> None:
+    from common.windows import PROTOCOLS  # imports PyTorch, which is slow
+
     def add(flag: str, text: str, default: object = None, **options: object) -> None:
         text += "" if default is None else f" (default: {default})"
         parser.add_argument(flag, help=text, default=default, **options)
 
     count = {"type": positive_int, "metavar": "N"}
     text = f"HDF5 file (default: {default_data} if it exists, else synthetic data)"
-    add("--data", text, type=Path, metavar="FILE")
+    add("--data", text, type=file_path, metavar="FILE")
     text = "use synthetic data even if there is a data file"
     parser.add_argument("--sample", action="store_true", help=text)
     text = "subjects to hold out, one fold each, or `all` (default: last subject of the file)"
@@ -208,7 +234,7 @@ def _add_shared_flags(
     add("--seed", text, 42, type=whole_number, metavar="N")
     add_device(parser)
     text = "results are written to DIR/<script>/<run>/"
-    add("--output-dir", text, Path("outputs"), type=Path, metavar="DIR")
+    add("--output-dir", text, Path("outputs"), type=file_path, metavar="DIR")
     text = (
         "name of the run; an existing run with the same settings is resumed (default: date and "
         "time)"
@@ -223,6 +249,7 @@ def _add_shared_flags(
     add("--save-every", text, 180.0, type=positive_float, metavar="SECONDS")
     text = "delete the weights of a finished row as soon as no unfinished row needs them"
     parser.add_argument("--no-checkpoints", action="store_true", help=text)
+    add_figure_format(parser)
     text = "rows to train at the same time, each in a process of its own, spread over the GPUs"
     add("--jobs", text, 1, **count)
     text = "CPU threads per row; the number affects rounding"
@@ -240,6 +267,12 @@ def add_device(parser: ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help=text)
 
 
+def add_figure_format(parser: ArgumentParser) -> None:
+    """Add the flag `--figure-format`."""
+    text = "format of the figures, png, pdf or svg (default: png)"
+    parser.add_argument("--figure-format", default="png", choices=FIGURE_FORMATS, help=text)
+
+
 def add_weight(parser: ArgumentParser, flag: str, default: float, term: str) -> None:
     """Add a flag for a weight in the loss, a finite number, 0 or greater."""
     text = f"weight of {term} in the loss (default: {default:g})"
@@ -249,16 +282,21 @@ def add_weight(parser: ArgumentParser, flag: str, default: float, term: str) -> 
 def run_main(main: Callable[[], Any]) -> NoReturn:
     """Run `main` and exit with the status that it returns; anything but an int counts as 0.
 
-    Errors that the user can fix print one line to standard error and exit with status 2. Characters
-    that the terminal cannot show are replaced, and a closed standard output (`| head -1`) stops the
-    printing but not the work.
+    Errors that the user can fix print one line to standard error and exit with status 2, Ctrl-C
+    with 130. Characters that the terminal cannot show are replaced. If standard output is closed
+    (`| head -1`) or its disk is full, the printing stops but not the work; a full disk is an error
+    at the end.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    interrupt.catch(interrupt.interrupt_once)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed before the start: `>&-`
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     message: object = None
-    is_terminal = sys.stdout.isatty()  # which a debugger needs as it is
-    with nullcontext() if is_terminal else redirect_stdout(_Output(sys.stdout)):
+    output = None if sys.stdout.isatty() else _Output(sys.stdout)  # a debugger needs a terminal
+    with redirect_stdout(output) if output else nullcontext():
         try:
             result = main()
             status = result if isinstance(result, int) else 0
@@ -266,24 +304,38 @@ def run_main(main: Callable[[], Any]) -> NoReturn:
             message, status = error, 2
         except FailedTasksError as error:
             message, status = error, 1
-        except KeyboardInterrupt as interruption:
-            message, status = ": ".join(["interrupted", *map(str, interruption.args)]), 130
+        except SystemExit as error:
+            status = error.code if isinstance(error.code, int) else int(error.code is not None)
+            message = None if isinstance(error.code, int) else error.code
+        except KeyboardInterrupt as error:
+            interrupt.report(": ".join(map(str, error.args)))
+            status = interrupt.STATUS
+    if output and output.error and not status:
+        message, status = f"standard output: {output.error.strerror}; some of it is missing", 1
     if message is not None:
-        print(f"error: {message}", file=sys.stderr)
+        with suppress(OSError):  # standard error may be closed, too
+            print(f"error: {printable(message)}", file=sys.stderr, flush=True)
     sys.exit(status)
 
 
 class _Output(io.TextIOBase):
-    """Standard output that discards everything once its reader has closed it."""
+    """Standard output that discards everything once its reader has closed it or its disk is full.
+
+    Attributes:
+        error: why the output is incomplete.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
+        self.error: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write and flush, so that a closed pipe is noticed here and not at exit."""
+        """Write and flush, so that an error is noticed here and not at exit."""
         try:
             self.stream.write(text)
             self.stream.flush()
-        except BrokenPipeError:
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):
+                self.error = error
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
         return len(text)

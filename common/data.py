@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -11,14 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import h5py
 import numpy as np
-import torch
-from torch import Tensor
 
-from common.files import InputError, shorten
+from common.files import InputError, read_problem, shorten
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 DATASET_A_ACTIVITIES = ("Treadmill", "Levelground", "Ramp", "Stair")
 IMU_SENSORS = ("foot", "shank", "thigh", "trunk")  # right side
@@ -44,6 +47,8 @@ BODY_PREFIX = "body "  # names of columns with a subject's constants in Dataset 
 MATLAB_5 = b"MATLAB 5.0 MAT-file"  # first bytes of a .mat file that is not HDF5
 NUMBER = r"\d+"  # id of a subject of Dataset A or B
 NAME = r"\w(?:[\w .+-]*\w)?"  # a user-supplied id or activity, which becomes part of file names
+LEAST_BYTES, MOST_EXPANSION = 2**26, 200  # in memory; measured data are compressed to 1/20 at most
+LARGEST_ATTRIBUTE = 2**23  # bytes
 ALL = "all"  # a reserved name: all subjects, or all activities
 
 Groups = Mapping[str, Sequence[str]]
@@ -339,13 +344,15 @@ def samples_before_padding(steps: np.ndarray, body: Sequence[int] = ()) -> np.nd
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open `path` for reading.
+    """Open `path` for reading, after checking all of its content.
 
     Raises:
-        InputError: The file does not exist, is not an HDF5 file or is truncated.
+        InputError: The file does not exist, is not an HDF5 file, is truncated, would read another
+            file, or declares far more than it stores.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; pass an HDF5 file with --data, or use --sample")
+    problem = read_problem(path)
+    if problem:
+        raise InputError(f"{path}: {problem}; pass an HDF5 file with --data, or use --sample")
     try:
         file = h5py.File(path)
     except PermissionError as error:
@@ -360,7 +367,82 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         problem = "truncated" if "truncated" in str(error) else "not an HDF5 file"
         raise InputError(f"{path}: {problem}; download or copy the file again") from error
     with file:
+        try:
+            _check_content(path, file)
+        except (KeyError, OSError, OverflowError, RuntimeError, TypeError) as error:
+            raise InputError(
+                f"{path}: damaged ({shorten(error)}); download or copy the file again"
+            ) from error
         yield file
+
+
+def check_expansion(place: object, needed: int, stored: int) -> None:
+    """Check that content needs no more memory than measured data of that size on disk can need.
+
+    Raises:
+        InputError: It does.
+    """
+    if needed > LEAST_BYTES + MOST_EXPANSION * stored:
+        raise InputError(
+            f"{place}: needs at least {needed:,} bytes of memory, but has {stored:,} in the file; "
+            "damaged, or not measured data"
+        )
+
+
+def _check_content(path: Path, file: h5py.File) -> None:
+    """Check every object of a file, so that reading it opens no other file and fits into memory.
+
+    Raises:
+        InputError: There is an external link, external storage, a virtual dataset, a loop of links,
+            or a dataset or an attribute that declares far more than is stored.
+    """
+    groups, visited, soft_links, total = [file["/"]], set(), [], 0
+    while groups:
+        group = groups.pop()
+        _check_attributes(path, group)
+        for name in group:
+            place = f"{path}: {group.name.rstrip('/')}/{shorten(name)}"
+            kind = group.id.links.get_info(name.encode(errors="surrogateescape")).type
+            if kind == h5py.h5l.TYPE_SOFT:
+                soft_links.append((place, group, name))
+                continue
+            if kind != h5py.h5l.TYPE_HARD:
+                raise InputError(f"{place}: links to another file; copy the data into this file")
+            member = group[name]
+            if isinstance(member, h5py.Datatype) or member.id in visited:
+                continue
+            visited.add(member.id)
+            if isinstance(member, h5py.Group):
+                groups.append(member)
+                continue
+            _check_attributes(path, member)
+            layout = member.id.get_create_plist()
+            if layout.get_external_count():
+                raise InputError(f"{place}: stored in another file; copy the data into this file")
+            if layout.get_layout() == h5py.h5d.VIRTUAL:
+                raise InputError(f"{place}: a virtual dataset; copy the data into this file")
+            stored, item = member.id.get_storage_size(), member.dtype.itemsize
+            for shape in (member.chunks, member.shape):  # a chunk is read as a whole
+                needed = item * math.prod(shape or ())
+                check_expansion(place, needed, stored)
+            total += needed
+            check_expansion(path, total, path.stat().st_size)
+    for place, group, name in soft_links:  # now that no link leads out of the file
+        try:
+            group.get(name)
+        except RuntimeError as error:
+            raise InputError(f"{place}: its links form a loop; remove it") from error
+
+
+def _check_attributes(path: Path, item: h5py.Group | h5py.Dataset) -> None:
+    for name in item.attrs:
+        attribute = item.attrs.get_id(name)
+        size = max(attribute.get_storage_size(), math.prod(attribute.shape or ()))
+        if size > LARGEST_ATTRIBUTE:
+            raise InputError(
+                f"{path}: {item.name}: attribute {shorten(name, 60)} of {size:,} bytes; remove it, "
+                "or store it as a dataset"
+            )
 
 
 def _positions(path: Path, file: h5py.File) -> dict[str, int]:
@@ -377,7 +459,7 @@ def _positions(path: Path, file: h5py.File) -> dict[str, int]:
             names = [text.strip() for text in texts]  # fixed-length strings may end with blanks
         else:
             names = [str(name) for name in json.loads(stored)]
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, RecursionError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: the attribute `columns` must be a JSON list of names or an array of strings"
         ) from error
@@ -424,7 +506,7 @@ def sort_subjects(subjects: Iterable[str]) -> list[str]:
 
 def find_subject(subjects: Collection[str], wanted: str) -> str | None:
     """Return the id equal to `wanted`, or to the same number (`7` matches `07`); None if none."""
-    number = int(wanted) if wanted.isdecimal() else None
+    number = int(wanted) if wanted.isdecimal() and len(wanted) < 20 else None
     equal = {int(subject): subject for subject in subjects if subject.isdecimal()}
     return wanted if wanted in subjects else equal.get(number)
 
@@ -572,6 +654,8 @@ def _read(
                 f"{path}: subject {subject}: {names[0]} is all NaN; add the values or remove the "
                 "subject from the file"
             )
+    import torch  # slow to import, and not needed to run a network live
+
     return Recording(
         path=path,
         samples={name: torch.from_numpy(_join(parts)) for name, parts in samples.items()},

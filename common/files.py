@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 CHECKPOINT_SUFFIX = ".safetensors"
 CHECKPOINT_FORMAT = 1  # version of the description in a checkpoint
+PART_SUFFIX = ".part"  # of a file that is being written
+MAX_NAME_BYTES = 255  # of a file name, on all common file systems
 
 
 class InputError(ValueError):
@@ -32,16 +35,106 @@ class FailedTasksError(RuntimeError):
     """Some rows could not be trained; the message lists them with their reasons."""
 
 
+def printable(text: object) -> str:
+    """Return `text` without characters that control a terminal or reverse the direction of text.
+
+    Line breaks remain.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in str(text))
+
+
 def shorten(text: object, limit: int = 200) -> str:
     """Return `text` as one printable line of at most `limit` characters."""
-    printable = "".join(c if c.isprintable() else " " for c in str(text))
-    line = " ".join(printable.split())
+    line = " ".join(printable(text).split())
     return line if len(line) <= limit else f"{line[: limit - 4]} ..."
 
 
 def plural(number: int, noun: str) -> str:
     """Return a number with its noun: `1 trial`, `2 trials`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def name_problem(name: str, more_bytes: int = 0) -> str | None:
+    """Return why a text cannot be the name of a file or folder, or None.
+
+    Args:
+        name: the text.
+        more_bytes: length of what is added to it.
+    """
+    if name in ("", ".", "..") or "/" in name or "\\" in name:
+        return "is a path"
+    if not name.isprintable():
+        return "has characters that cannot be printed"
+    if len(os.fsencode(name)) + more_bytes > MAX_NAME_BYTES:
+        return f"is longer than {MAX_NAME_BYTES - more_bytes} bytes"
+    return None
+
+
+def read_problem(path: Path) -> str | None:
+    """Return why a path is not a file that can be read (missing, a folder, a pipe), or None."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "no such file"
+    except (OSError, ValueError) as error:  # ValueError: the name contains NUL
+        return shorten(getattr(error, "strerror", None) or error)
+    if stat.S_ISDIR(mode):
+        return "is a folder"
+    return None if stat.S_ISREG(mode) else "is a pipe or a device, not a file"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: The file cannot be read, or contains anything else.
+    """
+    try:
+        problem = read_problem(path)
+        content = problem or json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+        problem = problem or "damaged (not a JSON object)"
+    except (OSError, ValueError, RecursionError) as error:
+        problem = f"damaged ({shorten(error, 100)})"
+    raise InputError(f"{path}: {problem}")
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 digest of a file; it is computed once per process while the file is same.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    status = path.stat()
+    return _file_digest(path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@cache
+def _file_digest(path: Path, *_: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def set_aside(path: Path, folder: Path | None = None) -> Path:
+    """Rename an unusable file or folder to `<name>.unusable`, with a number if that is taken.
+
+    Args:
+        path: the file or folder.
+        folder: where to move it, by default nowhere else.
+
+    Raises:
+        OSError: It cannot be renamed.
+    """
+    new = first = (folder or path.parent) / f"{path.name}.unusable"
+    number = 1
+    while os.path.lexists(new):
+        number += 1
+        new = first.with_name(f"{first.name}{number}")
+    return path.rename(new)
 
 
 @contextmanager
@@ -52,16 +145,12 @@ def write_atomically(path: Path) -> Iterator[Path]:
     unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    part = Path(name)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART_SUFFIX}")
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # as the umask allows
     try:
         yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())  # or a power cut could leave an empty file with this name
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o666 & ~mask)  # mkstemp makes files readable by the owner only
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -85,6 +174,8 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         OSError: The file cannot be written.
     """
+    import torch  # slow to import, and not needed to run a network live
+
     with write_atomically(path) as part:
         try:
             torch.save(dict(state), part)
@@ -117,7 +208,9 @@ def save_checkpoint(
     Raises:
         OSError: The file cannot be written.
     """
-    text = json.dumps({"format": CHECKPOINT_FORMAT, **description}, ensure_ascii=False)
+    from safetensors.torch import save_file  # imports PyTorch
+
+    text = json.dumps({"format": CHECKPOINT_FORMAT, **description})
     on_cpu = {name: values.detach().cpu().contiguous() for name, values in tensors.items()}
     with write_atomically(path) as part:
         try:
@@ -132,23 +225,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         InputError: The file is missing, damaged or not a checkpoint of this project.
     """
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; pass the path of one checkpoint in it")
+    problem = read_problem(path)
+    if problem:
+        advice = {
+            "no such file": "checkpoints are in the folder checkpoints/ of a run",
+            "is a folder": "pass the path of one checkpoint in it",
+        }
+        raise InputError(f"{path}: {problem}; {advice.get(problem, 'pass a checkpoint of a run')}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: no such file; checkpoints are in the folder checkpoints/ of a run"
-        ) from error
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(
             f"{path}: damaged, or not a checkpoint ({shorten(error)}); copy it again"
         ) from error
     try:
         description = json.loads(metadata["about"])
-        version = description["format"]
+        version = dict(description)["format"]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: has no description of its network; use a checkpoint that was written by this "

@@ -13,9 +13,10 @@ from common.files import plural
 
 METRICS = ("nrmse_percent", "rmse", "pcc", "r2")
 COLUMNS = (  # of metrics.csv
-    *("row", "sensor_set", "modalities", "parameters", "test_subject", "activity"),
+    *("row", "sensor_set", "modalities", "parameters", "test_subject", "activity", "phase"),
     *("target", "unit", "n", *METRICS),
 )
+ALL_SAMPLES, STANCE = "all", "stance"  # phases
 
 
 def score(truth: np.ndarray, prediction: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -65,8 +66,9 @@ def long_form(
     activity: np.ndarray,
     targets: Sequence[tuple[str, str]],
     shared: dict[str, object],
+    is_stance: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """Return the metrics in long form: one line per activity (and `all`) and target.
+    """Return the metrics in long form: one line per phase, activity (and `all`) and target.
 
     Args:
         truth: `(samples, K)`.
@@ -74,6 +76,8 @@ def long_form(
         activity: `(samples,)` name of the activity, empty for none.
         targets: name and unit of each target.
         shared: values of the columns that are the same in all lines.
+        is_stance: `(samples,)` mask of the samples in a stance. They are scored again by
+            themselves, as phase `stance`; the other lines have the phase `all`.
 
     Returns:
         Table with the columns `COLUMNS`.
@@ -81,53 +85,69 @@ def long_form(
     names = [name for name, _ in targets]
     masks = {"all": np.ones(len(truth), bool)}
     masks |= {name: activity == name for name in dict.fromkeys(activity) if name}
+    parts = [(ALL_SAMPLES, name, mask) for name, mask in masks.items()]
+    if is_stance is not None:
+        parts += [(STANCE, name, mask & is_stance) for name, mask in masks.items()]
     lines = []
-    for part, mask in masks.items():
+    for phase, part, mask in parts:
+        if phase == STANCE and not mask.any():
+            continue
         scores = score(truth[mask], prediction[mask], names)
         for k, (target, unit) in enumerate(targets):
-            labels = {"activity": part, "target": target, "unit": unit, "n": int(mask.sum())}
-            lines.append({**shared, **labels, **{name: scores[name][k] for name in METRICS}})
+            labels = {"activity": part, "phase": phase, "target": target, "unit": unit}
+            numbers = {"n": int(mask.sum()), **{name: scores[name][k] for name in METRICS}}
+            lines.append({**shared, **labels, **numbers})
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
+def with_phase(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Return metrics, possibly none, with the columns of today.
+
+    Lines of earlier versions have no phase, since they are those of all samples.
+    """
+    phase = metrics["phase"] if "phase" in metrics else pd.Series(index=metrics.index, dtype=object)
+    return metrics.assign(phase=phase.fillna(ALL_SAMPLES)).reindex(columns=list(COLUMNS))
+
+
+def overall(metrics: pd.DataFrame, phase: str = ALL_SAMPLES) -> pd.DataFrame:
+    """Return the lines of a phase over all activities."""
+    return metrics[(metrics["activity"] == "all") & (metrics["phase"] == phase)]
+
+
 def fold_table(metrics: pd.DataFrame, rows: Sequence[str], test_subject: str) -> str:
-    """Return the printed table of one test subject: NRMSE per target, mean and SD over targets."""
+    """Return the printed table of one test subject: NRMSE per target, and mean over targets."""
     lines = _all_activities(metrics, rows, [test_subject])
     targets = list(dict.fromkeys(lines["target"]))
     body = []
     for row in rows:
         nrmse = lines[lines["row"] == row].set_index("target")["nrmse_percent"]
-        mean_sd = f"{_mean(nrmse):.2f} ± {_sd(nrmse):.2f}"
-        body.append([row, *(f"{nrmse[target]:.2f}" for target in targets), mean_sd])
-    headers = ["row", *(target.replace(" ", "\n") for target in targets), "mean ± SD"]
+        body.append([row, *(f"{nrmse[target]:.2f}" for target in targets), f"{_mean(nrmse):.2f}"])
+    headers = ["row", *(target.replace(" ", "\n") for target in targets), "mean"]
     count = plural(len(targets), "target")
-    title = f"Test subject {test_subject}: NRMSE in %, mean ± SD over {count}"
+    title = f"Test subject {test_subject}: NRMSE in %, mean over {count}"
     return f"{title}\n{aligned_table(headers, body)}"
 
 
 def final_table(metrics: pd.DataFrame, rows: Sequence[str], test_subjects: Sequence[str]) -> str:
-    """Return the printed table of a run: mean and SD of NRMSE, PCC and R² per row.
+    """Return the printed table of a run: NRMSE, PCC and R² per row.
 
-    The SD is that over targets and, with several test subjects, also that over subjects.
+    They are means over the targets, then mean ± SD over the test subjects; one has no SD.
     """
     lines = _all_activities(metrics, rows, test_subjects)
     targets = plural(lines["target"].nunique(), "target")
-    has_several = len(test_subjects) > 1
     body = []
     for row in rows:
         chosen = lines[lines["row"] == row]
         cells = [row, f"{chosen['parameters'].iloc[0]:,}"]
         for metric, digits in (("nrmse_percent", 2), ("pcc", 3), ("r2", 3)):
-            by_subject = chosen.groupby("test_subject")[metric]
-            means, sds = by_subject.agg(_mean), by_subject.agg(_sd)
-            cells.append(f"{_mean(means):.{digits}f} ± {_mean(sds):.{digits}f}")
-            if has_several:
-                cells.append(f"± {_sd(means):.{digits}f}")
+            means = chosen.groupby("test_subject")[metric].agg(_mean)
+            sd = f" ± {means.std(skipna=False):.{digits}f}" if len(test_subjects) > 1 else ""
+            cells.append(f"{_mean(means):.{digits}f}{sd}")
         body.append(cells)
-    between = ["SD over\nsubjects"] if has_several else []
-    headers = ["row", "parameters", "NRMSE %", *between, "PCC", *between, "R²", *between]
-    subjects = plural(len(test_subjects), "test subject")
-    return f"Mean ± SD over {targets}; {subjects}\n{aligned_table(headers, body)}"
+    headers = ["row", "parameters", "NRMSE %", "PCC", "R²"]
+    tested = f", then mean ± SD over {len(test_subjects)} test subjects"
+    tested = tested if len(test_subjects) > 1 else f", test subject {test_subjects[0]}"
+    return f"Mean over {targets}{tested}\n{aligned_table(headers, body)}"
 
 
 def aligned_table(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -140,14 +160,9 @@ def _all_activities(
     metrics: pd.DataFrame, rows: Sequence[str], test_subjects: Sequence[str]
 ) -> pd.DataFrame:
     chosen = metrics["row"].isin(rows) & metrics["test_subject"].isin(test_subjects)
-    return metrics[chosen & (metrics["activity"] == "all")]
+    return overall(metrics[chosen])
 
 
 def _mean(values: pd.Series) -> float:
     """Return the mean, NaN if any value is undefined."""
     return values.mean(skipna=False)
-
-
-def _sd(values: pd.Series) -> float:
-    """Return the sample SD, NaN if any value is undefined."""
-    return values.std(skipna=False)

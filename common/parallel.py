@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from multiprocessing import resource_tracker
 
 import dask
 import torch
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed, get_worker
 from distributed.scheduler import NoWorkerError
+from distributed.utils import LoopRunner
 from tqdm import tqdm
 
+from common import interrupt
 from common.files import InputError
 from common.folder import Task
 
@@ -81,15 +88,23 @@ def _error(future: Future) -> BaseException | None:
 
 def _connect(stack: ExitStack, jobs: int, scheduler: str | None) -> Client:
     if scheduler is None:
-        cluster = LocalCluster(
-            n_workers=jobs,
-            threads_per_worker=1,
-            memory_limit=0,
-            security=True,  # temporary TLS credentials: other users cannot run code in the workers
-            dashboard_address=None,
-            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # any port, not one for all runs
-            silence_logs=logging.CRITICAL,
-        )
+        if threading.current_thread() is threading.main_thread():
+            before = signal.signal(signal.SIGTERM, interrupt.end_with_workers)
+            stack.callback(signal.signal, signal.SIGTERM, before)
+        try:
+            cluster = LocalCluster(
+                n_workers=jobs,
+                threads_per_worker=1,
+                memory_limit=0,
+                security=True,  # temporary TLS credentials: other users cannot run code in workers
+                dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # any port
+                silence_logs=logging.CRITICAL,
+                loop=_start_loop(stack).loop,
+            )
+        except KeyboardInterrupt:  # it cannot be closed yet, and would print tracebacks at exit
+            atexit.register(interrupt.end_now)
+            raise
         return Client(stack.enter_context(cluster))
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # we report a lost scheduler
     try:
@@ -98,6 +113,22 @@ def _connect(stack: ExitStack, jobs: int, scheduler: str | None) -> Client:
         raise InputError(
             f"--scheduler {scheduler}: no Dask scheduler responds ({error}); see docs/cluster.md"
         ) from error
+
+
+def _start_loop(stack: ExitStack) -> LoopRunner:
+    """Start the thread that starts the workers. Ctrl-C in a terminal does not reach them."""
+    filters = os.environ.get("PYTHONWARNINGS", "")
+    os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker"  # it cleans up after a kill, silently
+    resource_tracker.ensure_running()  # would be started later, and unblock the signal
+    os.environ["PYTHONWARNINGS"] = filters
+    runner = LoopRunner()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # threads inherit it
+    try:
+        runner.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    stack.callback(runner.stop)
+    return runner
 
 
 def print_on_client() -> Callable[[str], None]:

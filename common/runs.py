@@ -7,6 +7,7 @@ import bdb
 import errno
 import hashlib
 import inspect
+import math
 import os
 import platform
 import shutil
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -27,15 +28,26 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from common import cli, parallel, plots, training
+from common import cli, parallel, plots, stances, training
 from common.data import Recording, SensorSet, Target, describe_ignored
-from common.files import FailedTasksError, InputError, load_checkpoint, plural, write_figure
+from common.files import (
+    FailedTasksError,
+    InputError,
+    load_checkpoint,
+    name_problem,
+    plural,
+    shorten,
+    write_atomically,
+    write_figure,
+)
 from common.folder import RunFolder, Task, new_run
-from common.metrics import final_table, fold_table, long_form
+from common.metrics import final_table, fold_table, long_form, overall
 from common.training import DivergedError, Epoch, Progress
-from common.windows import Fold, check_windows, choose_subjects
+from common.windows import Fold, check_windows, choose_subjects, sensor_statistics
 
 STATE_BYTES = 16  # per parameter of a saved state: weights, Adam's moments, best epoch
+NAME_BYTES = 150  # of file names without row or subject, to leave room for the other one
+CUDA_BYTES = 5e8  # of a process on a GPU, before it has any data
 
 
 @dataclass(frozen=True)
@@ -109,17 +121,23 @@ class Run:
         self.folder = RunFolder(
             new_run(args.output_dir / self.file.stem, args.run_name), [*self.rows]
         )
-        self.folder.load_results()
         self.recording = read(args.data)
         check_windows(self.recording, window, args.protocol)
         self.test_subjects = choose_subjects(self.recording, args.test_subjects)
         self.settings = self._settings()
         self.chosen_rows = self._with_needed(args.rows)
         self.tasks = [Task(row, s) for s in self.test_subjects for row in self.chosen_rows]
+        for name in {name for task in self.tasks for name in task}:
+            problem = name_problem(name, NAME_BYTES)
+            if problem:
+                raise InputError(
+                    f"{shorten(repr(name), 60)}: a part of file names, but {problem}; rename the "
+                    "row or subject"
+                )
         self.failures: dict[Task, str] = {}
         self.retrained: set[Task] = set()  # finished, but their deleted weights are needed
         self.current: Progress | None = None
-        self.is_disk_full = self.is_worker = False
+        self.is_hopeless = self.is_worker = False
         self.is_logged = not sys.stdout.isatty()
 
     def _settings(self) -> dict[str, Any]:
@@ -153,9 +171,13 @@ class Run:
         """Create the folder, or open it if it was created with the same settings.
 
         Raises:
-            InputError: The folder has a run with different settings, cannot be written, is in use.
+            InputError: The folder has a run with different settings or targets, cannot be written,
+                is in use; disk or GPU memory is too small.
         """
+        self.folder.load_results(report=False)
+        self._check_targets()
         self._check_space()
+        self._check_gpu_memory()
         call = {
             "flags": {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.args).items()},
             "device_name": self._device_name(),
@@ -205,13 +227,15 @@ class Run:
             with self._outcome(task), self._logging(task, partial(print, flush=True)):
                 self._check_needed(task)
                 train_and_test(self.rows[task.row], task.subject, self)
-            if self.is_disk_full:
-                return  # the other rows could be trained for hours, but not saved
+            if self.is_hopeless:
+                return
 
     def _each_in_workers(self, train_and_test: TrainAndTest, todo: list[Task]) -> None:
         jobs = min(self.args.jobs, len(todo))
         where = self.args.scheduler and f"on the cluster at {self.args.scheduler}"
         print(f"Rows are trained in parallel, {where or f'{jobs} at a time'}.", flush=True)
+        if not where:
+            self._suggest_jobs(len(todo), jobs)
         work = partial(_run_task, self, train_and_test)
         tasks = {task: self._needs(task) for task in todo}
         for task, error in parallel.in_workers(work, tasks, jobs, self.args.scheduler):
@@ -219,7 +243,7 @@ class Run:
                 self._check_needed(task)
                 if error is not None:
                     raise error
-            if self.is_disk_full:
+            if self.is_hopeless:
                 return
 
     def _todo(self) -> list[Task]:
@@ -255,7 +279,7 @@ class Run:
             if isinstance(error, DivergedError):
                 with suppress(OSError):
                     self._save_diverged(task, error)
-            self.is_disk_full = getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
+            self.is_hopeless = _is_hopeless(error)
             traceback.clear_frames(error.__traceback__)  # they keep its tensors in memory
         else:
             self._report_task(task)
@@ -331,6 +355,8 @@ class Run:
         """
         path = self.folder.file("checkpoints", Task(row, test_subject))
         try:
+            if not self.folder.load_result(Task(row, test_subject)):
+                raise InputError(f"{path}: differs from its result")
             network.load_state_dict(load_checkpoint(path).tensors)
         except (InputError, RuntimeError) as error:
             raise InputError(
@@ -351,6 +377,7 @@ class Run:
         parameters: int | None = None,
         summary: str | None = None,
         prediction: Tensor | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         """Test a network on the held-out subject and write the results of its row.
 
@@ -363,6 +390,7 @@ class Run:
             summary: line to print; by default, it states the best epoch.
             prediction: estimates for the test windows, `(windows, T, K)`; by default, the output
                 of the network.
+            about: further entries for the description in the checkpoint.
         """
         if parameters is None:
             one_window = fold.test[torch.zeros(1, dtype=torch.long, device=self.device)]
@@ -376,6 +404,9 @@ class Run:
             )
         if prediction is None:
             prediction = training.predict(network, fold.test, self.args.batch_size)
+        if not prediction.isfinite().all():
+            message = "the estimates for the test subject are not finite"
+            raise DivergedError(message, network.state_dict())
         is_scored, samples = fold.test.is_scored.cpu(), fold.test.samples.cpu()
         samples = samples[is_scored].numpy()
         arrays = {
@@ -386,6 +417,7 @@ class Run:
             "sample": samples,
             "target": np.array([target.name for target in self.targets]),
             "unit": np.array([target.unit for target in self.targets]),
+            "rate_hz": np.array(self.rate_hz),
         }
         shared = {
             "row": row.name,
@@ -394,16 +426,23 @@ class Run:
             "parameters": parameters,
             "test_subject": fold.test_subject,
         }
-        scores = long_form(
-            arrays["truth"], arrays["prediction"], arrays["activity"], self.targets, shared
-        )
+        truth, prediction = arrays["truth"], arrays["prediction"]
+        found = stances.find_in(arrays, self.targets, self.rate_hz)
+        is_stance = stances.in_stance(found, len(samples))
+        scores = long_form(truth, prediction, arrays["activity"], self.targets, shared, is_stance)
         history = [
             {"row": row.name, "fold": fold.test_subject, **epoch._asdict()} for epoch in history
         ]
         self.folder.save_result(
             Task(row.name, fold.test_subject),
             network.state_dict(),
-            self._checkpoint_description(row, fold.test_subject),
+            {
+                **self._checkpoint_description(row, fold.test_subject),
+                "sensor_statistics": sensor_statistics(
+                    fold.train, self.sensor_sets[row.sensor_set].sensors
+                ),
+                **(about or {}),
+            },
             arrays,
             {"history": history, "metrics": scores.to_dict("records"), "summary": summary},
         )
@@ -429,8 +468,11 @@ class Run:
                 self.folder.write_tables()
             if rows:
                 print(final_table(metrics, rows, subjects), flush=True)
+            if self.folder.results:
+                self._write_stances(metrics)
+            if rows:
                 self._draw(metrics, rows)
-        except OSError as error:
+        except (OSError, InputError) as error:
             problems.append(f"tables and figures: {_reason(error)}")
         if self.recording.is_synthetic:
             print("\nSYNTHETIC DATA: these results are not comparable with those of the paper.")
@@ -446,29 +488,76 @@ class Run:
         return metrics
 
     def _draw(self, metrics: pd.DataFrame, rows: Sequence[str]) -> None:
-        """Write the learning curves of the whole run, and two figures of the rows of this call."""
+        """Write the learning curves of the whole run, and figures of the rows of this call."""
         subjects, is_synthetic = self.test_subjects, self.recording.is_synthetic
         mark = ", SYNTHETIC DATA" if is_synthetic else ""
         figures, history = {}, self.folder.history
+        suffix = self.args.figure_format
         with plots.figure_style():
             if len(history):  # some networks are not trained and have no epochs
+                order = {row: i for i, row in enumerate(self.rows)}
+                history = history.sort_values("row", key=lambda row: row.map(order), kind="stable")
                 figures["learning_curves"] = plots.learning_curves(
                     history, f"Learning curves{mark}"
                 )
-            shown = metrics[(metrics["activity"] == "all") & metrics["test_subject"].isin(subjects)]
-            tested = plural(len(subjects), "test subject") if subjects[1:] else subjects[0]
-            title = f"NRMSE per target, {'mean over ' if subjects[1:] else 'test subject '}{tested}"
+            shown = overall(metrics[metrics["test_subject"].isin(subjects)])
+            tested = plural(len(subjects), "test subject")
+            tested = tested if subjects[1:] else f"test subject {subjects[0]}"
+            title = f"NRMSE per target, {'mean over ' if subjects[1:] else ''}{tested}"
             figures["nrmse"] = plots.nrmse_heat_map(shown, rows, title + mark)
-            paths = {row: self.folder.file("predictions", Task(row, subjects[0])) for row in rows}
             truth = "simulated" if is_synthetic else "measured"
             figures["estimates"] = plots.estimates_over_time(
-                {row: np.load(path) for row, path in paths.items()},
+                {row: self.folder.load_predictions(Task(row, subjects[0])) for row in rows},
+                self.targets,
                 self.rate_hz,
+                self.window / self.rate_hz,
                 truth,
                 f"{truth.capitalize()} and estimated, test subject {subjects[0]}{mark}",
             )
+            curves: dict[str, stances.MeanCurves] = {}
+            for row in rows:
+                files = (self.folder.load_predictions(Task(row, s)) for s in subjects)
+                curves[row] = stances.mean_curves(files, self.targets, self.rate_hz)
+            first = curves[rows[0]]
+            if first.count:
+                figures["stance_curves"] = plots.stance_curves(
+                    {truth: first.truth},
+                    {row: found.estimates for row, found in curves.items() if found.count},
+                    self.targets,
+                    f"{plural(first.count, 'stance')}, {tested}{mark}",
+                )
             for name, figure in figures.items():
-                write_figure(self.folder.path / "figures" / f"{name}.png", figure)
+                write_figure(self.folder.path / "figures" / f"{name}.{suffix}", figure)
+
+    def _write_stances(self, metrics: pd.DataFrame) -> None:
+        """Write `stances.csv` with the stances of all finished rows, and print their number."""
+        if stances.vertical_force(self.targets) is None:
+            print(f"\n{stances.NO_VERTICAL_FORCE}", flush=True)
+            return
+        counts: dict[str, int] = {}
+        with write_atomically(self.folder.path / "stances.csv") as part:
+            tasks = metrics[["row", "test_subject"]].drop_duplicates()
+            for i, task in enumerate(map(Task._make, tasks.to_numpy())):
+                arrays = self.folder.load_predictions(task)
+                found = stances.find_in(arrays, self.targets, self.rate_hz)
+                table = stances.stance_table(arrays, found, self.targets, self.rate_hz)
+                table.insert(0, "row", task.row)
+                table.insert(1, "test_subject", task.subject)
+                table.to_csv(
+                    part,
+                    index=False,
+                    mode="a",
+                    header=i == 0,
+                    float_format="%.6g",
+                    encoding="utf-8",
+                )
+                counts[task.subject] = max(len(found), counts.get(task.subject, 0))
+        without = [subject for subject, count in counts.items() if not count]
+        note = f"; none of subject {', '.join(without)}" if without else ""
+        total = plural(sum(counts.values()), "complete stance")
+        print(
+            f"\n{total} of {plural(len(counts), 'test subject')} in stances.csv{note}", flush=True
+        )
 
     # Descriptions ---------------------------------------------------------------------------------
 
@@ -522,18 +611,55 @@ class Run:
         threads = plural(torch.get_num_threads(), "thread")
         return f"CPU, {threads} per row, {os.cpu_count()} cores"
 
-    def _suggest_jobs(self, tasks: int) -> None:
-        """Print a hint if this machine could train several rows at the same time."""
+    def _suggest_jobs(self, tasks: int, jobs: int = 1) -> None:
+        """Print a hint if this machine could train more rows at the same time.
+
+        Args:
+            tasks: number of tasks to train.
+            jobs: how many are trained at the same time.
+        """
         if self.device.type == "cuda":
-            count = torch.cuda.device_count() if self.device.index is None else 1
-        else:
-            has_affinity = hasattr(os, "sched_getaffinity")
-            cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-            count = cores // self.args.threads
-        jobs = min(count, tasks)
-        if jobs > 1:
-            what = "GPUs" if self.device.type == "cuda" else "cores"
-            print(f"Hint: --jobs {jobs} uses more {what}, if there is enough memory.\n", flush=True)
+            count, used = torch.cuda.device_count(), len(self._gpus(jobs))
+            more = min(count, tasks)
+            hint = f"; --device cuda --jobs {more} trains a row on each of {more}"
+            if used < count:
+                idle = f"{count - used} of {count} GPUs stay idle"
+                print(f"NOTICE: {idle}{hint if more > used else ''}.\n", flush=True)
+            return
+        has_affinity = hasattr(os, "sched_getaffinity")
+        cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+        more = min(cores // self.args.threads, tasks)
+        if jobs == 1 and more > 1:
+            print(f"Hint: --jobs {more} uses more cores, if there is enough memory.\n", flush=True)
+
+    def _gpus(self, jobs: int) -> list[torch.device]:
+        """Return the GPUs that train rows, at most one per job."""
+        if self.device.index is not None or jobs == 1:
+            return [self.device]
+        return [torch.device("cuda", i) for i in range(min(jobs, torch.cuda.device_count()))]
+
+    def _sizes(self, rows: Collection[str]) -> dict[str, int]:
+        """Return the number of weights of rows."""
+        with torch.device("meta"):
+            networks = {row: self.rows[row].network() for row in rows}
+        return {
+            row: sum(p.numel() for p in network.parameters()) for row, network in networks.items()
+        }
+
+    def _check_targets(self) -> None:
+        """Check that the finished rows have the targets of the script, by name.
+
+        Raises:
+            InputError: They have other targets.
+        """
+        names = [target.name for target in self.targets]
+        for task, result in self.folder.results.items():
+            found = list(dict.fromkeys(line["target"] for line in result["metrics"]))
+            if found != names:
+                raise InputError(
+                    f"{self.folder.path}: {self._label(task)} has other targets "
+                    f"({', '.join(found)}) than {self.file.name} now; use another --run-name"
+                )
 
     def _check_space(self) -> None:
         """Check that there is enough disk space for the results and the saved states.
@@ -542,11 +668,7 @@ class Run:
             InputError: There is not enough disk space.
         """
         todo = self._todo()
-        with torch.device("meta"):
-            sizes = {
-                row: sum(p.numel() for p in self.rows[row].network().parameters())
-                for row in {task.row for task in todo}
-            }
+        sizes = self._sizes({task.row for task in todo})
         # Two states per process, because a new one is written before the old one is deleted
         states = 2 * min(self.args.jobs, max(len(todo), 1)) * max(sizes.values(), default=0)
         kept = todo[: len(self.chosen_rows)] if self.args.no_checkpoints else todo
@@ -564,10 +686,29 @@ class Run:
                 "free; use another --output-dir, --no-checkpoints, fewer --rows or fewer --jobs"
             )
 
+    def _check_gpu_memory(self) -> None:
+        """Check that the GPUs have room for the data, the weights and Adam's moments of all jobs.
+
+        This is a lower limit: the memory for a batch is not known before training.
+
+        Raises:
+            InputError: The free memory is too small.
+        """
+        todo = self._todo()
+        if self.device.type != "cuda" or self.args.scheduler or not todo:
+            return
+        jobs = min(self.args.jobs, len(todo))
+        gpus = self._gpus(jobs)
+        free = min(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus)
+        data = sum(values.nbytes for values in self.recording.samples.values())
+        weights = STATE_BYTES * max(self._sizes({task.row for task in todo}).values())
+        _check_jobs(jobs, math.ceil(jobs / len(gpus)), CUDA_BYTES + data + weights, free)
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what a worker needs; it reads the data itself."""
         args = argparse.Namespace(**{**vars(self.args), "data": self.args.data.resolve()})
         folder = RunFolder(self.folder.path.resolve(), self.folder.rows)
+        folder.settings = self.folder.settings
         changed = {"args": args, "folder": folder, "recording": None, "is_worker": True}
         return {**vars(self), **changed}
 
@@ -634,6 +775,28 @@ def _reason(error: Exception) -> str:
         return f"cannot write ({text})"
     traceback.print_exception(error)
     return f"{type(error).__name__}: {text}"
+
+
+def _check_jobs(jobs: int, per_gpu: int, job_bytes: float, free_bytes: float) -> None:
+    """Check that the memory of a GPU is enough for the jobs that share it.
+
+    Raises:
+        InputError: It is not.
+    """
+    if per_gpu * job_bytes > free_bytes:
+        fewer = f"--jobs {jobs}: {per_gpu} jobs on a GPU need" if jobs > 1 else "a row needs"
+        raise InputError(
+            f"{fewer} at least {per_gpu * job_bytes / 1e9:.1f} GB of its memory, but "
+            f"{free_bytes / 1e9:.1f} GB are free; use "
+            + ("fewer --jobs" if per_gpu > 1 else "another --device")
+        )
+
+
+def _is_hopeless(error: Exception) -> bool:
+    """Return whether the other rows would fail, too: a full disk, or a GPU after an error."""
+    is_disk_full = getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
+    is_memory = isinstance(error, torch.OutOfMemoryError)
+    return is_disk_full or (str(error).startswith("CUDA error") and not is_memory)
 
 
 def _versions() -> dict[str, str]:

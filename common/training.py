@@ -6,6 +6,7 @@ import math
 import re
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common.files import InputError, save_state, shorten
+from common.files import InputError, read_problem, save_state, set_aside, shorten
 from common.windows import Windows
 
 tqdm.set_lock(threading.RLock())  # the default lock is reported as leaked after a kill
@@ -50,7 +51,7 @@ class Progress:
 
     The state is saved at the end of an epoch, once `save_every` seconds have passed. Training that
     was interrupted in any way continues after its last saved epoch; on the CPU, the result is
-    identical, bit for bit, to that of uninterrupted training.
+    identical, bit for bit, to that of uninterrupted training. On a GPU, this is not tested.
 
     Args:
         name: row, test subject and number of finished rows, as shown to the user.
@@ -180,6 +181,7 @@ class Progress:
         """Return the state to resume from, as tensors and plain numbers."""
         is_cuda = self.device.type == "cuda"
         return {
+            "file": self.file.name,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "shuffling": self.shuffling.get_state(),
@@ -192,13 +194,24 @@ class Progress:
         }
 
     def _restore(self) -> None:
-        """Load the saved state; start from scratch if there is none or it cannot be used."""
+        """Load the saved state; start from scratch if there is none or it cannot be used.
+
+        A state that cannot be used is renamed.
+        """
         if not self.file.exists():
             return
         initial = {name: value.clone() for name, value in self.network.state_dict().items()}
         before = self.optimizer.state_dict(), self.shuffling.get_state(), torch.get_rng_state()
         try:
+            problem = read_problem(self.file)
+            if problem:
+                raise ValueError(problem)
+            with zipfile.ZipFile(self.file) as archive:
+                if archive.testzip():  # torch.load ignores the checksums
+                    raise ValueError("a checksum differs")
             state = torch.load(self.file, map_location="cpu", weights_only=True)
+            if state.get("file", self.file.name) != self.file.name:
+                raise ValueError("of another row or fold")
             history = [Epoch(*epoch) for epoch in state["history"]]
             best_epoch, best_loss = int(state["best_epoch"]), float(state["best_loss"])
             if not 0 < best_epoch <= len(history):
@@ -218,7 +231,8 @@ class Progress:
             torch.set_rng_state(before[2])
             print(
                 f"NOTICE: {self.file}: cannot be resumed ({shorten(error, 100)}), because it is "
-                "damaged or from another version; training starts from scratch",
+                "damaged or from another version; training starts from scratch, and the file is "
+                f"renamed to {set_aside(self.file).name}",
                 flush=True,
             )
             return

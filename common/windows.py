@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from common.data import ALL, Recording, find_subject
-from common.files import InputError
+from common.files import InputError, shorten
 
 PROTOCOLS = ("paper", "strict")
 CHUNK = 256  # windows that `precompute` handles at once
+STATISTICS_SAMPLES = 100_000
 
 Cut = Callable[..., tuple[np.ndarray, np.ndarray]]
 """A function such as `cut_windows`."""
@@ -172,6 +173,29 @@ def make_fold(
     )
 
 
+def sensor_statistics(windows: Windows, sensors: Sequence[str]) -> dict[str, dict[str, list]]:
+    """Return mean and covariance of every IMU, by which its mounting is recognized later.
+
+    Args:
+        windows: the training windows; their signals start with all accelerometers and gyroscopes.
+        sensors: names of the IMUs, in the order of the signals.
+
+    Returns:
+        Sensor -> `mean` (6) and `covariance` (6 x 6) of its accelerometer and gyroscope, from at
+        most `STATISTICS_SAMPLES` samples spread over the windows.
+    """
+    samples = windows.samples[windows.is_scored]
+    samples = samples[:: len(samples) // STATISTICS_SAMPLES + 1]
+    signals = torch.cat([signal[samples] for signal in windows.signals], dim=-1)
+    axes = signals[:, : 6 * len(sensors)].double().unflatten(1, (2, len(sensors), 3))
+    found = {}
+    for i, sensor in enumerate(sensors):
+        values = axes[:, :, i].flatten(1)
+        parts = {"mean": values.mean(dim=0), "covariance": values.T.cov(correction=0)}
+        found[sensor] = {name: part.tolist() for name, part in parts.items()}
+    return found
+
+
 def draw_validation_subjects(training: Sequence[str], seed: int) -> list[str]:
     """Draw 20 % of the training subjects, at least one."""
     count = max(1, round(0.2 * len(training)))
@@ -287,7 +311,7 @@ def choose_subjects(recording: Recording, wanted: Sequence[str] | None) -> list[
     if list(wanted) == [ALL]:
         return list(recording.subjects)
     found = {name: find_subject(recording.subjects, name) for name in wanted}
-    unknown = [name for name, subject in found.items() if subject is None]
+    unknown = [shorten(name, 60) for name, subject in found.items() if subject is None]
     if unknown:
         raise InputError(
             f"{recording.path}: no subject {', '.join(unknown)}; for --test-subjects, choose from "

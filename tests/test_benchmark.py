@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import Dataset_A_lmfn_tfn_fusion_models as fusion
 from common.files import InputError
 from tests.conftest import Capture, Patch
 from tests.networks import narrow_networks
-from tools.benchmark import inference, training
+from tools.benchmark import inference, streaming, training
 from tools.benchmark.__main__ import PARTS, main
 from tools.benchmark.inference import added_mb
 from tools.benchmark.training import Case, Training, choose_cases, choose_losses
@@ -161,6 +162,22 @@ def test_results_are_written_and_printed(tmp_path: Path, capsys: Capture) -> Non
     assert (tmp_path / "latency.png").stat().st_size > 1000
 
 
+def test_a_sample_is_timed_in_numpy_onnxruntime_and_pytorch(
+    tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """Users choose by this table what runs on their device."""
+    monkeypatch.setattr(streaming, "ROUNDS", 1)
+    monkeypatch.setattr(streaming, "BLOCK", 3)
+    row = "streaming-foot"
+    with narrow_networks():
+        main(["--parts", "streaming", "--rows", row, "--out", str(tmp_path)])
+    [result] = json.loads((tmp_path / "benchmark.json").read_text())["streaming"]
+    assert result["row"] == row
+    measured = {"numpy", "torch"} | ({"onnx"} if find_spec("onnxruntime") else set())
+    assert {name for name in ("numpy", "onnx", "torch") if result.get(f"{name}_us")} == measured
+    assert "| A         | `streaming-foot` |" in (tmp_path / "benchmark.md").read_text()
+
+
 def test_interruption_loses_no_results(tmp_path: Path, quick: None, monkeypatch: Patch) -> None:
     """Minutes of measuring must survive Ctrl-C and the calls that follow."""
     out = ["--out", str(tmp_path)]
@@ -180,11 +197,14 @@ def test_interruption_loses_no_results(tmp_path: Path, quick: None, monkeypatch:
         patch.setattr(training, "measure_training", interrupted)
         with pytest.raises(KeyboardInterrupt):
             main([*TINY, "--rows", "ffn_hf-foot", "ffn-foot", "--parts", "training", *out])
-    assert measured() == {"training": ["ffn_hf-foot"], "inference": []}
+    assert measured() == {"training": ["ffn_hf-foot"], "inference": [], "streaming": []}
     assert "ffn_hf-foot" in (tmp_path / "benchmark.md").read_text()
     for _ in range(2):  # the second result replaces the first
         main([*TINY, "--parts", "inference", *out])
-        assert measured() == {part: ["ffn_hf-foot"] for part in PARTS}
+        assert measured() == {
+            **dict.fromkeys(("training", "inference"), ["ffn_hf-foot"]),
+            "streaming": [],
+        }
 
 
 def test_results_of_other_settings_are_not_mixed(tmp_path: Path) -> None:

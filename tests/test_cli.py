@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from common.cli import run_main
+from common.files import InputError, load_checkpoint
 from common.training import DivergedError
 from tests.conftest import ROOT, Patch
+from tests.running import script
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "gbk", "cp932"])
@@ -54,6 +56,69 @@ run_main(main)
     assert process.stderr.read() == b""
     assert process.wait() == 0
     assert path.read_text() == "19999"
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-", ">/dev/full 2>&1", "2>&-"])
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_output_that_cannot_be_written_stops_the_printing_and_not_the_work(
+    redirection: str, is_quiet: bool, tmp_path: Path
+) -> None:
+    """A log file on a full disk must cost lines, not days of training, and must not pass unseen."""
+    path = tmp_path / "result"
+    text = "" if is_quiet else "print('text', flush=True);"
+    code = (
+        "import pathlib, sys; from common.cli import run_main\n"
+        f"def main(): {text} pathlib.Path(sys.argv[1]).write_text('done')\n"
+        "run_main(main)"
+    )
+    command = f'"$0" -c "$1" "$2" {redirection}'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, code, str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert path.read_text() == "done"
+    is_lost = "/dev/full" in redirection and not is_quiet
+    assert done.returncode == (1 if is_lost else 0)
+    line = "error: standard output: No space left on device; some of it is missing\n"
+    assert done.stderr == (line if is_lost and "2>" not in redirection else "")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "missing"])
+def test_data_and_checkpoints_that_are_no_files_are_named(kind: str, tmp_path: Path) -> None:
+    """A pipe must not hang a script, and a folder exists, whatever is wrong with it."""
+    path = tmp_path / "path"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    reason = {"folder": "is a folder", "pipe": "is a pipe or", "missing": "no such file"}[kind]
+    with pytest.raises(InputError, match=f"{path}: {reason}.*; pass an HDF5 file with --data"):
+        script.main(["--data", str(path), "--output-dir", str(tmp_path)])
+    with pytest.raises(InputError, match=f"{path}: {reason}"):
+        load_checkpoint(path)
+
+
+def test_figures_need_no_latex(tmp_path: Path, monkeypatch: Patch) -> None:
+    """A matplotlibrc for papers asks for LaTeX, which a cluster lacks, after days of training."""
+    (tmp_path / "matplotlibrc").write_text(
+        "text.usetex: True\naxes.formatter.limits: 0, 0\nfont.size: 40\n"
+    )
+    code = (
+        "from common import plots, files; from matplotlib.figure import Figure; "
+        "from pathlib import Path; import sys\n"
+        "with plots.figure_style():\n"
+        "    figure = Figure(); figure.subplots().set_title('a_b')\n"
+        "    files.write_figure(Path(sys.argv[1]) / 'figure.png', figure)"
+    )
+    monkeypatch.setenv("PATH", "")  # no LaTeX
+    environment = {**os.environ, "MATPLOTLIBRC": str(tmp_path)}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "figure.png").stat().st_size
 
 
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from tests.conftest import ROOT, Files, Patch
 from tests.networks import SCRIPTS, chosen_rows, random_batch, row_named
 from tests.running import NAME, ROWS, run_python, script, usual_flags
 from tests.test_interruption import CountedLoss, interrupt
+from tools.benchmark.inference import added_mb
+from tools.trained import load_trained
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device"),
@@ -128,3 +131,29 @@ def test_used_parameters_are_counted_on_a_gpu(row: str) -> None:
     count = count_used_parameters(network, inputs)
     assert count == count_used_parameters(network.cuda(), [values.cuda() for values in inputs])
     assert count < sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_loaded_networks_are_flat_on_a_gpu(synthetic_files: Files, tmp_path: Path) -> None:
+    """Otherwise every call of a recurrent layer copies all its weights, and warns."""
+    flags = [*usual_flags(synthetic_files["b"], tmp_path), "--device", "cuda", "--epochs", "1"]
+    flags += ["--rows", "student-feet", "--run-name", "run"]
+    distillation.main(flags)
+    (path,) = tmp_path.glob("*/run/checkpoints/*")
+    trained = load_trained(path)
+    trained.network.to("cuda")
+    inputs = random_batch(distillation, "student-feet", 2)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trained.network(*(values.cuda() for values in inputs))
+
+
+def allocate(millions: int, device: torch.device) -> None:
+    """Use 4 MB per million of values."""
+    torch.zeros(millions, 1_000_000, device=device)
+
+
+def test_memory_is_measured_on_the_device_in_use() -> None:
+    """With `--device cuda:1`, the memory of device 0 would be 0 MB."""
+    last = torch.device("cuda", torch.cuda.device_count() - 1)
+    measured = [added_mb(last, allocate, size, last) for size in (10, 20)]
+    assert measured == pytest.approx([40, 80], rel=0.2)

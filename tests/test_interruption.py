@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from common import files
 from common.cli import run_main
 from common.files import FailedTasksError, load_checkpoint
 from common.windows import Batch
@@ -125,7 +125,12 @@ def test_a_damaged_state_costs_only_its_row(
 
 FULL = {  # what fails: module, function, at which call, and its error
     "predictions": (np, "savez_compressed", 2, OSError(errno.ENOSPC, "No space left on device")),
-    "checkpoint": (files, "save_file", 2, SafetensorError("I/O error: No space left on device")),
+    "checkpoint": (
+        safetensors.torch,
+        "save_file",
+        2,
+        SafetensorError("I/O error: No space left on device"),
+    ),
     "state": (torch, "save", 3, RuntimeError("[enforce fail at inline_container.cc:672]")),
 }
 
@@ -253,6 +258,57 @@ def test_ctrl_c_ends_with_one_line(jobs: str, usual: list[str], tmp_path: Path) 
     wait_until(lambda: group_is_empty(process.pid), seconds=60)
 
 
+COMMANDS = {
+    "script": [f"{NAME}.py", "--help"],
+    "beyond": ["-m", "beyond.Dataset_B_streaming", "--help"],
+    **{
+        path.parent.name: ["-m", f"tools.{path.parent.name}", "--help"]
+        for path in sorted(ROOT.glob("tools/*/__main__.py"))
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_during_imports_ends_with_one_line(command: str, tmp_path: Path) -> None:
+    """Imports take seconds, in which a user notices a wrong flag."""
+    marker = tmp_path / "importing"
+    hook = (  # interrupts the first import of a module after the start of the interpreter
+        "import os, signal, sys\n"
+        "def interrupt(event, arguments):\n"
+        "    if event == 'import' and arguments[0] in ('torch', 'pandas', 'h5py'):\n"
+        f"        open({str(marker)!r}, 'a').write(arguments[0])\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.addaudithook(interrupt)\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = run_python(*COMMANDS[command], folder=ROOT, seconds=100, PYTHONPATH=path)
+    assert marker.exists()
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("presses", [1, 2])
+@pytest.mark.parametrize("seconds", [0.0, 1.5, 4.0])
+def test_ctrl_c_while_workers_start_ends_with_one_line(
+    presses: int, seconds: float, usual: list[str], tmp_path: Path
+) -> None:
+    """A worker imports for seconds; neither it nor the script may print a traceback."""
+    process = start_script(*usual, *LONG, "--jobs", "2", "--run-name", "stopped")
+    lines = iter(process.stdout)
+    assert any("Rows are trained in parallel" in line for line in lines)
+    time.sleep(seconds)
+    for _ in range(presses):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.05)
+    _, complaint = process.communicate(timeout=120)
+    assert complaint.startswith("error: interrupted")
+    assert complaint.count("\n") == 1
+    assert process.returncode == 130
+    wait_until(lambda: group_is_empty(process.pid), seconds=60)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_the_process_that_started_them(
@@ -265,6 +321,7 @@ def test_workers_end_with_the_process_that_started_them(
     os.kill(process.pid, number)
     assert process.wait(timeout=20) == -number
     process.stdout.close()
+    assert process.stderr.read() == ""
     process.stderr.close()
     wait_until(lambda: group_is_empty(process.pid), seconds=60)
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import r2_score
 
-from common.metrics import final_table, fold_table, long_form, score
+from common.metrics import COLUMNS, final_table, fold_table, long_form, score, with_phase
 
 # Scores ------------------------------------------------------------------------------------------
 
@@ -62,25 +62,49 @@ def test_each_activity_is_scored_by_itself() -> None:
     assert frame["n"].tolist() == [4, 2, 2]
 
 
+def test_the_stance_phase_is_scored_by_itself() -> None:
+    """Swing, where a force is 0, flatters every score; lines of all samples stay as they are."""
+    truth = np.array([[0.0], [1.0], [10.0], [30.0], [0.0]])
+    prediction = truth + np.array([[0.0], [1.0], [2.0], [2.0], [0.0]])
+    activity = np.array(["Ramp", "Ramp", "Stair", "Stair", "Stair"])
+    arguments = truth, prediction, activity, [("knee", "BW")], {"row": "teacher"}
+    frame = long_form(*arguments, is_stance=truth[:, 0] > 5)
+    pd.testing.assert_frame_equal(frame[frame["phase"] == "all"], long_form(*arguments))
+    stance = frame[frame["phase"] == "stance"]
+    assert stance["activity"].tolist() == ["all", "Stair"]  # a ramp without stances has no line
+    assert stance["n"].tolist() == [2, 2]
+    assert stance["nrmse_percent"].tolist() == pytest.approx([10.0, 10.0])
+
+
+def test_metrics_of_earlier_versions_are_those_of_all_samples() -> None:
+    """A run that was started with an earlier version could not be resumed or reported."""
+    now = with_phase(METRICS.drop(columns="phase"))
+    assert list(now) == list(COLUMNS)
+    assert set(now["phase"]) == {"all"}
+    mixed = pd.concat([METRICS.drop(columns="phase"), METRICS.assign(phase="stance")])
+    assert with_phase(mixed)["phase"].tolist() == ["all"] * 6 + ["stance"] * 6
+    assert list(with_phase(pd.DataFrame())) == list(COLUMNS)
+
+
 # Tables on the screen ----------------------------------------------------------------------------
 
 
 def line(row: str, subject: str, target: str, nrmse: float) -> dict[str, object]:
     """Return a line of the metrics over all activities."""
     network = {"sensor_set": "foot", "modalities": "acc+gyr", "parameters": 1234567}
-    place = {"row": row, "test_subject": subject, "activity": "all", "target": target}
+    place = {"row": row, "test_subject": subject, "activity": "all", "phase": "all"}
     scores = {"nrmse_percent": nrmse, "rmse": 1.0, "pcc": nrmse / 100, "r2": 0.5}
-    return {**network, **place, "unit": "BW", "n": 100, **scores}
+    return {**network, **place, "target": target, "unit": "BW", "n": 100, **scores}
 
 
 METRICS = pd.DataFrame(
     [
-        line("teacher", "1", "GRF x", 4.0),
-        line("teacher", "1", "GRF y", 8.0),
-        line("teacher", "2", "GRF x", 10.0),
-        line("teacher", "2", "GRF y", 10.0),
-        line("student", "2", "GRF x", 12.0),
-        line("student", "2", "GRF y", np.nan),
+        line("teacher", "1", "GRF vertical", 4.0),
+        line("teacher", "1", "GRF medio-lateral", 8.0),
+        line("teacher", "2", "GRF vertical", 10.0),
+        line("teacher", "2", "GRF medio-lateral", 10.0),
+        line("student", "2", "GRF vertical", 12.0),
+        line("student", "2", "GRF medio-lateral", np.nan),
     ]
 )
 
@@ -90,23 +114,25 @@ def cells(table: str, row: str) -> str:
     return " ".join(next(text for text in table.splitlines() if text.startswith(row)).split())
 
 
-def test_table_of_a_fold_shows_the_targets_with_mean_and_sd() -> None:
-    """Mean 6 and sample SD 2.83 of 4 and 8; the lines of another subject must not leak in."""
+def test_table_of_a_fold_shows_the_targets_and_their_mean() -> None:
+    """Mean 6 of 4 and 8; the lines of another subject, or of a phase, must not leak in."""
     table = fold_table(METRICS, ["teacher"], "1")
-    assert cells(table, "teacher") == "teacher 4.00 8.00 6.00 ± 2.83"
+    assert cells(table, "teacher") == "teacher 4.00 8.00 6.00"
     assert "Test subject 1" in table
+    stance = METRICS.assign(phase="stance", nrmse_percent=99.0)
+    assert fold_table(pd.concat([METRICS, stance]), ["teacher"], "1") == table
 
 
-def test_final_table_shows_the_sd_over_targets_and_over_subjects() -> None:
-    """Means 6 and 10: mean 8, SD over subjects 2.83; SDs over targets 2.83 and 0: mean 1.41."""
+def test_final_table_shows_the_sd_over_subjects() -> None:
+    """Means 6 and 10: 8 ± 2.83, as in the report; the SD over targets would look like theirs."""
     table = final_table(METRICS, ["teacher"], ["1", "2"])
-    assert cells(table, "teacher").startswith("teacher 1,234,567 8.00 ± 1.41 ± 2.83 0.080")
-    assert "2 targets; 2 test subjects" in table
+    assert cells(table, "teacher").startswith("teacher 1,234,567 8.00 ± 2.83 0.080 ± 0.028")
+    assert "Mean over 2 targets, then mean ± SD over 2 test subjects" in table
     one = final_table(METRICS, ["teacher"], ["1"])
-    assert cells(one, "teacher").startswith("teacher 1,234,567 6.00 ± 2.83 0.060")
-    assert "SD over" not in one.splitlines()[1]
+    assert cells(one, "teacher").startswith("teacher 1,234,567 6.00 0.060")
+    assert "Mean over 2 targets, test subject 1" in one
 
 
 def test_an_undefined_value_is_not_left_out_of_a_mean() -> None:
     """Without its undefined target a row would look better than it is."""
-    assert cells(fold_table(METRICS, ["student"], "2"), "student").endswith("nan ± nan")
+    assert cells(fold_table(METRICS, ["student"], "2"), "student").endswith("nan nan")

@@ -187,6 +187,43 @@ def test_local_workers_accept_only_the_user_who_started_them(tmp_path: Path) -> 
     assert (tmp_path / "a").exists()
 
 
+OTHER_USER = 65534  # nobody
+SUBMIT = """
+import os, sys
+from distributed import Client
+os.setgroups([])
+os.setgid({user})
+os.setuid({user})
+for address in sys.argv[2:]:
+    for url in (address, address.replace("tls://", "tcp://")):
+        try:
+            client = Client(url, timeout=3)
+            client.submit(os.open, sys.argv[1], os.O_CREAT).result(timeout=10)
+        except Exception as error:
+            print(type(error).__name__)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
+def test_another_user_cannot_run_code_in_the_workers(tmp_path: Path) -> None:
+    """On a shared machine, `--jobs 2` must not give an account to everybody who finds the port."""
+    finished = parallel.in_workers(partial(touch, tmp_path), {Task("a", "1"): []}, 1, None)
+    assert next(finished) == (("a", "1"), None)
+    client = default_client()
+    scheduler = client.scheduler_info()
+    made = tmp_path / "made by another user"
+    code = SUBMIT.format(user=OTHER_USER)
+    addresses = [scheduler["address"], *scheduler["workers"]]
+    command = [sys.executable, "-c", code, str(made), *addresses]
+    done = subprocess.run(
+        command, cwd="/", capture_output=True, text=True, timeout=300, check=False
+    )
+    assert list(finished) == []
+    assert len(done.stdout.split()) == 2 * len(addresses), done.stderr
+    assert not made.exists()
+
+
 def can_connect(address: str, security: Security) -> bool:
     """Return whether a scheduler or a worker accepts a connection."""
 

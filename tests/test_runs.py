@@ -16,13 +16,14 @@ from types import ModuleType
 import h5py
 import pandas as pd
 import pytest
+import torch
 from filelock import FileLock
 from torch import nn
 
 import Dataset_B_sensor_distillation as distillation
 from common import cli, files, parallel, training
 from common import runs as common_runs
-from common.files import InputError, load_checkpoint, save_checkpoint
+from common.files import FailedTasksError, InputError, load_checkpoint, save_checkpoint
 from common.folder import find_run, new_run
 from common.runs import Row, Run
 from tests.conftest import ROOT, Capture, Files, Folders, Patch
@@ -157,12 +158,13 @@ def test_a_run_with_other_settings_is_refused(
 
 
 @pytest.mark.parametrize("content", ['{"settings": {"se', "[]", '{"settings": 1, "calls": 2}'])
-@pytest.mark.parametrize("flag", ["--run-name", "--resume"])
-def test_a_damaged_run_is_refused(main: Main, folder: Path, flag: str, content: str) -> None:
-    """What is left of it must not be overwritten as if it were empty."""
+def test_a_damaged_run_is_not_resumed_without_its_flags(
+    main: Main, folder: Path, content: str
+) -> None:
+    """Its flags are lost, and the defaults may be others."""
     (folder / "config.json").write_text(content)
-    with pytest.raises(InputError, match=f"{folder}: damaged run .*use another --run-name"):
-        main(flag, "mine")
+    with pytest.raises(InputError, match="damaged .*use --run-name mine with the flags of the run"):
+        main("--resume", "mine")
     assert (folder / "config.json").read_text() == content
 
 
@@ -249,6 +251,86 @@ def test_a_hint_shows_how_to_use_more_cores(
     pretend_cores(monkeypatch, 1)
     main("--run-name", "other", "--rows", ROWS[0])
     assert "Hint" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("device", "jobs", "tasks", "line"),
+    [
+        (
+            "cuda",
+            1,
+            3,
+            "NOTICE: 3 of 4 GPUs stay idle; --device cuda --jobs 3 trains a row on each",
+        ),
+        (
+            "cuda",
+            2,
+            8,
+            "NOTICE: 2 of 4 GPUs stay idle; --device cuda --jobs 4 trains a row on each",
+        ),
+        ("cuda:1", 2, 8, "NOTICE: 3 of 4 GPUs stay idle; --device cuda --jobs 4"),
+        ("cuda", 1, 1, "NOTICE: 3 of 4 GPUs stay idle.\n"),
+        ("cuda", 4, 8, ""),
+    ],
+)
+def test_idle_gpus_are_named(
+    device: str, jobs: int, tasks: int, line: str, main: Main, runs: list[Run], monkeypatch: Patch,
+    capsys: Capture,
+) -> None:  # fmt: skip
+    """On a machine with four GPUs, three of them would be paid for and not used."""
+    main()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    runs[0].device = torch.device(device)
+    capsys.readouterr()
+    runs[0]._suggest_jobs(tasks, jobs)
+    printed = capsys.readouterr().out
+    assert printed.startswith(line)
+    assert bool(printed) == bool(line)
+
+
+def test_jobs_are_compared_with_the_memory_of_the_gpus(
+    main: Main, runs: list[Run], monkeypatch: Patch
+) -> None:
+    """Eight jobs on one GPU must not fail one after another, hours later; nor the only job."""
+    main()
+    run, asked = runs[0], []
+
+    def memory(device: torch.device) -> tuple[int, int]:
+        asked.append(device.index)
+        return (700_000_000, 8_000_000_000)
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", memory)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    run.device, run.args.jobs = torch.device("cuda", 1), 2
+    with pytest.raises(
+        InputError, match=r"--jobs 2: 2 jobs on a GPU need .* 0.7 GB are free; use f"
+    ):
+        run._check_gpu_memory()
+    assert asked == [1]
+    run.device = torch.device("cuda")
+    run._check_gpu_memory()  # one on each
+    assert asked == [1, 0, 1]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100_000_000, 8_000_000_000))
+    run.args.jobs = 1
+    with pytest.raises(InputError, match="a row needs at least .* use another --device"):
+        run._check_gpu_memory()
+
+
+def test_a_gpu_that_failed_ends_the_run(main: Main, monkeypatch: Patch) -> None:
+    """After an error on a GPU, every later row of the process fails; out of memory is no such."""
+    begun, message = [], ""
+
+    def fail(row: Row, test_subject: str, run: Run) -> None:
+        begun.append(row.name)
+        raise RuntimeError(f"{message}: device-side assert triggered\nCUDA kernel errors might")
+
+    monkeypatch.setattr(script, "train_and_test", fail)
+    for cause, count in (("CUDA error", 1), ("other error", 2)):
+        message = cause
+        begun.clear()
+        with pytest.raises(FailedTasksError, match=f"{count} of 2 tasks failed"):
+            main()
+        assert len(begun) == count
 
 
 # The flags ---------------------------------------------------------------------------------------
@@ -475,7 +557,7 @@ def test_a_copy_of_a_script_is_drawn_guarded_and_compared_with_its_text(
     assert "NOTICE: my_script.py has changed" not in capsys.readouterr().out
     (folder,) = (tmp_path / "my_script").iterdir()
     figures = {figure.stem: figure.stat().st_size for figure in folder.glob("figures/*")}
-    assert figures.keys() == {"learning_curves", "estimates", "nrmse"}
+    assert figures.keys() == {"learning_curves", "estimates", "nrmse", "stance_curves"}
     assert min(figures.values()) > 10_000
     with pytest.raises(InputError, match="width: 4 in the run, 5 now"):
         load_script(path).main([*where, "--resume", "--width", "5"])

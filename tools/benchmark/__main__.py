@@ -1,4 +1,4 @@
-"""Measure speed and memory on this machine: training and inference.
+"""Measure speed and memory on this machine: training, inference and streaming.
 
   training   seconds per epoch of a script's loop and of the published loop, which loads batches
              with a DataLoader, copies them to the device, reads the loss back and runs the teacher
@@ -7,6 +7,8 @@
              with their number
   inference  time to compute one window and 64, in PyTorch and, if it is installed, in onnxruntime;
              latency of a live estimate; parameters, multiply-adds; memory to estimate and to train
+  streaming  time per sample of the streaming students in beyond/, on the CPU, in NumPy, onnxruntime
+             and PyTorch, measured in turn
 
 Results are written one by one:
 
@@ -38,11 +40,11 @@ import torch
 from tqdm import tqdm
 
 from common.cli import ArgumentParser, positive_int, run_main
-from common.files import InputError, write_figure, write_text
+from common.files import InputError, read_json, write_figure, write_text
 from common.training import choose_device
-from tools.benchmark import inference, tables, training
+from tools.benchmark import inference, streaming, tables, training
 from tools.benchmark.training import Case
-from tools.output import explain_write_errors
+from tools.output import check_writable, explain_write_errors
 
 PARTS = tuple(tables.TITLES)
 SETTINGS = ("threads", "batch_size", "batches", "repeats", "hop")
@@ -57,12 +59,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = _parser().parse_args(argv)
     torch.set_num_threads(args.threads)
-    results = _load_results(args)
-    cases = training.choose_cases(args.datasets, args.rows)
     names = (
         ["cpu", "cuda"][: 1 + torch.cuda.is_available()] if args.device == "auto" else [args.device]
     )
     devices = [choose_device(name) for name in names]
+    results = _load_results(args, devices)
+    is_live_only = args.parts == ["streaming"]
+    cases = [] if is_live_only else training.choose_cases(args.datasets, args.rows)
     with explain_write_errors(args.out, "--out"):
         try:
             for part in args.parts:
@@ -85,6 +88,10 @@ def _measure(
     part: str, cases: Sequence[Case], devices: Sequence[torch.device], args: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     """Measure a part; yield its results."""
+    if part == "streaming":
+        for case in streaming.streaming_cases(args.datasets, args.rows):
+            yield streaming.measure_streaming(case, args.threads)
+        return
     for device in devices:
         for case in cases:
             if part == "inference":
@@ -94,20 +101,22 @@ def _measure(
                 yield training.measure_training(case, *sizes, device)
 
 
-def _load_results(args: argparse.Namespace) -> dict[str, Any]:
+def _load_results(args: argparse.Namespace, devices: Sequence[torch.device]) -> dict[str, Any]:
     """Return the results of earlier calls, empty if there are none.
 
     Raises:
-        InputError: They cannot be mixed: another machine or other settings.
+        InputError: They cannot be mixed: another machine or other settings; or files of another
+            origin would be overwritten.
     """
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    has_gpu, gpus = torch.cuda.is_available(), [d for d in devices if d.type == "cuda"]
     machine = {
         "processor": names[0] if names else platform.machine(),
         "cores": os.cpu_count(),
         "threads": args.threads,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name(gpus[0] if gpus else None) if has_gpu else None,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
@@ -116,14 +125,19 @@ def _load_results(args: argparse.Namespace) -> dict[str, Any]:
     measured: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
     if path.exists():
         try:
-            earlier = json.loads(path.read_text(encoding="utf-8"))
+            earlier = read_json(path)
             del earlier["machine"]["date"]
             is_same = (earlier["machine"], earlier["settings"]) == (machine, settings)
-            measured = {part: list(earlier[part]) for part in PARTS}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            measured = {part: list(earlier.get(part, ())) for part in PARTS}
+        except InputError as error:
+            raise InputError(f"{error}; delete it or use another --out") from error
+        except (KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path}: damaged ({error}); delete it or use another --out"
             ) from error
+    else:
+        for name in ("benchmark.md", "latency.png"):
+            check_writable(args.out / name, (), lambda _: False)
     if not is_same:
         raise InputError(
             f"{path}: measured on another machine or with other settings; use another --out"
@@ -135,7 +149,7 @@ def _load_results(args: argparse.Namespace) -> dict[str, Any]:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tools.benchmark", description=__doc__)
     add = parser.add_argument
-    text = f"parts to measure, from {' '.join(PARTS)} (default: both)"
+    text = f"parts to measure, from {' '.join(PARTS)} (default: all)"
     add("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=text)
     text, letters = "a, b or both (default: both)", ("a", "b")
     add("--datasets", nargs="+", choices=letters, default=letters, metavar="LETTER", help=text)

@@ -16,6 +16,7 @@ NOT_MEASURED = "not measured"
 TITLES = {
     "training": "Training: seconds per epoch of {batches} batches",
     "inference": "Inference, {threads} CPU thread(s)",
+    "streaming": "Sample by sample, {threads} CPU thread(s)",
 }
 COLUMNS = {  # part -> heading -> cell, filled in from a result
     "training": {
@@ -37,6 +38,13 @@ COLUMNS = {  # part -> heading -> cell, filled in from a result
         "{window_1_ms:.0f}",
         "MB to estimate a batch": "{estimating_mb:,.0f}",
         "MB to train on one": "{training_mb:,.0f}",
+    },
+    "streaming": {
+        "NumPy: µs per sample (99th percentile)": "{numpy_us:,.0f} ({numpy_p99_us:,.0f})",
+        "onnxruntime": "{onnx_us:,.0f} ({onnx_p99_us:,.0f})",
+        "PyTorch": "{torch_us:,.0f} ({torch_p99_us:,.0f})",
+        "NumPy relative to PyTorch": "{numpy_ratio:.2f}",
+        "onnxruntime relative to PyTorch": "{onnx_ratio:.2f}",
     },
 }
 
