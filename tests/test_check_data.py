@@ -26,7 +26,7 @@ from tests.conftest import Capture, Files, Patch
 from tests.faults import Fault, exchange, fill, freeze, scale
 from tools.check_data.__main__ import Summary, main
 from tools.check_data.layout import DataFile
-from tools.check_data.strides import Strides
+from tools.check_data.stances import Stances
 from tools.dataset_a import DATASET_A_COLUMNS
 
 Edit = Callable[[h5py.File], None]
@@ -123,12 +123,12 @@ KNEE = ["knee_angle_r_moment"]
 FOOT = [f"foot_{kind}_{axis}" for kind in ("Accel", "Gyro") for axis in "XYZ"]
 STEP = 152  # samples of a step of B
 FAULTS_A = {
-    "newton": (scale(["right_v"], 700.0), "GRF y: median of the loaded foot 6"),
+    "newton": (scale(["right_v"], 700.0), "GRF vertical: median of the loaded foot 6"),
     "no force": (scale(["right_v"], 0.0), "the foot is never loaded"),
     "trial without force": (scale(["right_v"], 0.0), "exactly 0 in Ramp, trial 1"),
     "z is vertical": (
         exchange(["right_vy"], ["right_vz"]),
-        "GRF z is the largest, not GRF y; axes swap",
+        "GRF medio-lateral is the largest, not GRF vertical; axes swap",
     ),
     "g": (scale(["foot_Accel"], 1 / 9.8), "m/s², far from 9.8; in g?"),
     "deg/s": (scale(["foot_Gyro"], 57.3), "rad/s; in deg/s?"),
@@ -137,9 +137,12 @@ FAULTS_A = {
     "dead": (fill(["thigh_Gyro_Z"], 0.5), "thigh_Gyro_Z: constant, 0.5"),
     "frozen": (
         freeze(FOOT, slice(10, 250)),
-        "Stair: frozen IMU, all six channels constant: foot (1.2 s from sample 10)",
+        "Stair: foot: all six channels unchanged for 1.2 s from 0.050 s of trial 1 on, ",
     ),
-    "zeros": (fill(DATASET_A_COLUMNS[:24], 0, slice(5, 8)), "all IMUs exactly 0 in 12 of "),
+    "zeros": (
+        fill(DATASET_A_COLUMNS[:24], 0, slice(5, 8)),
+        "trunk: all six channels exactly 0 for 0.015 s from 0.025 s of trial 1 on, ",
+    ),
     "sentinel": (fill(["foot_Gyro_X"], -9999.0, slice(0, None, 50)), "foot_Gyro_X: -9999 in 2"),
     "nothing": (fill(["gracilis"], np.nan), "gracilis: nothing but NaN"),
     "turned": (exchange(["shank_Accel_X"], ["shank_Accel_Y"]), "accelerometer shank: gravity"),
@@ -276,7 +279,9 @@ def test_padding_is_not_data_or_is_reported(
     assert script_b.read(tmp_path / "b.h5").digest() == script_b.read(synthetic_files["b"]).digest()
     warnings, _ = check_copy("b", fill_padding("RAC_Z"))
     for subject in ("01", "02", "03"):
-        assert any(f"subject {subject}: all IMUs exactly 0 in" in line for line in warnings)
+        assert any(
+            f"subject {subject}: CHEST, " in line and "exactly 0 in" in line for line in warnings
+        )
 
 
 # Files that cannot be used ------------------------------------------------------------------------
@@ -300,37 +305,37 @@ def test_other_files_are_refused(synthetic_files: Files, tmp_path: Path) -> None
 # The figure ---------------------------------------------------------------------------------------
 
 
-def add_strides(path: Path) -> tuple[Strides, int]:
-    """Return the strides of a file, and its number of steps or trials."""
+def add_stances(path: Path) -> tuple[Stances, int]:
+    """Return the stances of a file, and its number of steps or trials."""
     with h5py.File(path) as file:
         data = DataFile(path, file)
-        strides, trials = Strides(data.layout), 0
+        stances, trials = Stances(data.layout), 0
         for _, parts in data.subjects():
             for part in parts:
-                strides.add(part)
+                stances.add(part)
                 trials += len(np.unique(part.trial))
-    return strides, trials
+    return stances, trials
 
 
-def test_strides_are_averaged_within_a_trial(tmp_path: Path) -> None:
-    """Otherwise the figure shows strides that nobody walked."""
+def test_stances_are_averaged_within_a_trial(tmp_path: Path) -> None:
+    """Otherwise the figure shows stances that nobody walked."""
     write_file(tmp_path / "a.h5", "a", subjects=1, minutes=0.5, seed=3)
-    strides, _ = add_strides(tmp_path / "a.h5")
-    vertical = strides.layout.vertical
-    assert list(strides.counts) == list(DATASET_A_ACTIVITIES)
-    assert 3 <= strides.counts["Treadmill"] <= 6  # two trials of 3.75 s
-    mean, sd = strides.mean_and_sd("Treadmill")
-    assert 0.9 < mean[5:30, vertical].max() < 1.5  # BW, weight acceptance
-    assert np.abs(mean[70:95, vertical]).max() < 0.02  # swing
-    assert sd[70:95, vertical].max() < 0.02
-    assert -0.15 < mean[35:60, 3].min() < -0.05  # ankle: push-off
+    stances, _ = add_stances(tmp_path / "a.h5")
+    vertical = stances.layout.vertical
+    assert list(stances.counts) == list(DATASET_A_ACTIVITIES)
+    assert 3 <= stances.counts["Treadmill"] <= 6  # two trials of 3.75 s
+    mean, sd = stances.mean_and_sd("Treadmill")
+    assert 0.9 < mean[5:40, vertical].max() < 1.5  # BW, weight acceptance
+    assert mean[[0, -1], vertical].max() < 0.2
+    assert sd[:, vertical].max() < 0.2
+    assert -0.15 < mean[60:95, 3].min() < -0.05  # ankle: push-off
 
 
-def test_stances_of_b_are_those_of_force_phase(synthetic_files: Files) -> None:
+def test_each_step_of_b_has_one_stance(synthetic_files: Files) -> None:
     """Otherwise the average of B is smeared by the different starts of the steps."""
-    strides, steps = add_strides(synthetic_files["b"])
-    mean, _ = strides.mean_and_sd("walking")
-    assert strides.counts == {"walking": steps}
-    assert mean[0, strides.layout.vertical] < 0.2
-    assert mean[50, strides.layout.vertical] > 0.6
-    assert mean[-1, strides.layout.vertical] < 0.2
+    stances, steps = add_stances(synthetic_files["b"])
+    mean, _ = stances.mean_and_sd("walking")
+    assert stances.counts == {"walking": steps}
+    assert mean[0, stances.layout.vertical] < 0.2
+    assert mean[50, stances.layout.vertical] > 0.6
+    assert mean[-1, stances.layout.vertical] < 0.2

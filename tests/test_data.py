@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -231,6 +233,113 @@ def test_files_that_are_not_hdf5(tmp_path: Path, capsys: Capture) -> None:
     assert_refused(["--data", str(cut)], "cut.h5: truncated; download", tmp_path, capsys)
     missing = tmp_path / "missing.h5"
     assert_refused(["--data", str(missing)], "missing.h5: no such file", tmp_path, capsys)
+
+
+def virtual(file: h5py.File, source: str, name: str) -> None:
+    """Add a virtual dataset."""
+    layout = h5py.VirtualLayout((100, 129), "f4")
+    layout[:] = h5py.VirtualSource(source, name, (100, 129))
+    file.create_virtual_dataset(PLACE, layout)
+
+
+HOSTILE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
+    "link to a file": (
+        lambda file: file.__setitem__("extra", h5py.ExternalLink("fifo", "/x")),
+        "/extra: links to another file",
+    ),
+    "deep link to a file": (
+        lambda file: file.__setitem__("a/b/c/d", h5py.ExternalLink("fifo", "/x")),
+        "/a/b/c/d: links to another file",
+    ),
+    "a soft link that leads to a file": (
+        lambda file: [
+            file.__setitem__("a", h5py.SoftLink("/z/x")),
+            file.__setitem__("z", h5py.ExternalLink("fifo", "/x")),
+        ],
+        "/z: links to another file",
+    ),
+    "external storage": (
+        lambda file: file.create_dataset(
+            PLACE, (10, 129), "f4", external=[("/etc/hostname", 0, h5py.h5f.UNLIMITED)]
+        ),
+        f"/{PLACE}: stored in another file",
+    ),
+    "virtual, of itself": (lambda file: virtual(file, ".", PLACE), f"/{PLACE}: a virtual dataset"),
+    "virtual": (lambda file: virtual(file, "other.h5", "x"), f"/{PLACE}: a virtual dataset"),
+    "loop": (
+        lambda file: [
+            file.__setitem__("a", h5py.SoftLink("/b")),
+            file.__setitem__("b", h5py.SoftLink("/a")),
+        ],
+        "/[ab]: its links form a loop",
+    ),
+    "1e12 rows": (
+        lambda file: file.create_dataset(PLACE, (10**12, 129), "f4", chunks=(1000, 129)),
+        f"/{PLACE}: needs at least 516,000,000,000,000 bytes of memory, but has 0 in the file",
+    ),
+    "contiguous": (
+        lambda file: file.create_dataset(PLACE, (10**9, 129), "f4"),
+        f"/{PLACE}: needs at least 516,000,000,000 bytes",
+    ),
+    "compressed zeros": (
+        lambda file: file.create_dataset(PLACE, data=np.zeros((2**18, 129)), compression="gzip"),
+        f"/{PLACE}: needs at least 270,532,608 bytes",
+    ),
+    "a chunk larger than the dataset": (
+        lambda file: file.create_dataset(
+            PLACE, (10, 129), "f4", chunks=(2**22, 129), maxshape=(None, 129)
+        ),
+        f"/{PLACE}: needs at least 2,164,260,864 bytes",
+    ),
+    "many small ones": (
+        lambda file: [file.create_dataset(f"many/{i}", (2**19, 16), "f8") for i in range(20)],
+        "bad.h5: needs at least [0-9,]+ bytes of memory",
+    ),
+    "attribute": (
+        lambda file: file.create_group("new").attrs.create("note", np.zeros(2**21)),
+        "/new: attribute note of 16,777,216 bytes",
+    ),
+    "nested JSON": (
+        lambda file: file.attrs.__setitem__("columns", "[" * 20_000),
+        "the attribute `columns` must be a JSON list",
+    ),
+    "compound": (
+        lambda file: file.create_dataset(PLACE, (10, 129), [("a", "f4"), ("b", "i4")]),
+        f"/{PLACE}: .* values; store it as float32",
+    ),
+    "references": (
+        lambda file: file.create_dataset(PLACE, (10, 129), h5py.ref_dtype),
+        f"/{PLACE}: object values; store it as float32",
+    ),
+    "strings": (
+        lambda file: file.create_dataset(PLACE, (10, 129), h5py.string_dtype()),
+        f"/{PLACE}: object values; store it as float32",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), HOSTILE.values(), ids=HOSTILE)
+def test_a_file_that_reads_others_or_fills_the_memory_is_refused(
+    spoil: Callable[[h5py.File], object], message: str, tmp_path: Path
+) -> None:
+    """A downloaded file could hang or crash the process, or show any file as samples."""
+    os.mkfifo(tmp_path / "fifo")  # opening it would wait forever
+    path = write_random_a(tmp_path / "bad.h5")
+    with h5py.File(path, "a", libver="latest") as file:
+        del file[PLACE]
+        spoil(file)
+    with pytest.raises(InputError, match=message):
+        script_a.read(path)
+
+
+def test_groups_that_contain_themselves_are_walked_once(tmp_path: Path) -> None:
+    """A hard link to its own group would make reading endless."""
+    path = write_random_a(tmp_path / "a.h5")
+    expected = script_a.read(path).digest()
+    with h5py.File(path, "a") as file:
+        file["again"] = file["/"]
+        file["All_subjects/again"] = file["All_subjects"]
+    assert script_a.read(path).digest() == expected
 
 
 def test_damaged_content_names_the_dataset(tmp_path: Path) -> None:

@@ -280,7 +280,7 @@ def test_measured_targets_are_scored(
     frame.to_csv(tmp_path / "walk.csv", index=False)
     found = target_values(predict(networks["a"], tmp_path / "walk.csv"))
     expected = nrmse(found[:200, 5], frame["right_vy"][:200].to_numpy())
-    assert nrmse_on_screen(capsys, "GRF y") == f"{expected:.3g}"
+    assert nrmse_on_screen(capsys, "GRF vertical") == f"{expected:.3g}"
 
 
 def nrmse(found: np.ndarray, truth: np.ndarray) -> float:
@@ -301,7 +301,8 @@ def test_the_files_state_units_and_latency(
     """Users would have to guess the units; live applications would not know the latency."""
     data = Path(shutil.copy(synthetic_files["b"], tmp_path))
     lines = predict(networks["b"], data, "--subject", "1", draw=True)
-    assert lines.columns[:4].tolist() == ["subject", "step", "stretch", "time (s)"]
+    labels = ["subject", "step", "stretch", "sampling rate (Hz)", "time (s)"]
+    assert lines.columns[:5].tolist() == labels
     assert "KFM (%BW·BH)" in lines.columns
     folder = tmp_path / "b-out"
     assert {path.suffix for path in folder.iterdir()} == {".csv", ".json", ".png"}

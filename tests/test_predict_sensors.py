@@ -57,7 +57,28 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "dead": (fill(NAMES[:1], 0.0), "foot_Accel_X (SD * in training): constant (0) throughou"),
     "frozen": (
         freeze(NAMES[:6], slice(10, 310)),
-        "foot_Gyro_Z: constant (*) for 1.5 s from sample 10; dead or frozen?",
+        "foot: all six channels unchanged for 1.5 s from 0.050 s on, 94 % of the samples; almost",
+    ),
+    "held": (
+        freeze(NAMES[6:], slice(40, 60)),
+        "trunk: all six channels unchanged for 0.1 s from 0.200 s on, 6.2 % of the samples; almost "
+        "certainly lost samples filled with the last value",
+    ),
+    "zeros": (
+        fill(NAMES, 0.0, slice(100, 180)),
+        "foot, trunk: all six channels exactly 0 for 0.4 s from 0.500 s on, 25 % of the samples",
+    ),
+    "zeros of an accelerometer": (
+        fill(NAMES[:3], 0.0, slice(100, None, 100)),
+        "foot: accelerometer exactly 0 in 3 places, 0.94 % of the samples; the longest, 0.005 s, f",
+    ),
+    "a gyroscope repeats itself": (
+        freeze(NAMES[9:], slice(80, 140)),
+        "trunk: gyroscope unchanged for 0.3 s from 0.400 s on, 19 % of the samples; almost certain",
+    ),
+    "half the rate": (
+        lambda frame: frame.__setitem__(NAMES, frame[NAMES].to_numpy()[np.arange(320) // 2 * 2]),
+        "foot, trunk: all six channels unchanged from one sample to the next in 50 % of the samples",
     ),
     "clipped": (
         lambda frame: frame.update(frame["foot_Gyro_Z"].clip(-3.5, 3.5)),

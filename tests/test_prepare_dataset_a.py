@@ -279,6 +279,21 @@ def test_damaged_member_of_a_zip_only_skips_its_trial(two_trials: Path, capsys: 
     assert_treadmill_is_skipped(two_trials, "truncated or damaged .mat", capsys)
 
 
+@pytest.mark.parametrize("in_zip", [True, False], ids=["zip", "MATLAB"])
+def test_a_file_that_expands_too_far_only_skips_its_trial(
+    in_zip: bool, two_trials: Path, capsys: Capture
+) -> None:
+    """Otherwise 200 kB fill the memory or the disk."""
+    path = treadmill_file(two_trials, "emg")
+    if in_zip:
+        with zipfile.ZipFile(two_trials / "AB08.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(path.relative_to(two_trials).as_posix(), bytes(100_000_000))
+        path.unlink()
+    else:
+        savemat(path, {"data": np.zeros(20_000_000)}, do_compression=True)
+    assert_treadmill_is_skipped(two_trials, "needs at least", capsys)
+
+
 def test_a_name_without_direction_is_unusable() -> None:
     """Otherwise the plates under the right foot are guessed."""
     with pytest.raises(UnusableError, match="no _ccw_ or _cw_ in its name"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.interpolate import CubicSpline
+from scipy.io import savemat
 
 import Dataset_A_lmfn_tfn_fusion_models as script
 from common.cli import ArgumentParser
 from common.files import InputError
-from tests.conftest import Files
+from tests.conftest import MEASURED, Files
+from tools.matlab_file import read_matlab
 from tools.signals import filter_zero_phase
 from tools.trained import input_columns
 from tools.trial_file import (
@@ -158,6 +161,88 @@ def test_targets_may_be_measured_for_a_part_of_the_time(walk: pd.DataFrame, tmp_
     assert read(walk.drop(columns="right_vy"), tmp_path).names == FOOT
 
 
+@pytest.mark.parametrize(("first", "bits"), [(200, 8), (65_500, 16), (2**32 - 90, 32)])
+def test_a_counter_of_samples_is_unwrapped_and_split_where_packets_were_lost(
+    first: int, bits: int, walk: pd.DataFrame, tmp_path: Path
+) -> None:
+    """The steps before and after lost packets would be joined to one that nobody took."""
+    count = (first + np.arange(150)) % 2**bits
+    recording = walk.drop(columns="time").assign(PacketCounter=count).drop(index=range(100, 115))
+    trial = read(recording, tmp_path, "--recorded-hz", "200")
+    [notice] = trial.notices
+    assert "PacketCounter counts on by 16 instead of 1 after line 100 below the names" in notice
+    assert "almost certainly 15 samples lost; see --time-column" in notice
+    flags = ["--time-column", "PacketCounter", "--recorded-hz", "200"]
+    trial = read(recording, tmp_path, *flags)
+    assert [len(stretch.values) for stretch in trial.stretches] == [100, 35]
+    np.testing.assert_allclose(trial.stretches[1].time_s, TIME_S[115:150], atol=1e-9)
+    assert f"the counter starts again after {2**bits:,}" in trial.notices[0]
+    with pytest.raises(InputError, match="no whole number, but with --recorded-hz"):
+        read(walk, tmp_path, "--time-column", "time", "--recorded-hz", "200")
+
+
+@pytest.mark.parametrize(("unit", "ticks_hz", "period"), [("us", 1e6, 2**32), ("ms", 1e3, 2**16)])
+def test_a_time_that_starts_again_is_unwrapped(
+    unit: str, ticks_hz: float, period: int, walk: pd.DataFrame, tmp_path: Path
+) -> None:
+    """A sensor that has been on for 72 minutes would be refused, or its lines sorted."""
+    ticks = (period - round(0.5 * ticks_hz) + np.arange(150) * round(ticks_hz / 200)) % period
+    trial = read(walk.assign(time=ticks), tmp_path, "--time-unit", unit)
+    np.testing.assert_allclose(trial.stretches[0].time_s, TIME_S[:150], atol=1e-9)
+    assert "the clock starts again after" in trial.notices[0]
+    assert "line 101 below the names" in trial.notices[0]
+
+
+def test_an_empty_time_column_is_named_with_the_stated_rate(
+    walk: pd.DataFrame, tmp_path: Path
+) -> None:
+    """Users would look for the fault in times that do not exist."""
+    text = "// Update Rate: 200.0Hz\n" + walk.assign(time=np.nan).to_csv(index=False)
+    with pytest.raises(InputError, match="time: empty; .* or state --recorded-hz 200, as the file"):
+        read(text, tmp_path)
+
+
+@pytest.mark.parametrize("offset_s", [0.0, 0.001])
+def test_sensors_with_lines_of_their_own_are_joined(
+    offset_s: float, movement: CubicSpline, tmp_path: Path
+) -> None:
+    """The log of a phone, a line per event, would have no complete sample."""
+    acc, gyr = (
+        table(TIME_S, movement(TIME_S)),
+        table(TIME_S + offset_s, movement(TIME_S + offset_s)),
+    )
+    lines = pd.concat([acc[["time", *FOOT[:3]]], gyr[["time", *FOOT[3:]]]])
+    for recording in (lines, lines.sort_values("time", kind="stable")):
+        [stretch] = read(recording, tmp_path).stretches
+        assert difference(stretch.values, movement(stretch.time_s)) < CLOSE
+
+
+def test_a_last_line_that_ends_early_is_left_out(walk: pd.DataFrame, tmp_path: Path) -> None:
+    """A logger that lost power would leave a file that nothing reads, or a wrong last number."""
+    text = walk.to_csv(index=False)
+    trial = read(text[: text.rindex(",") - 2], tmp_path)
+    assert len(trial.stretches[0].values) == 149
+    assert trial.notices == ["the last line is incomplete and was left out"]
+
+
+def test_a_matlab_file_that_expands_too_far_or_has_a_table_is_refused(tmp_path: Path) -> None:
+    """A file of 150 kB would fill the memory; a table would be called a file without arrays."""
+    savemat(tmp_path / "bomb.mat", {"a": np.zeros(20_000_000)}, do_compression=True)
+    with pytest.raises(InputError, match="needs at least [0-9,]+ bytes of memory"):
+        read_matlab(tmp_path / "bomb.mat")
+    savemat(
+        tmp_path / "cut.mat", {"a": np.random.default_rng(0).normal(size=1000)}, do_compression=True
+    )
+    (tmp_path / "cut.mat").write_bytes((tmp_path / "cut.mat").read_bytes()[:2000])
+    with pytest.raises(InputError, match="not a MATLAB file"):
+        read_matlab(tmp_path / "cut.mat")
+    path = MEASURED / "dataset_a" / "SubjectInfo.mat"
+    if not path.exists():
+        pytest.skip(f"the table of the subjects of Dataset A is not at {path}")
+    with pytest.raises(InputError, match="a table, timetable or other object; .* writetable"):
+        read_matlab(path)
+
+
 # How devices and spreadsheets write files ---------------------------------------------------------
 
 
@@ -182,6 +267,13 @@ def with_times(convert: Callable[[float], str]) -> Callable[[str], str]:
     return rewrite
 
 
+def over(before: str, after: str) -> Callable[[str], str]:
+    """Return a function that writes times of which 0.5 s are before a change and the rest after."""
+    return with_times(
+        lambda t: f"{before}{59.5 + t:09.6f}" if t < 0.5 else f"{after}{t - 0.5:09.6f}"
+    )
+
+
 def quoted_commas(text: str) -> str:
     """Return a CSV with a decimal comma in every quoted cell."""
     rows = [[cell.replace(".", ",") for cell in line.split(",")] for line in text.splitlines()]
@@ -198,6 +290,19 @@ FORMATS: dict[str, Callable[[str], str | bytes]] = {
     "lines above the names": lambda text: PREAMBLE + text,
     "empty last line": lambda text: text + ",,,,,,\n",
     "sep=;": lambda text: f"sep=;\n{with_commas(text)}",
+    "lines of commas": lambda text: text.replace("\n", f"\n{',' * 6}\n" * 2).replace("\n,", "\n ,"),
+    "commas behind the last cell": lambda text: text.replace("\n", ",,,\n").replace(",,,", "", 1),
+    "NULs at the end": lambda text: text.encode() + bytes(3000),
+    "NULs at the end of UTF-16": lambda text: text.encode("utf-16") + bytes(3000),
+    "names in two lines": lambda text: (
+        "time,foot,,,foot,,\n,Accel_X,Accel_Y,Accel_Z,Gyro_X,Gyro_Y,"
+        "Gyro_Z\n" + text.partition("\n")[2]
+    ),
+    "names, units, types": lambda text: below_names(below_names(text, "float" + ",float" * 6), SI),
+    "names twice": lambda text: below_names(text, text.partition("\n")[0]),
+    "device above the names": lambda text: f"Device: X; serial 1\n{text}",
+    "names of unused columns twice": lambda text: text.replace("\n", ",x,x\n"),
+    "UTF-16 without BOM": lambda text: text.encode("utf-16-le"),
     "UTF-8 with BOM": lambda text: text.encode("utf-8-sig"),
     "UTF-16": lambda text: text.replace(",", "\t").encode("utf-16"),
     "Windows": lambda text: below_names(text, SI.replace("^2", "²")).encode("cp1252"),
@@ -208,6 +313,12 @@ FORMATS: dict[str, Callable[[str], str | bytes]] = {
     "times of day": with_times(
         lambda t: f"09:59:{59.5 + t:09.6f}" if t < 0.5 else f"10:00:{t - 0.5:09.6f}"
     ),
+    "midnight": with_times(lambda t: f"{'23:59' if t < 0.5 else '00:00'}:{(59.5 + t) % 60:09.6f}"),
+    "minutes of an hour": with_times(lambda t: f"{59 if t < 0.5 else 0}:{(59.5 + t) % 60:09.6f}"),
+    "a day ends, day first": over("12.05.2024 23:59:", "13.05.2024 00:00:"),
+    "a month ends, month first": over("05/06/2024 23:59:", "05/07/2024 00:00:"),
+    "end of daylight saving time": over("2024-10-27 02:59:", "2024-10-27 02:00:"),
+    "seconds of a minute": with_times(lambda t: f"{(59.5 + t) % 60:.6f}"),
     "dates in a time zone": with_times(lambda t: f"2024-05-01T10:00:0{t:.6f}+02:00"),
     "dates of a spreadsheet": with_times(lambda t: f"05/13/2024 10:00:0{t:.3f} PM"),
 }
@@ -222,7 +333,7 @@ def test_every_format_is_read(
     trial = read(text, tmp_path)
     np.testing.assert_allclose(trial.stretches[0].values, walk[FOOT], atol=1e-6)
     np.testing.assert_allclose(trial.stretches[0].time_s, walk["time"], atol=1e-9)
-    assert trial.notes[0].startswith("Time 0 is ") == ("10:00:0" in str(text))
+    assert trial.notes[0].startswith("Time 0 is ") == bool(re.search(r"\d\d?:\d\d", str(text)))
 
 
 def test_a_line_of_units_is_used(walk: pd.DataFrame, tmp_path: Path) -> None:
@@ -271,6 +382,17 @@ def put(name: str, row: int, value: object) -> Spoil:
     return spoil
 
 
+def edit_line(number: int, edit: Callable[[str], str]) -> Spoil:
+    """Return a function that edits a line of a CSV; line 0 has the names."""
+
+    def spoil(frame: pd.DataFrame) -> str:
+        lines = frame.to_csv(index=False).splitlines()
+        lines[number] = edit(lines[number])
+        return "\n".join(lines)
+
+    return spoil
+
+
 def with_units(line: str) -> Spoil:
     """Return a function that adds a line of units."""
     return lambda frame: below_names(frame.to_csv(index=False), line)
@@ -296,12 +418,51 @@ FAULTS: dict[str, tuple[Spoil, str]] = {
     ),
     "no times": (lambda frame: frame.assign(time=np.nan), "time: empty; choose another --time-col"),
     "time stands": (put("time", 3, 0.01), "time, line 4 below the names: the time does not increa"),
-    "time is lost": (put("time", 9, None), "line 10 below the names: the time does not increase"),
+    "time is lost": (put("time", 9, None), "line 10 below the names: no time; fill it in or rem"),
+    "time falls back": (
+        lambda frame: frame.assign(time=frame["time"] % 0.5),
+        "time, line 101 below the names: the time falls back by 0.495 s there; .*: split the file",
+    ),
+    "joined recordings of one second": (
+        lambda frame: pd.concat([frame, frame, frame]).assign(time=np.arange(450) % 200 / 200),
+        "line 201 below the names: the time falls back by 0.995 s there; .*: split the file there",
+    ),
+    "coarse times": (
+        lambda frame: frame.assign(time=frame["time"].round(1)),
+        "as in 9[0-9] % of the lines; the times are too coarse: state --recorded-hz",
+    ),
+    "extra cell": (edit_line(30, lambda line: f"9,{line}"), "line 31: 8 cells, but 7 column names"),
+    "extra cell in all lines": (
+        lambda frame: frame.to_csv(index=False).replace("\n", "\n1,"),
+        "line 2: 8 cells, but 7 column names; correct the line, .* give every column a name",
+    ),
+    "decimal commas between commas": (
+        edit_line(30, lambda line: line.replace(".", ",")),
+        "line 31: 1[0-9] cells, but 7 column names",
+    ),
+    "a cell is missing": (
+        edit_line(30, lambda line: line.rpartition(",")[0]),
+        "line 31: 6 cells, but 7 column names",
+    ),
+    "NUL": (edit_line(30, lambda line: line + "\0"), "not a text file"),
+    "a line of 2 MB": (
+        lambda frame: frame.to_csv(index=False) + "1," * 2**20,
+        "line 152: longer than 1,048,576 characters",
+    ),
+    "open quotation mark": (
+        lambda frame: frame.to_csv(index=False) + '"' + "0,1\n" * 50_000,
+        "field larger than field limit .*; is a quotation mark missing above?",
+    ),
+    "hexadecimal": (put("foot_Gyro_X", 4, "0x1F"), "line 5 below the names: 0x1F is not a number"),
+    "thousands": (put("foot_Gyro_X", 4, "1,234.5"), "line 5 below the names: 1,234.5 is not"),
+    "names again": (
+        edit_line(30, lambda line: ",".join(["time", *FOOT])),
+        "time, line 30 below the names: time is not a number",
+    ),
     "one line": (lambda frame: frame[:1], "fewer than two lines .*; provide a longer recording"),
-    "a line per sensor": (
-        lambda frame: pd.concat([frame.drop(columns=FOOT[0]), frame[["time", FOOT[0]]] + 0.001])
-        .sort_values("time"),
-        "fewer than two lines .*; merge the lines of different sensors",
+    "sensors one after the other": (
+        lambda frame: pd.concat([frame.drop(columns=FOOT[0]), frame[["time", FOOT[0]]] + 2]),
+        "fewer than two lines .*; record all sensors at the same time",
     ),
     "empty column": (
         lambda frame: frame.assign(foot_Accel_Z=np.nan),
@@ -334,7 +495,7 @@ def test_a_fault_is_named_with_its_place(
 UNFIT_FLAGS = {
     "--acc-unit m/s2": "foot_Accel_X: unit g, which contradicts --acc-unit m/s2",
     "--time-unit ms": "dates or times of day, not numbers; omit --time-unit",
-    "--recorded-hz 200 --time-unit ms": "--recorded-hz is for a file without time; omit one",
+    "--recorded-hz 200 --time-unit ms": "--recorded-hz is for a file without times; omit one",
     "--columns foot_Accel_X=Acc_Q": r"no column Acc_Q \(for foot_Accel_X\), which",
     "--columns foot_acc_X=time": "foot_acc_X: not a column of Dataset A such as foot_Acc",
     "--columns foot_Accel_X=a foot_Accel_X=b": "foot_Accel_X is mapped twice",

@@ -1,4 +1,4 @@
-"""Read a recording with named columns, CSV or MATLAB, and resample it to the rate of a script.
+"""Read a recording with named columns, CSV, MATLAB or OpenSim, and resample it to a script's rate.
 
 In a text file, encoding, delimiter, decimal commas, lines above the column names, a line of units
 below them, dates and times of day are recognized. In a MATLAB file, a vector is a column with the
@@ -9,31 +9,34 @@ structure are named `trial.acc`.
 from __future__ import annotations
 
 import argparse
-import codecs
-import csv
-import io
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import io as scipy_io
-from scipy.interpolate import CubicSpline
 
 from common.cli import ArgumentParser, positive_float
-from common.data import SensorSet
-from common.files import InputError, shorten
+from common.files import InputError, printable, shorten
+from tools import opensim
+from tools.clock import count_to_time, increase, parse_times
+from tools.events import align_sensors, sort_events
+from tools.matlab_file import read_matlab
+from tools.plausibility import check_counter
 from tools.signals import TO_M_S2, TO_RAD_S, anti_alias, interpolate
-from tools.trained import channel_names, dataset_name, input_columns, target_columns
+from tools.text_file import find_unit, read_text, to_numbers
+
+if TYPE_CHECKING:
+    from common.data import SensorSet
 
 ACC_UNITS = {"m/s2": TO_M_S2["m/s²"], "g": TO_M_S2["g"]}  # in m/s²
 GYR_UNITS = TO_RAD_S  # in rad/s
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+TIME = "time (s)"  # column of the results
+TIME_DIGITS = 6  # in s
 MAX_GAP_S = 0.03
 SLOWEST, FASTEST = 0.1, 500.0  # times the script's rate; beyond, the unit of time must be wrong
 LOWER, HIGHER = 0.98, 1.02  # times the script's rate: clocks are inexact
@@ -41,31 +44,18 @@ BURSTS = 1.1  # ratio of the rates from the median interval and from the number 
 LONGEST_GAP = 2.0  # sampling intervals: a shorter one is never a gap, however slow the recording
 ROUNDING = 1e-6  # of a sampling interval, in the last time of a grid
 
-HEAD_BYTES, HEAD_LINES = 2**17, 100  # from which the format of a text file is recognized
 MATLAB_SUFFIX = ".mat"
-DELIMITERS = ",;\t|"
-UNIT_SPELLINGS = {  # in a line of units, without the characters of `IN_UNITS`
-    **dict.fromkeys(("m/s2", "m/s/s", "ms-2", "mps2"), "m/s2"),
-    **dict.fromkeys(("g", "gn", "g0"), "g"),
-    **dict.fromkeys(("rad/s", "rads-1", "rad/sec", "radps"), "rad/s"),
-    **dict.fromkeys(("deg/s", "degs-1", "deg/sec", "degps", "dps"), "deg/s"),
-    **dict.fromkeys(("s", "sec", "seconds"), "s"),
-    **dict.fromkeys(("ms", "msec", "milliseconds"), "ms"),
-    **dict.fromkeys(("us", "usec", "microseconds"), "us"),
-    **dict.fromkeys(("ns", "nsec", "nanoseconds"), "ns"),
-}
-IN_UNITS = {**dict.fromkeys("[](){}^*·\"' ", ""), "²": "2", "⁻": "-", "¹": "1", "°": "deg"}
-IN_UNITS |= dict.fromkeys("µμ", "u")
 
 
 class Clock(NamedTuple):
     """How to find the time of each sample.
 
     Attributes:
-        column: name of the time column.
+        column: name of the time column; empty to count the lines.
         unit: a key of `SECONDS`; None for the unit that the file states, or else s.
         max_gap_s: the longest gap that is interpolated, in s.
-        rate_hz: the rate of a file without a time column; None to read the column.
+        rate_hz: the rate of a file without times, whose time column, if any, counts samples; None
+            to read the times.
     """
 
     column: str = "time"
@@ -93,10 +83,17 @@ class Units(NamedTuple):
 
 
 class Source(NamedTuple):
-    """The column of the file that a column of the script is read from, and its sign."""
+    """The column of the file that a column of the script is read from.
+
+    Attributes:
+        name: its name.
+        sign: 1, or -1 for the opposite sign.
+        unit: its unit as the user states it; empty for that of the file.
+    """
 
     name: str
     sign: float = 1.0
+    unit: str = ""
 
 
 class Stretch(NamedTuple):
@@ -106,22 +103,25 @@ class Stretch(NamedTuple):
         time_s: `(samples,)` times at the script's rate, relative to the first line of the file.
         values: `(samples, columns)` at the script's rate; NaN where a target was not measured.
         recorded: `(recorded samples, C)` the columns of the inputs before resampling.
+        recorded_s: `(recorded samples,)` their times.
     """
 
     time_s: np.ndarray
     values: np.ndarray
     recorded: np.ndarray
+    recorded_s: np.ndarray
 
 
 class Trial(NamedTuple):
     """A trial, resampled to the rate of a script.
 
     Attributes:
-        names: the columns: those of the inputs, then those of the targets if they were read.
+        names: the columns: those of the inputs, of the targets if they were read, and others.
         stretches: the parts without a gap.
         own_hz: rate of the recording.
         start_s: time of its first line, 0 for a date.
         units: its units; None where neither the user nor the file states one.
+        target_units: target -> its unit as stated by the user or the file.
         notes: facts about its times.
         notices: warnings about its times.
         gaps: descriptions of the gaps at which it was split.
@@ -132,6 +132,7 @@ class Trial(NamedTuple):
     own_hz: float
     start_s: float
     units: Units
+    target_units: dict[str, str]
     notes: list[str]
     notices: list[str]
     gaps: list[str]
@@ -157,7 +158,8 @@ def add_flags(parser: ArgumentParser) -> None:
         "--recorded-hz",
         type=positive_float,
         metavar="HZ",
-        help="sampling rate of a CSV or MATLAB file without a time column",
+        help="sampling rate of a CSV or MATLAB file without times; with --time-column, that column "
+        "counts samples, and missing numbers are gaps",
     )
     add(
         "--max-gap",
@@ -185,11 +187,10 @@ def parse_clock(args: argparse.Namespace) -> Clock:
     Raises:
         InputError: The flags contradict each other.
     """
-    if args.recorded_hz and (args.time_column or args.time_unit):
-        raise InputError("--recorded-hz is for a file without time; omit one of the flags")
-    return Clock(
-        args.time_column or "time", args.time_unit, args.max_gap or MAX_GAP_S, args.recorded_hz
-    )
+    if args.recorded_hz and args.time_unit:
+        raise InputError("--recorded-hz is for a file without times; omit one of the flags")
+    column = args.time_column or ("" if args.recorded_hz else "time")
+    return Clock(column, args.time_unit, args.max_gap or MAX_GAP_S, args.recorded_hz)
 
 
 def read_trial(
@@ -200,6 +201,8 @@ def read_trial(
     units: Units,
     mapping: Mapping[str, Source],
     needs_targets: bool = False,
+    others: Sequence[str] = (),
+    read: Reader | None = None,
 ) -> Trial:
     """Read a file, and resample every stretch without a gap to the script's rate.
 
@@ -214,19 +217,26 @@ def read_trial(
         units: the units that the user has stated.
         mapping: column of the script -> column of the file, for those with another name.
         needs_targets: whether the file must have the targets.
+        others: further columns of the file, which may have empty cells.
+        read: reads the file; None for `read_columns`.
 
     Raises:
         InputError: The file cannot be used; the message says where, and how to fix it.
     """
+    from tools.trained import channel_names, input_columns, target_columns  # imports PyTorch
+
     inputs, targets = input_columns(script, sensor_set), target_columns(script)
     sources = {name: mapping.get(name, Source(name)) for name in [*inputs, *targets]}
-    file = _read_columns(path, [clock.column], [source.name for source in sources.values()])
+    sources |= {name: Source(name) for name in others}
+    file = (read or read_columns)(path, [clock.column], [s.name for s in sources.values()])
+    file.units.update({source.name: source.unit for source in sources.values() if source.unit})
     needed = [*inputs, *targets] if needs_targets else inputs
-    _check_names(file, {name: sources[name] for name in needed})
-    if not clock.rate_hz and clock.column not in file.names:
+    _check_names(file, {name: sources[name] for name in [*needed, *others]})
+    clock = file.own_clock(clock)
+    if clock.column not in file.names and (clock.column or not clock.rate_hz):
         raise InputError(
             f"{path}: no time column {clock.column}; name it with --time-column, one of "
-            f"{shorten(', '.join(file.names))}, or state --recorded-hz"
+            f"{shorten(', '.join(file.names))}, or state {file.rate_flag}"
         )
     channels = channel_names(script, sensor_set)
     yours = {kind: [sources[name].name for name in channels[kind]] for kind in ("acc", "gyr")}
@@ -235,21 +245,32 @@ def read_trial(
         _unit(file, "--gyr-unit", GYR_UNITS, units.gyr, yours["gyr"]),
     )
     notes: list[str] = []
-    if clock.rate_hz:
+    notices = [*file.notices]
+    if clock.rate_hz and not clock.column:
         all_s, start_s = np.arange(len(file.table)) / clock.rate_hz, 0.0
     else:
-        file = file._replace(table=file.table.dropna(how="all"))  # spreadsheets write empty lines
-        all_s, start_s = _read_time(file, clock, notes)
+        table = file.table.dropna(how="all")  # spreadsheets write empty lines
+        table = sort_events(table, clock.column, [sources[name].name for name in inputs])
+        file = file._replace(table=table)
+        all_s, start_s = read_time(file, clock, notes, notices)
+        start_s = 0.0 if notes else start_s  # as the note says of dates and times of day
+    if len(parts_s := np.diff(all_s)) and parts_s.max() < 1.5 * np.median(parts_s):
+        notices += _check_counters(file)
     has_targets = {sources[name].name for name in targets} <= set(file.names)
-    names = [*inputs, *targets] if has_targets else inputs
-    columns = {name: sources[name].sign * _numbers(file, sources[name].name) for name in names}
+    names = [*inputs, *(targets if has_targets else ()), *others]
+    used = {name: sources[name] for name in names}
+    columns = {name: s.sign * column_numbers(file, s.name) for name, s in used.items()}
     values, c = np.column_stack([*columns.values()]), len(inputs)
+    lines, values = align_sensors(all_s, values, c, clock.max_gap_s)
+    if len(lines) < len(all_s):
+        notices.append("sensors have lines of their own; they were interpolated at the same times")
+        file, all_s = file._replace(table=file.table.iloc[lines]), all_s[lines]
     kept = np.flatnonzero(np.isfinite(values[:, :c]).all(axis=1))
     if len(kept) < 2:
         empty = [sources[name].name for name in inputs if np.isnan(columns[name]).all()]
         hint = f"add {shorten(', '.join(empty))}" if empty else "provide a longer recording"
-        if not empty and len(values) > 2:
-            hint = "merge the lines of different sensors"
+        if not empty and len(lines) < len(columns[inputs[0]]):
+            hint = "record all sensors at the same time"
         raise InputError(
             f"{path}: fewer than two lines have a number in every column that the network reads; "
             f"{hint}"
@@ -258,13 +279,14 @@ def read_trial(
     parts = split_at_gaps(time_s, clock.max_gap_s)
     part_times = [time_s[part] for part in parts] or [time_s]
     own_hz = sum(len(part) - 1 for part in part_times) / sum(np.ptp(part) for part in part_times)
-    notices = _check_rate(path, own_hz, script.RATE_HZ, time_s, notes)
+    notices += check_rate(path, own_hz, script.RATE_HZ, time_s, notes)
     stretches = []
     for part in parts:
         signals, measured = np.split(values[kept[part]], [c], axis=1)
         new_time_s, resampled = resample(time_s[part], signals, own_hz, script.RATE_HZ)
         measured = resample_with_nan(time_s[part], measured, own_hz, script.RATE_HZ, new_time_s)
-        stretches.append(Stretch(new_time_s, np.hstack([resampled, measured]), signals))
+        joined = np.hstack([resampled, measured])
+        stretches.append(Stretch(new_time_s, joined, signals, time_s[part]))
     gaps = []
     for one, two in pairwise(parts):
         before, after = kept[one.stop - 1], kept[two.start]
@@ -272,7 +294,18 @@ def read_trial(
         empty = [sources[inputs[i]].name for i in np.flatnonzero(is_empty)]
         text = f"gap of {all_s[after] - all_s[before]:.3g} s after {file.place(before)}"
         gaps.append(f"{text}, no {shorten(', '.join(empty), 100)}" if empty else text)
-    return Trial(names, stretches, own_hz, start_s, units, notes, notices, gaps)
+    target_units = {name: file.units.get(sources[name].name, "") for name in targets}
+    return Trial(names, stretches, own_hz, start_s, units, target_units, notes, notices, gaps)
+
+
+def _check_counters(file: NamedColumns) -> Iterator[str]:
+    """Yield a message for each column that counts samples and shows that some were lost."""
+    if file.counters is not None:
+        counters = file.counters.loc[file.table.index]
+        for name in counters:
+            counts = to_numbers(counters[name], file.decimal).to_numpy()
+            for message in check_counter(name, counts, file.place):
+                yield f"{message}; see --time-column with --recorded-hz"
 
 
 # Column names -------------------------------------------------------------------------------------
@@ -282,7 +315,8 @@ def parse_mapping(arguments: Sequence[str], script: ModuleType) -> dict[str, Sou
     """Return column of the script -> column of the file, from the arguments of `--columns`.
 
     Args:
-        arguments: a CSV with the columns `yours` and `ours`, or pairs `ours=[-]yours`.
+        arguments: a CSV with the columns `yours`, `ours` and optionally `unit` (a line without
+            `ours` is ignored), or pairs `ours=[-]yours`.
         script: the script, whose columns are known.
 
     Raises:
@@ -295,15 +329,18 @@ def parse_mapping(arguments: Sequence[str], script: ModuleType) -> dict[str, Sou
                 f"--columns {path}: no such file; pass a CSV with the columns yours,ours, or pairs "
                 "such as foot_Accel_X=-Acc_Y"
             )
-        pairs = read_table(path, ["ours", "yours"]).values.tolist()
+        table = read_table(path, ["ours", "yours"], ["unit"])
+        pairs = table[table["ours"] != ""].values.tolist()
     else:
-        pairs = [argument.partition("=")[::2] for argument in arguments]
-        if not all(yours.strip(" -") for _, yours in pairs):
+        pairs = [[*argument.partition("=")[::2], ""] for argument in arguments]
+        if not all(yours.strip(" -") for _, yours, _ in pairs):
             raise InputError("--columns: pass one FILE, or pairs such as foot_Accel_X=-Acc_Y")
     known = [name for names in script.COLUMNS.values() for name in names]
     mapping = {}
-    for ours, yours in ((ours.strip(), yours.strip()) for ours, yours in pairs):
+    for ours, yours, unit in ((cell.strip() for cell in pair) for pair in pairs):
         if ours not in known:
+            from tools.trained import dataset_name  # imports PyTorch
+
             raise InputError(
                 f"--columns: {shorten(ours) or 'empty name'}: not a column of Dataset "
                 f"{dataset_name(script)} such as {known[0]}; write {known[0]}=YOURS, or "
@@ -313,7 +350,7 @@ def parse_mapping(arguments: Sequence[str], script: ModuleType) -> dict[str, Sou
             raise InputError(f"--columns: {ours} is mapped twice; remove one of the entries")
         name = yours.removeprefix("-").strip()
         if name:
-            mapping[ours] = Source(name, -1.0 if yours.startswith("-") else 1.0)
+            mapping[ours] = Source(name, -1.0 if yours.startswith("-") else 1.0, unit)
     return mapping
 
 
@@ -337,7 +374,7 @@ def _check_names(file: NamedColumns, sources: Mapping[str, Source]) -> None:
     missing = [ours for ours, source in sources.items() if source.name not in file.names]
     if not missing:
         return
-    signed = {ours: f"{'-' if sign < 0 else ''}{name}" for ours, (name, sign) in sources.items()}
+    signed = {ours: f"{'-' if sign < 0 else ''}{name}" for ours, (name, sign, _) in sources.items()}
     yours = ["" if ours in missing else signed[ours] for ours in sources]
     names = ", ".join(
         ours if sources[ours].name == ours else f"{sources[ours].name} (for {ours})"
@@ -359,7 +396,7 @@ def print_template() -> Iterator[None]:
     except MissingColumnsError as error:
         print(
             "Template for --columns FILE; fill in your names, with a minus sign where your axis "
-            f"points the other way:\n{error.template}",
+            f"points the other way:\n{printable(error.template)}",
             end="",
         )
         raise
@@ -381,7 +418,7 @@ def _unit(
         if not (written := file.units.get(column)):
             continue
         place = f"{file.path}: {column}: unit {shorten(written, 40)}"
-        unit = UNIT_SPELLINGS.get(written.translate(str.maketrans(IN_UNITS)).casefold())
+        unit = find_unit(written)
         if unit not in known:
             raise InputError(
                 f"{place}, but {flag} knows {', '.join(known)}; convert the values and correct the "
@@ -412,7 +449,11 @@ def split_at_gaps(time_s: np.ndarray, max_gap_s: float) -> list[slice]:
 
 
 def resample(
-    time_s: np.ndarray, values: np.ndarray, own_hz: float, rate_hz: float
+    time_s: np.ndarray,
+    values: np.ndarray,
+    own_hz: float,
+    rate_hz: float,
+    new_time_s: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resample a stretch with a cubic spline, which passes through all samples.
 
@@ -424,12 +465,16 @@ def resample(
         values: `(n, c)` without NaN.
         own_hz: rate of the recording.
         rate_hz: rate to resample to.
+        new_time_s: times at this rate; None for those from the first one on.
 
     Returns:
-        The new times `(m,)` in s, from the first one on, and the values `(m, c)`.
+        The new times `(m,)` in s and the values `(m, c)`.
     """
+    from scipy.interpolate import CubicSpline  # slow to import
+
     duration_s = time_s[-1] - time_s[0]
-    new_time_s = time_s[0] + np.arange(int(duration_s * rate_hz + ROUNDING) + 1) / rate_hz
+    if new_time_s is None:
+        new_time_s = time_s[0] + np.arange(int(duration_s * rate_hz + ROUNDING) + 1) / rate_hz
     if own_hz > HIGHER * rate_hz:
         regular_s = np.linspace(time_s[0], time_s[-1], max(round(duration_s * own_hz) + 1, 2))
         values = anti_alias(CubicSpline(time_s, values)(regular_s), own_hz, rate_hz)
@@ -448,45 +493,46 @@ def resample_with_nan(
     return interpolate(values, time_s, new_time_s)
 
 
-def _read_time(file: NamedColumns, clock: Clock, notes: list[str]) -> tuple[np.ndarray, float]:
+def read_time(
+    file: NamedColumns, clock: Clock, notes: list[str], notices: list[str] | None = None
+) -> tuple[np.ndarray, float]:
     """Return the times in s relative to the first line, and the time of the first line in s.
 
     The difference is taken first: float64 does not hold microseconds of the seconds since 1970.
-    The first line of date-times has the time 0.
+    For dates, the time of the first line is that since 1970; for times of day, since midnight.
     """
     column, place = file.table[clock.column], f"{file.path}: {clock.column}"
+    notices = [] if notices is None else notices
     if column.isna().all():
-        raise InputError(f"{place}: empty; choose another --time-column, or state --recorded-hz")
-    if _to_numbers(column, file.decimal).notna().any():
-        ticks = _numbers(file, clock.column)
+        raise InputError(f"{place}: empty; choose another --time-column, or state {file.rate_flag}")
+    if clock.rate_hz:
+        counts = column_numbers(file, clock.column)
+        return count_to_time(counts, clock.rate_hz, file.place, place, notices), 0.0
+    is_date, unit = False, "s"
+    if to_numbers(column, file.decimal).notna().any():
+        ticks = column_numbers(file, clock.column)
         unit = _unit(file, "--time-unit", SECONDS, clock.unit, [clock.column]) or "s"
         time_s, start_s = (ticks - ticks[0]) * SECONDS[unit], ticks[0] * SECONDS[unit]
     elif clock.unit:
         raise InputError(f"{place}: dates or times of day, not numbers; omit --time-unit")
     else:
-        text = column.str.replace(file.decimal, ".", regex=False)
-        times = pd.to_timedelta(text, errors="coerce")
-        if times.isna().any():
-            times = pd.to_datetime(text, format="mixed", utc=True, errors="coerce")
-        if times.isna().any():
-            row = int(np.argmax(times.isna()))
+        text = column.str.replace(file.decimal, ".", regex=False).str.strip()
+        times = parse_times(text, notices)
+        if (is_wrong := times.isna() & column.notna()).any():
+            row = int(np.argmax(is_wrong))
             raise InputError(
                 f"{place}, {file.place(row)}: {shorten(column.iloc[row])} is neither a number nor "
                 "a date or time; correct it, or choose another --time-column"
             )
-        time_s, start_s = (times - times.iloc[0]).dt.total_seconds().to_numpy(), 0.0
+        time_s = (times - times.iloc[0]).dt.total_seconds().to_numpy()
+        is_date = isinstance(times.iloc[0], pd.Timestamp)
+        start_s = times.iloc[0].timestamp() if is_date else times.iloc[0].total_seconds()
         notes.append(f"Time 0 is {shorten(column.iloc[0])}")
-    is_wrong = ~(np.diff(time_s, prepend=-np.inf) > 0)  # true for NaN, too
-    if is_wrong.any():
-        raise InputError(
-            f"{place}, {file.place(int(np.argmax(is_wrong)))}: the time does not increase there; "
-            "remove repeated lines, give every line a time, and split the file where its clock "
-            "was reset"
-        )
+    time_s = increase(time_s, SECONDS[unit], is_date, file.place, place, notices)
     return time_s, float(start_s)
 
 
-def _check_rate(
+def check_rate(
     path: Path, own_hz: float, rate_hz: float, time_s: np.ndarray, notes: list[str]
 ) -> list[str]:
     """Check the sampling rate, add a note about it, and return warnings about it.
@@ -497,7 +543,8 @@ def _check_rate(
     if not SLOWEST * rate_hz <= own_hz <= FASTEST * rate_hz:
         raise InputError(
             f"{path}: {own_hz:.3g} samples per second, but the network reads {rate_hz:g}; check "
-            "--time-unit and --time-column, or record at a higher rate"
+            "--time-unit and --time-column, add --recorded-hz if that column counts samples, or "
+            "record at a higher rate"
         )
     text = f"Recorded at {own_hz:.4g} Hz, resampled to the network's {rate_hz:g} Hz"
     if own_hz < LOWER * rate_hz:
@@ -526,38 +573,62 @@ class NamedColumns(NamedTuple):
         units: column name -> unit as written; empty without a line of units.
         decimal: the decimal sign in a text file.
         position: format of the position of a line.
+        clock: its time column in s, if the format determines it.
+        notices: facts that a user should know.
+        counters: further columns that seem to count samples, with the index of the table.
+        stated_hz: the sampling rate that the file states above the names.
     """
 
     path: Path
     names: list[str]
     table: pd.DataFrame
-    units: Mapping[str, str]
+    units: dict[str, str]
     decimal: str
     position: str
+    clock: str = ""
+    notices: Sequence[str] = ()
+    counters: pd.DataFrame | None = None
+    stated_hz: float | None = None
 
     def place(self, row: int) -> str:
         """Return the position in the file of a row of the table."""
-        return self.position.format(self.table.index[row] + 1 + bool(self.units))
+        return self.position.format(self.table.index[row] + 1)
+
+    @property
+    def rate_flag(self) -> str:
+        """The flag for a file without times, with the rate if the file states it."""
+        stated = f" {self.stated_hz:g}, as the file states" if self.stated_hz else ""
+        return f"--recorded-hz{stated}"
+
+    def own_clock(self, clock: Clock) -> Clock:
+        """Return how to find the times of this file."""
+        return clock._replace(column=self.clock, unit=None, rate_hz=None) if self.clock else clock
 
 
-def read_table(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
+Reader = Callable[[Path, Sequence[str], Sequence[str]], NamedColumns]  # as `read_columns`
+
+
+def read_table(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
     """Read columns of a text file as text; an empty cell is empty text, empty lines are dropped.
+
+    Optional columns that the file lacks are empty.
 
     Raises:
         InputError: The file cannot be read or lacks a column.
     """
-    file = _read_columns(path, wanted, dtype=str, keep_default_na=False)
+    file = read_columns(path, [*wanted, *optional], dtype=str, keep_default_na=False)
     missing = [name for name in wanted if name not in file.names]
     if missing:
         raise InputError(
             f"{path}: no column {' and no column '.join(missing)}; its first line must name "
             f"{','.join(wanted)}"
         )
-    table = file.table[[*wanted]].apply(lambda column: column.str.strip())
+    table = file.table.reindex(columns=[*wanted, *optional], fill_value="")
+    table = table.apply(lambda column: column.str.strip())
     return table[(table != "").any(axis=1)]
 
 
-def _read_columns(
+def read_columns(
     path: Path,
     wanted: Sequence[str],
     measured: Sequence[str] = (),
@@ -575,145 +646,34 @@ def _read_columns(
         InputError: The file cannot be read.
     """
     if path.suffix.lower() == MATLAB_SUFFIX and path.is_file():
-        return _read_matlab(path)
-    encoding, text = _read_head(path)
-    lines = list(islice(io.StringIO(text, newline=None), HEAD_LINES))
-    line, delimiter, names = _find_names(lines, {*wanted, *measured})
-    if not text.strip():
-        raise InputError(f"{path}: empty; it must have column names and numbers below")
-    if len(names) == 1:
-        raise InputError(
-            f"{path}: one column, {shorten(lines[0], 60)}; save it with column names and a comma, "
-            "semicolon or tab between columns"
-        )
-    repeated = [name for name, count in Counter(names).items() if count > 1 and name]
-    if repeated:
-        raise InputError(f"{path}: two columns are named {shorten(repeated[0])}; rename one")
-    below = filter(None, csv.reader(lines[line + 1 :], delimiter=delimiter))
-    cells = dict(zip(names, (cell.strip() for cell in next(below, [])), strict=False))
-    numbers = "".join(stated := [cells[name] for name in measured if cells.get(name)])
-    # Cells in quotes may have decimal commas even if commas separate the columns.
-    has_points = delimiter == "," and ("." in numbers or "," not in numbers)
-    decimal = "." if has_points else ","
-    is_units = bool(stated) and bool(_to_numbers(pd.Series(stated), decimal).isna().all())
-    positions = [i for i, name in enumerate(names) if name in {*wanted, *measured}]
-    try:
-        table = pd.read_csv(
-            path,
-            encoding=encoding,
-            sep=delimiter,
-            decimal=decimal,
-            header=None,
-            skiprows=line + 1 + is_units,
-            usecols=positions,
-            index_col=False,
-            low_memory=False,
-            skipinitialspace=True,
-            **options,
-        )
-    except pd.errors.EmptyDataError as error:
-        raise InputError(f"{path}: no lines below the column names; add the numbers") from error
-    except (OSError, ValueError) as error:  # pandas' errors and wrong encodings are ValueErrors
-        raise InputError(
-            f"{path}: not a table ({shorten(error)}); save it as CSV in UTF-8, with as many "
-            "cells in every line as there are names"
-        ) from error
-    table.columns = [names[i] for i in positions]
-    position = "line {} below the names"
-    return NamedColumns(path, names, table, cells if is_units else {}, decimal, position)
-
-
-def _read_head(path: Path) -> tuple[str, str]:
-    """Return the encoding of a text file and the start of its text."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    is_utf_16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    for encoding in ("utf-16",) if is_utf_16 else ("utf-8-sig", "cp1252"):
-        try:
-            text = codecs.getincrementaldecoder(encoding)().decode(head)
-        except UnicodeDecodeError:
-            continue
-        if "\0" not in text:
-            return encoding, text
-    raise InputError(f"{path}: not a text file; save it as CSV in UTF-8")
-
-
-def _find_names(lines: Sequence[str], wanted: set[str]) -> tuple[int, str, list[str]]:
-    """Return index, delimiter and cells of the line of column names.
-
-    It is the line with most of the wanted names, or else with most cells that contain a letter.
-    """
-
-    def score(found: tuple[int, str, list[str]]) -> tuple[int, int]:
-        cells = found[2]
-        return len(wanted & {*cells}), sum(any(map(str.isalpha, cell)) for cell in cells)
-
-    candidates = (
-        (i, delimiter, [cell.strip() for cell in cells])
-        for i, line in enumerate(lines)
-        for delimiter in DELIMITERS
-        for cells in csv.reader([line], delimiter=delimiter, skipinitialspace=True)
+        table = read_matlab(path)
+        return NamedColumns(path, [*table], table, {}, ".", "row {}")
+    if path.suffix.lower() in opensim.SUFFIXES and path.is_file():
+        names, table, units, notices = opensim.read_opensim(path, measured)
+        position = "line {} below the names"
+        return NamedColumns(path, names, table, units, ".", position, opensim.TIME, notices)
+    text = read_text(path, wanted, measured, **options)
+    return NamedColumns(
+        path,
+        text.names,
+        text.table,
+        text.units,
+        text.decimal,
+        "line {} below the names",
+        notices=text.notices,
+        counters=text.counters,
+        stated_hz=text.stated_hz,
     )
-    return max(candidates, key=score, default=(0, ",", [""]))
 
 
-def _read_matlab(path: Path) -> NamedColumns:
-    """Read the numeric arrays of a MATLAB file that are as long as the longest axis of any of them.
-
-    Raises:
-        InputError: The file cannot be read or has no numeric arrays.
-    """
-    try:
-        variables = scipy_io.loadmat(path, simplify_cells=True)
-    except NotImplementedError as error:  # version 7.3 is HDF5
-        raise InputError(f"{path}: saved with -v7.3; save it with -v7 in MATLAB") from error
-    except Exception as error:  # damaged files can raise anything
-        raise InputError(f"{path}: not a MATLAB file ({shorten(error)}); save it again") from error
-    arrays = dict(_numeric_arrays("", variables))
-    samples = max((length for array in arrays.values() for length in array.shape), default=0)
-    columns: dict[str, np.ndarray] = {}
-    for name, array in arrays.items():
-        if array.ndim == 1 and len(array) == samples:
-            columns[name] = array
-        elif array.ndim == 2 and samples in array.shape:
-            array = array if len(array) == samples else array.T
-            columns |= {f"{name}_{i}": column for i, column in enumerate(array.T, start=1)}
-    if not columns:
-        raise InputError(
-            f"{path}: no numeric arrays; save vectors or matrices, for example table2array of a "
-            "table"
-        )
-    return NamedColumns(path, [*columns], pd.DataFrame(columns), {}, ".", "row {}")
-
-
-def _numeric_arrays(prefix: str, content: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield names and arrays of variables and of the fields of structures."""
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _numeric_arrays(f"{prefix}{name}.", value)
-        elif getattr(value, "ndim", 0) in (1, 2) and value.dtype.kind in "fiub":
-            yield f"{prefix}{name}", value
-
-
-def _to_numbers(column: pd.Series, decimal: str) -> pd.Series:
-    """Return a column as numbers, NaN where a cell is not a number."""
-    if pd.api.types.is_numeric_dtype(column):
-        return column.astype(float)
-    text = column.astype(str).str.replace(decimal, ".", regex=False)
-    return pd.to_numeric(text, errors="coerce").astype(float)
-
-
-def _numbers(file: NamedColumns, name: str) -> np.ndarray:
+def column_numbers(file: NamedColumns, name: str) -> np.ndarray:
     """Return a column as float64, NaN where the cell is empty.
 
     Raises:
         InputError: A cell is not a number.
     """
     column = file.table[name]
-    numbers = _to_numbers(column, file.decimal)
+    numbers = to_numbers(column, file.decimal)
     is_wrong = (numbers.isna() & column.notna()) | np.isinf(numbers)
     if is_wrong.any():
         row = int(np.argmax(is_wrong))

@@ -1,10 +1,11 @@
 """Check the HDF5 file of Dataset A or B, or a user-supplied file, before training on it.
 
 Prints the subjects, minutes and windows under both protocols, and the share of NaN and the range of
-every block. Warns of implausible values: wrong units, swapped axes, dead or frozen sensors, zeros
-and codes such as -9999 for missing values, ignored subjects. Draws the average stride of every
-target and activity (in Dataset B the stance phase, by `force_phase`). The exit status is 0 if
-everything is plausible, 1 after a warning and 2 if the file cannot be used.
+every block. Warns of implausible values: wrong units, also in a single subject or trial, swapped
+axes, sensors mounted differently from those of the other subjects, dead sensors, zeros, held values
+and codes such as -9999 in place of missing values, trials that are in the file twice, ignored
+subjects. Draws mean and SD of every target over the stances of each activity. The exit status is 0
+if everything is plausible, 1 after a warning and 2 if the file cannot be used.
 
   python -m tools.check_data data/dataset_a.h5
   python -m tools.check_data example_data.h5 --figure check.pdf
@@ -21,13 +22,21 @@ import pandas as pd
 
 from common.cli import ArgumentParser, run_main
 from common.data import describe_ignored, number_stretches, open_hdf5
-from common.files import InputError, plural
+from common.files import InputError, plural, printable
 from common.metrics import aligned_table
+from common.stances import NO_VERTICAL_FORCE
 from common.windows import PROTOCOLS, cut_stream, cut_stretches
-from tools.check_data.checks import check_orientation, check_subject, gravity_directions
+from tools.check_data.checks import (
+    check_orientation,
+    check_subject,
+    gravity_directions,
+    summarize_trials,
+)
 from tools.check_data.layout import DataFile, Layout, Part
-from tools.check_data.strides import Strides, save_figure
-from tools.output import explain_write_errors
+from tools.check_data.stances import Stances, save_figure
+from tools.mounting import compare_subjects, measure
+from tools.output import check_writable, explain_write_errors, is_figure
+from tools.plausibility import compare_trials
 from tools.trained import dataset_name, is_synthetic, open_script
 
 FORMATS = (".png", ".pdf", ".svg")
@@ -41,12 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--figure {page}: not a figure format; use {', '.join(FORMATS)}")
     if not args.file.is_file():
         raise InputError(f"{args.file}: no such file; give the path of an HDF5 file")
+    check_writable(page, filter(None, [args.file, args.script]), is_figure, "--figure")
     script = open_script(args.script) if args.script else None
     with open_hdf5(args.file) as file:
         data = DataFile(args.file, file, script)
-        layout, summary, strides = data.layout, Summary(data.layout), Strides(data.layout)
+        layout, summary, stances = data.layout, Summary(data.layout), Stances(data.layout)
         warnings = [describe_ignored(data.ignored)] if data.ignored else []
-        directions = {}
+        directions, trials, imus = {}, [], {}
         for subject, parts in data.subjects():
             amount = summary.add(subject, parts)
             problems = list(check_subject(layout, parts))
@@ -56,12 +66,19 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if not amount[protocol]
             ]
             warnings += [f"subject {subject}: {problem}" for problem in problems]
+            trials += summarize_trials(layout, subject, parts)
             if amount["usable"]:
                 directions[subject] = gravity_directions(layout, parts)
+            imus[subject] = [
+                measure(part.samples["acc"], part.samples["gyr"], layout.script.SENSORS)
+                for part in parts
+            ]
             for part in parts:
-                strides.add(part)
+                stances.add(part)
     if directions:
         warnings += check_orientation(layout, directions)
+    warnings += compare_subjects(imus)
+    warnings += compare_trials(trials)
     if len(summary.amounts) < 2:
         warnings.append("one subject; the scripts need one to train on and one to test on")
     title = f"Dataset {dataset_name(layout.script)}"
@@ -71,9 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not data.has_trials:
         print("\nNo `trial_starts`: windows of --protocol strict stay within an activity.")
     with explain_write_errors(page, "--figure"):
-        save_figure(page, strides, f"{args.file.name}, {title}")
-    print(f"\nFigure: {page}")
-    print("".join(f"\nWARNING: {warning}" for warning in warnings) or "\nEverything is plausible.")
+        is_drawn = save_figure(page, stances, f"{args.file.name}, {title}")
+    if layout.vertical is None:
+        print(f"\n{NO_VERTICAL_FORCE}")
+    else:
+        print(f"\nFigure: {page}" if is_drawn else "\nNo figure: there is no complete stance.")
+    text = "".join(f"\nWARNING: {printable(warning)}" for warning in warnings)
+    print(text or "\nEverything is plausible.")
     return 1 if warnings else 0
 
 

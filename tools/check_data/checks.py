@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
 
 import h5py
 import numpy as np
@@ -11,11 +13,13 @@ import Dataset_B_sensor_distillation as script_b
 from common.files import shorten
 from tools.check_data.layout import LOADED_BW, Layout, Part
 from tools.plausibility import (
+    Trial,
     check_accelerometers,
-    check_frozen,
     check_gyroscopes,
+    check_held,
     check_sentinels,
     percentile,
+    summarize_trial,
 )
 
 # Of a loaded foot; 0.85 to 0.95 in level walking, with double support.
@@ -42,10 +46,10 @@ def check_subject(layout: Layout, parts: Sequence[Part]) -> Iterator[str]:
     yield from _check_channels(layout, samples)
     yield from check_accelerometers(script.SENSORS, samples["acc"])
     yield from check_gyroscopes(script.SENSORS, samples["gyr"], script.UNITS["gyr"])
-    yield from _check_zero_imus(samples)
     for part in parts:
         imus = part.samples["acc"], part.samples["gyr"]
-        for problem in check_frozen(script.SENSORS, *imus, script.RATE_HZ):
+        where = partial(_locate, part, script.RATE_HZ)
+        for problem in check_held(script.SENSORS, *imus, script.RATE_HZ, where):
             yield f"{part.activity}: {problem}" if part.activity else problem
     if layout.vertical is not None:
         yield from _check_forces(layout, samples["targets"])
@@ -87,13 +91,23 @@ def _check_channels(layout: Layout, samples: Mapping[str, np.ndarray]) -> Iterat
                 yield f"{name}: constant, {least + 0.0:g}"
 
 
-def _check_zero_imus(samples: Mapping[str, np.ndarray]) -> Iterator[str]:
-    is_zero = ~samples["acc"].any(axis=1) & ~samples["gyr"].any(axis=1)
-    if is_zero.any():
-        yield (
-            f"all IMUs exactly 0 in {np.count_nonzero(is_zero):,} of {len(is_zero):,} samples; "
-            "padding read as data, or 0 for missing values?"
-        )
+def _locate(part: Part, rate_hz: float, sample: int) -> str:
+    """Return the time of a sample within its trial or step."""
+    first = int(np.searchsorted(part.trial, part.trial[sample]))
+    unit, number = ("trial", 0) if part.activity else ("step", 1)  # steps are counted from 1
+    return f"{(sample - first) / rate_hz:.3f} s of {unit} {part.trial[sample] + number}"
+
+
+def summarize_trials(layout: Layout, subject: str, parts: Sequence[Part]) -> Iterator[Trial]:
+    """Yield the trials of a subject for `compare_trials`; in Dataset B all steps as one."""
+    script = layout.script
+    units = [target.unit for target in script.TARGETS]
+    for part in parts:
+        starts = np.flatnonzero(np.diff(part.trial, prepend=-1)) if part.activity else [0]
+        for start, stop in pairwise([*starts, len(part.trial)]):
+            signals = [part.samples[name][start:stop] for name in ("acc", "gyr", "targets")]
+            name = f"{part.activity}, trial {part.trial[start]}" if part.activity else "all steps"
+            yield summarize_trial(subject, name, script.SENSORS, *signals, units)
 
 
 def _check_forces(layout: Layout, targets: np.ndarray) -> Iterator[str]:

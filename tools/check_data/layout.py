@@ -23,6 +23,7 @@ from common.data import (
     trial_tables,
 )
 from common.files import InputError
+from common.stances import vertical_force
 from tools.dataset_a import COORDINATES, GONIOMETERS, PELVIS, TREE_COORDINATES
 from tools.trained import to_modalities
 
@@ -34,7 +35,6 @@ class Layout(NamedTuple):
 
     Attributes:
         script: the script whose sensors, targets, units, window and rate apply.
-        vertical: index of the target that is the vertical force; None if there is none.
         stance_moment: index of a moment that is this large only while the foot is on the ground;
             None if none is known.
         stance_moment_size: its magnitude.
@@ -43,7 +43,6 @@ class Layout(NamedTuple):
     """
 
     script: ModuleType
-    vertical: int | None
     stance_moment: int | None = None
     stance_moment_size: float = 0.0
     zero_channels: frozenset[str] = frozenset()
@@ -55,6 +54,11 @@ class Layout(NamedTuple):
         return self.script.DATASET == "b"
 
     @property
+    def vertical(self) -> int | None:
+        """The index of the target that is the vertical force; None if there is none."""
+        return vertical_force(self.script.TARGETS)
+
+    @property
     def forces(self) -> list[int]:
         """The indices of the targets that are forces in body weights."""
         return [i for i, target in enumerate(self.script.TARGETS) if target.unit == "BW"]
@@ -63,7 +67,6 @@ class Layout(NamedTuple):
 LAYOUTS = {
     "a": Layout(
         script=script_a,
-        vertical=5,
         stance_moment=3,  # ankle; it is near 0 in swing and 0.1 at push-off
         stance_moment_size=0.03,
         others={
@@ -78,7 +81,6 @@ LAYOUTS = {
     ),
     "b": Layout(
         script=script_b,
-        vertical=3,
         stance_moment=0,  # KFM; below 0.4 in swing and 2 to 5 in stance
         stance_moment_size=1.0,
         zero_channels=frozenset(f"MidHip_{view}" for view in script_b.VIEWS),  # minus itself
@@ -140,7 +142,7 @@ class DataFile:
             )
         find_tables = {"a": dataset_a_tables, "b": dataset_b_tables}.get(dataset, trial_tables)
         self._tables = find_tables(path, file)
-        self.layout = LAYOUTS.get(dataset) or _user_layout(script)
+        self.layout = LAYOUTS.get(dataset) or Layout(script)
         self.ignored = ignored_members(file, NUMBER if dataset in LAYOUTS else NAME)
         self.has_trials = dataset == "b" or all(
             "trial_starts" in table.dataset.attrs for table in self._tables
@@ -161,16 +163,3 @@ class DataFile:
         columns, trial = table.read(wanted)
         samples = to_modalities(script, {group: columns[group] for group in script.COLUMNS})
         return Part(table.activity, table.dataset, trial, columns, samples)
-
-
-def _user_layout(script: ModuleType) -> Layout:
-    """Return the layout of a user-supplied script.
-
-    The vertical force is the target in body weights that has "vertical" in its name.
-    """
-    vertical = (
-        i
-        for i, target in enumerate(script.TARGETS)
-        if target.unit == "BW" and "vertical" in target.name
-    )
-    return Layout(script, next(vertical, None))

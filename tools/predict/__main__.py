@@ -6,9 +6,10 @@ columns that the network reads are needed. The estimates of overlapping windows 
 curve; a streaming network runs sample by sample. Warnings name channels that look faulty, and
 sensors, axes and units that differ from those in training.
 
-Writes into --out: prediction.csv (one line per sample: its source, its time and the targets; empty
-where nothing can be estimated), prediction.png and prediction.json (checkpoint, data, settings,
-warnings).
+Writes into --out: prediction.csv (one line per sample: its source, its time, the sampling rate and
+the targets; empty where nothing can be estimated), prediction.png, prediction.json (checkpoint,
+data, settings, warnings), and the stances: stances.csv (peaks and impulses) and stances.png (mean
+and SD). They are found in the measured vertical force, or in the estimated one if none is measured.
 
   python -m tools.predict --checkpoint FILE --data walk.csv --acc-unit g --out outputs/walk
   python -m tools.predict --checkpoint FILE --data data/dataset_a.h5 --as-tested --out outputs/test
@@ -36,11 +37,13 @@ from pathlib import Path
 
 import h5py
 
-from common.cli import ArgumentParser, add_device, positive_int, run_main
+from common.cli import ArgumentParser, add_device, add_figure_format, positive_int, run_main
 from common.data import DATASET_A_ACTIVITIES
 from common.files import InputError
 from common.training import choose_device
+from tools.output import check_writable
 from tools.predict import output
+from tools.predict.mounting import check_mounting
 from tools.predict.prediction import predict_as_tested, predict_recording
 from tools.predict.recording import join_pieces, read_file, read_hdf5
 from tools.trained import Trained, is_synthetic, load_trained
@@ -48,7 +51,7 @@ from tools.trial_file import Units, add_flags, parse_clock, parse_mapping
 
 ONLY_HDF5 = ("subject", "activity", "as_tested")
 ONLY_CSV = ("columns", "time_column", "time_unit", "recorded_hz", "max_gap")
-NOT_AS_TESTED = ("hop", "activity", "acc_unit", "gyr_unit")
+NOT_AS_TESTED = ("hop", "activity", "acc_unit", "gyr_unit", "mounting")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,21 +68,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("NOTICE: this network was trained on synthetic data; do not use it on people.")
     if args.as_tested:
         result = predict_as_tested(args.checkpoint, trained, args.data, args.subject, device)
+        mountings = []
     else:
-        units = Units(args.acc_unit, args.gyr_unit)
+        units, mapping = Units(args.acc_unit, args.gyr_unit), None
         if h5py.is_hdf5(args.data):
             pieces = read_hdf5(args.data, trained, args.subject, args.activity)
         else:
             mapping = parse_mapping(args.columns or (), script)
             pieces, units = read_file(args.data, trained, parse_clock(args), units, mapping)
         samples = join_pieces(args.data, trained, pieces, units)
+        samples, differences, mountings = check_mounting(trained, samples, mapping, args.mounting)
         result = predict_recording(trained, args.data, samples, hop, device)
+        result = result._replace(warnings=[*differences, *result.warnings])
     subject = result.labels["subject"].iloc[0] if "subject" in result.labels else None
-    if subject is not None and trained.was_trained_on(args.data, subject):
-        print(
-            f"NOTICE: this network was trained on subject {subject}; errors on a new person are "
-            "larger."
-        )
+    if trained.was_trained_on(args.data, subject):
+        who = "this recording" if subject is None else f"subject {subject}"
+        print(f"NOTICE: this network was trained on {who}; errors on a new person are larger.")
     print(f"\n{output.table(result, script.TARGETS)}\n")
     windows = {"window": script.WINDOW, "hop": None if args.as_tested else hop}
     description = {
@@ -94,8 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "rate_hz": script.RATE_HZ,
         "latency": result.latency,
         "warnings": list(result.warnings),
+        "mounting": mountings,
     }
-    output.save(args.out, result, script.TARGETS, script.RATE_HZ, description)
+    rate_hz, suffix = script.RATE_HZ, args.figure_format
+    output.save(args.out, result, script.TARGETS, rate_hz, description, suffix)
     print(f"Prediction: {args.out}")
     return 0
 
@@ -118,17 +124,17 @@ def _check(args: argparse.Namespace) -> None:
     """Check the data and the output folder, and that the flags fit the data.
 
     Raises:
-        InputError: The data do not exist, an input would be overwritten, or a flag does not fit.
+        InputError: The data do not exist, another file would be overwritten, or a flag does not
+            fit.
     """
     if not args.data.is_file():
         raise InputError(f"{args.data}: no such file; pass an HDF5 file or a CSV with --data")
     if args.out.is_file():
         raise InputError(f"{args.out}: is a file; pass a folder with --out")
     mapping_files = [Path(text) for text in args.columns or () if "=" not in text]
-    sources = [args.data, args.checkpoint, *mapping_files]
-    for target in (args.out / name for name in output.FILES):
-        if target.exists() and any(path.exists() and target.samefile(path) for path in sources):
-            raise InputError(f"{target}: is an input and would be overwritten; use another --out")
+    for name in output.files(args.figure_format):
+        inputs = [args.data, args.checkpoint, *mapping_files]
+        check_writable(args.out / name, inputs, output.is_in_own_folder)
     kind, unfit = ("HDF5 file", ONLY_CSV) if h5py.is_hdf5(args.data) else ("CSV", ONLY_HDF5)
     reasons = dict.fromkeys(unfit, f"cannot be used with a {kind}")
     if args.as_tested:
@@ -172,7 +178,14 @@ def _parser() -> ArgumentParser:
         "the estimates equal those in its predictions/, which shows that the checkpoint belongs to "
         "these results",
     )
+    add(
+        "--mounting",
+        choices=("auto",),
+        help="auto: correct sensors that are clearly mounted differently from training, or swapped "
+        "(default: only warn about them)",
+    )
     add_flags(parser)
+    add_figure_format(parser)
     add_device(parser)
     return parser
 

@@ -6,20 +6,30 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from common.data import Target
+from common import plots
+from common.data import Target, number_stretches
 from common.files import plural, write_atomically, write_figure, write_text
 from common.metrics import aligned_table, score
-from common.plots import figure_style
+from common.stances import (
+    NO_VERTICAL_FORCE,
+    MeanCurves,
+    find_in,
+    mean_curves,
+    stance_table,
+    vertical_force,
+)
 from tools.output import explain_write_errors
 from tools.predict.prediction import Prediction
+from tools.predict.recording import TIME
 
-FILES = ("prediction.csv", "prediction.json", "prediction.png")
+JSON = "prediction.json"
+RATE = "sampling rate (Hz)"
 FIGURE_S = 5.0
 COLOR = "#2a6fb0"
 
@@ -43,8 +53,9 @@ def save(
     targets: Sequence[Target],
     rate_hz: int,
     description: Mapping[str, Any],
+    suffix: str = "png",
 ) -> None:
-    """Write `FILES`: the estimates, a description of their source, and a figure.
+    """Write the estimates, a description of their source, the stances, and figures.
 
     Args:
         folder: where to write.
@@ -52,20 +63,102 @@ def save(
         targets: names and units.
         rate_hz: sampling rate of the estimates.
         description: the content of the JSON file; the figure shows `title` and `latency`, too.
+        suffix: format of the figures.
 
     Raises:
         InputError: They cannot be written.
     """
     columns = [f"{target.name} ({target.unit})" for target in targets]
     predicted = pd.DataFrame(result.prediction, columns=columns)
-    lines = pd.concat([result.labels, predicted], axis=1)
-    with explain_write_errors(folder, "--out"):
-        csv_file, json_file, figure_file = (folder / name for name in FILES)
-        with write_atomically(csv_file) as part:
+    labels = result.labels.copy()
+    labels.insert(labels.columns.get_loc(TIME), RATE, rate_hz)
+    lines = pd.concat([labels, predicted], axis=1)
+    paths = [folder / name for name in files(suffix)]
+    with explain_write_errors(folder, "--out"), plots.figure_style():
+        write_text(paths[0], json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+        with write_atomically(paths[1]) as part:
             lines.to_csv(part, index=False, encoding="utf-8")
-        write_text(json_file, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
-        with figure_style():
-            write_figure(figure_file, draw(result, targets, rate_hz, description))
+        write_figure(paths[2], draw(result, targets, rate_hz, description))
+        for path in paths[3:]:
+            path.unlink(missing_ok=True)  # of an earlier recording
+        if (stances := find_stances(result, targets, rate_hz)) is None:
+            return
+        with write_atomically(paths[3]) as part:
+            stances.table.to_csv(part, index=False, float_format="%.6g", encoding="utf-8")
+        write_figure(paths[4], draw_stances(stances, targets, description))
+
+
+def files(suffix: str) -> list[str]:
+    """Return the names of the files that `save` writes, in the order of writing."""
+    return [JSON, "prediction.csv", f"prediction.{suffix}", "stances.csv", f"stances.{suffix}"]
+
+
+class Stances(NamedTuple):
+    """The stances of a recording.
+
+    Attributes:
+        table: columns as in the `stances.csv` of a run, with the time in the recording as
+            `start_s`; without measured targets, only those of the estimates.
+        curves: mean and SD over the stances.
+        is_measured: whether they were found in the measured force, or else in the estimated one.
+    """
+
+    table: pd.DataFrame
+    curves: MeanCurves
+    is_measured: bool
+
+
+def find_stances(result: Prediction, targets: Sequence[Target], rate_hz: float) -> Stances | None:
+    """Find the stances in the measured vertical force, or in the estimated one if none is measured.
+
+    Prints their number, or why there are none.
+    """
+    vertical = vertical_force(targets)
+    if vertical is None:
+        print(NO_VERTICAL_FORCE)
+        return None
+    is_measured = bool(np.isfinite(result.truth).all(axis=1).any())
+    truth = result.truth if is_measured else result.prediction
+    is_known = np.isfinite(result.prediction).all(axis=1) & np.isfinite(truth).all(axis=1)
+    labels = result.labels[is_known].reset_index(drop=True)
+    arrays = {
+        "truth": truth[is_known],
+        "prediction": result.prediction[is_known],
+        "activity": labels.get("activity", pd.Series("", index=labels.index)).to_numpy(),
+        "stretch": number_stretches(is_known, result.stretch)[is_known],
+    }
+    found = find_in(arrays, targets, rate_hz)
+    force = "measured" if is_measured else "estimated"
+    print(f"{plural(len(found), 'complete stance')}, found in the {force} vertical force")
+    if not len(found):
+        return None
+    table = stance_table(arrays, found, targets, rate_hz)
+    table["start_s"] = labels[TIME].to_numpy()[found[:, 0]].repeat(len(targets))
+    table["stretch"] = result.stretch[is_known][found[:, 0]].repeat(len(targets)) + 1
+    if not is_measured:
+        table = table.loc[:, ~table.columns.str.startswith("measured_")]
+    return Stances(table, mean_curves([arrays], targets, rate_hz), is_measured)
+
+
+def draw_stances(
+    stances: Stances, targets: Sequence[Target], description: Mapping[str, Any]
+) -> Figure:
+    """Draw mean and SD over the stances."""
+    truth = "simulated" if description["synthetic"] else "measured"
+    title = f"{figure_title(description)}\n{plural(stances.curves.count, 'stance')}"
+    if not stances.is_measured:
+        title += ", found in the estimated vertical force"
+    measured = {truth: stances.curves.truth} if stances.is_measured else {}
+    return plots.stance_curves(measured, {"estimated": stances.curves.estimates}, targets, title)
+
+
+def is_in_own_folder(path: Path) -> bool:
+    """Return whether a file is in a folder that `save` has written into."""
+    try:
+        description = json.loads(path.with_name(JSON).read_text(encoding="utf-8"))
+        return {"checkpoint", "data"} <= set(description)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def draw(
@@ -80,7 +173,7 @@ def draw(
     time_s = np.insert(np.arange(part.stop - part.start) / rate_hz, breaks, np.nan)
     truth_style = {"color": "black", "linestyle": "--"}
     truth_style["label"] = "simulated" if description["synthetic"] else "measured"
-    figure = Figure(figsize=(10, 1.6 * len(targets) + 0.8))
+    figure = Figure(figsize=(plots.WIDTH_IN, 1.2 * len(targets) + 1.0))
     all_axes = np.atleast_1d(figure.subplots(len(targets), sharex=True))
     nrmse = _nrmse_percent(result, targets)
     for k, (axes, target) in enumerate(zip(all_axes, targets, strict=True)):
@@ -90,20 +183,24 @@ def draw(
         axes.plot(time_s, curve, color=COLOR, label="estimated")
         for position in breaks:
             axes.axvline(position / rate_hz, color="0.6", linewidth=0.8)
-        axes.set_ylabel(f"{target.name}\n({target.unit})", fontsize=8)
+        axes.set_ylabel("\n".join([*plots.short_lines(target.name), f"({target.unit})"]))
         axes.margins(x=0.01)
         if np.isfinite(nrmse[k]):
             text = f"NRMSE {nrmse[k]:.1f} % over the whole recording"
-            axes.set_title(text, loc="right", fontsize=8, pad=2)
+            axes.set_title(text, loc="right", pad=2)
     figure.align_ylabels(all_axes)
     place = result.labels.iloc[part.start]
     start = ", ".join(f"{name.split(' (')[0]} {value}" for name, value in place.items())
     all_axes[-1].set_xlabel(f"time (s) from {start}")
-    figure.suptitle(figure_title(description), fontsize=11)
-    if result.latency:
-        figure.supxlabel(result.latency, fontsize=8)
+    notes = ["Gray line: end of a stretch"] if len(breaks) else []
+    if description.get("window") and not description["hop"]:
+        seconds = description["window"] / rate_hz
+        notes.append(f"Steps every {seconds:g} s: the windows are estimated one by one")
+    notes += [result.latency] if result.latency else []
+    figure.suptitle(figure_title(description))
+    figure.supxlabel("\n".join(notes), fontsize=plots.SMALL_PT)
     handles, labels = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), fontsize=8)
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
     return figure
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from beyond.sequences import cut_filled, cut_sequences, predict_stream
 from common.data import Recording
-from common.files import InputError
+from common.files import InputError, printable
 from common.windows import PROTOCOLS, Windows, cut_windows
 from tools.plausibility import percentile
 from tools.predict.recording import STRETCH, TIME, Samples, choose_subject
@@ -85,7 +85,7 @@ def predict_recording(
     truth = samples.values["targets"].numpy()
     warnings = [*check_sensors(trained, samples), *_compare_sizes(trained, prediction, truth)]
     for warning in warnings:
-        print(f"WARNING: {warning}")
+        print(f"WARNING: {printable(warning)}")
     latency = _describe_latency(trained, signals, hop, device)
     print(latency)
     return Prediction(samples.labels, samples.stretch, prediction, truth, latency, warnings)

@@ -23,12 +23,10 @@ from common.data import (
     select_columns,
     trial_tables,
 )
-from common.files import InputError
+from common.files import InputError, printable
 from tools.trained import Trained, dataset_name, input_columns, to_modalities
-from tools.trial_file import Clock, Source, Units, print_template, read_trial
+from tools.trial_file import TIME, TIME_DIGITS, Clock, Source, Units, print_template, read_trial
 
-TIME = "time (s)"
-TIME_DIGITS = 6  # in s
 STRETCH = "stretch"
 
 
@@ -41,6 +39,7 @@ class Piece(NamedTuple):
             columns that the file does not have.
         trial: `(samples,)` number of the trial or step; no window crosses from one to the next.
         recorded: `(recorded samples, C)` the columns of the inputs before resampling.
+        recorded_at: column -> `(recorded samples,)`, as `labels`.
         recorded_hz: their rate.
     """
 
@@ -48,6 +47,7 @@ class Piece(NamedTuple):
     groups: dict[str, np.ndarray]
     trial: np.ndarray
     recorded: np.ndarray
+    recorded_at: dict[str, np.ndarray]
     recorded_hz: float
 
 
@@ -59,6 +59,7 @@ class Samples(NamedTuple):
         values: modality, or `"targets"`, -> `(samples, C)` float32; NaN where nothing was measured.
         stretch: `(samples,)` number of the stretch, from 0; -1 where the network lacks an input.
         recorded: `(recorded samples, C)` the columns of the inputs before resampling.
+        recorded_at: a line per recorded sample: its source and its time.
         recorded_hz: their rate.
     """
 
@@ -66,6 +67,7 @@ class Samples(NamedTuple):
     values: dict[str, Tensor]
     stretch: np.ndarray
     recorded: np.ndarray
+    recorded_at: pd.DataFrame
     recorded_hz: float
 
 
@@ -82,7 +84,7 @@ def join_pieces(path: Path, trained: Trained, pieces: Iterable[Piece], units: Un
         InputError: There is no piece, or a value is infinite.
     """
     factors = units.factors(trained.script)
-    labels, values, stretches, recorded, count = [], [], [], [], 0
+    labels, values, stretches, recorded, recorded_at, count = [], [], [], [], [], 0
     for piece in pieces:
         modalities = to_modalities(trained.script, piece.groups)
         samples = {name: torch.as_tensor(v, dtype=torch.float32) for name, v in modalities.items()}
@@ -101,6 +103,7 @@ def join_pieces(path: Path, trained: Trained, pieces: Iterable[Piece], units: Un
         values.append(samples)
         stretches.append(stretch)
         recorded.append(piece.recorded)
+        recorded_at.append(pd.DataFrame(piece.recorded_at))
     if not values:
         raise InputError(
             f"{path}: no two consecutive samples; use a longer recording, or see --max-gap"
@@ -110,6 +113,7 @@ def join_pieces(path: Path, trained: Trained, pieces: Iterable[Piece], units: Un
         {name: torch.cat([part[name] for part in values]) for name in values[0]},
         np.concatenate(stretches),
         np.concatenate(recorded),
+        pd.concat(recorded_at, ignore_index=True),
         piece.recorded_hz,
     )
 
@@ -129,16 +133,17 @@ def read_file(
     with print_template():
         trial = read_trial(path, script, trained.sensor_set, clock, units, mapping)
     for note in (*trial.notes, *(f"NOTICE: {notice}" for notice in trial.notices)):
-        print(note)
+        print(printable(note))
     count = len(trial.stretches)
     if count > 1:
         print(f"NOTICE: gaps split the recording into {count} stretches; see --max-gap")
     positions = {name: i for i, name in enumerate(trial.names)}
     pieces = []
-    for number, (time_s, values, recorded) in enumerate(trial.stretches):
+    for number, (time_s, values, recorded, recorded_s) in enumerate(trial.stretches):
         labels = {TIME: np.round(trial.start_s + time_s, TIME_DIGITS)}
         groups = select_columns(values, positions, script.COLUMNS, str(path), fill_missing=True)
-        pieces.append(Piece(labels, groups, np.full(len(values), number), recorded, trial.own_hz))
+        numbers, recorded_at = np.full(len(values), number), {TIME: trial.start_s + recorded_s}
+        pieces.append(Piece(labels, groups, numbers, recorded, recorded_at, trial.own_hz))
     return pieces, trial.units
 
 
@@ -179,7 +184,7 @@ def read_hdf5(
                 labels["step"] = trial + 1
             first = np.searchsorted(trial, trial)  # sample of the same trial or step
             labels[TIME] = (np.arange(len(trial)) - first) / script.RATE_HZ
-            yield Piece(labels, groups, trial, groups.pop("recorded"), script.RATE_HZ)
+            yield Piece(labels, groups, trial, groups.pop("recorded"), labels, script.RATE_HZ)
 
 
 def choose_subject(path: Path, subjects: Sequence[str], wanted: str | None) -> str:

@@ -6,7 +6,9 @@ mean and the variance of each channel in training, which batch normalization of 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import permutations
 from typing import NamedTuple
 
@@ -15,20 +17,21 @@ import torch
 from torch import nn
 
 from tools.plausibility import (
+    ANY_NORM_M_S2,
     FROZEN_S,
     GRAVITY_M_S2,
     check_accelerometers,
     check_gyroscopes,
+    check_held,
     check_sentinels,
     longest_constant_run,
 )
-from tools.predict.recording import Samples
+from tools.predict.recording import TIME, Samples
 from tools.trained import Trained, channel_names
 
 CLIPPED_SHARE = 0.005  # of the samples at an extreme value ...
 CLIPPED_RATIO = 5.0  # ... times as many as at a value next to it
 FEWEST_LEVELS = 20  # a channel with fewer values is noise of the last bit
-ACC_LIMITS_M_S2 = (4.0, 40.0)  # of the median norm: wide, since a recording may be all running
 # Ratios to the values in training. `found` is the range of one subject compared with the others, in
 # any activity and over 3 s or more, in synthetic data (21 subjects of A, 18 of B) and the measured
 # example of Dataset B.
@@ -64,13 +67,31 @@ def check_sensors(trained: Trained, samples: Samples) -> list[str]:
         for warning in check_sentinels([name], recorded[:, [i]]):
             faulty.add(i)
             warnings.append(warning)
+    sensors, rate_hz = trained.sensor_set.sensors, samples.recorded_hz
+    acc, gyr = np.split(recorded[:, :imu_channels], 2, axis=1)
+    warnings += check_held(sensors, acc, gyr, rate_hz, partial(_locate, samples))
+    is_measured = recorded[:, :imu_channels].any(axis=1)
+    if is_measured.any():  # zeros, reported above, would look like other faults
+        recorded, inputs = recorded[is_measured], inputs[inputs[:, :imu_channels].any(axis=1)]
     checked = [i for i in range(len(names)) if i not in faulty and not is_constant[i]]
-    for channels, fault in _faults(recorded, samples.recorded_hz, checked, imu_channels):
+    for channels, fault in _faults(recorded, rate_hz, checked, imu_channels):
         faulty.update(channels)
+        axes = Counter(i // 3 for i in channels)  # all three of a sensor are reported above
+        channels = [i for i in channels if i >= imu_channels or axes[i // 3] < 3]
+        if not channels:
+            continue
         sd = f" (SD {in_training.sd[channels[0]]:.3g} in training)" if in_training else ""
         listed = ", ".join(names[i] for i in channels)
         warnings.append(f"{listed}{sd if len(channels) == 1 else ''}: {fault}")
     return warnings + list(_differences(trained, names, inputs, in_training, faulty))
+
+
+def _locate(samples: Samples, row: int) -> str:
+    """Return the time, activity and trial of a recorded sample."""
+    labels = samples.recorded_at.iloc[row].drop("subject", errors="ignore")
+    time_s = f"{labels.pop(TIME):.3f} s"
+    place = ", ".join(f"{name} {label}" for name, label in labels.items())
+    return f"{time_s} of {place}" if place else time_s
 
 
 def training_statistics(trained: Trained, channels: int) -> Statistics | None:
@@ -159,7 +180,7 @@ def _differences(
     intact = set(range(2 * count)) - {i // 3 for i in faulty}
     for k, sensor in enumerate(sensors):
         axes = inputs[:, 3 * k : 3 * k + 3]
-        for warning in check_accelerometers([sensor], axes, ACC_LIMITS_M_S2):
+        for warning in check_accelerometers([sensor], axes, ANY_NORM_M_S2):
             intact.discard(k)
             median = np.median(np.linalg.norm(axes, axis=1))
             has_gravity = np.linalg.norm(axes.mean(axis=0)) > 0.5 * median

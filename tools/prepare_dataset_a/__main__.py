@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.cli import ArgumentParser, positive_int, run_main
-from common.files import InputError, plural
+from common.files import InputError, plural, printable
 from tools.prepare_dataset_a import output
 from tools.prepare_dataset_a.download import (
     RawTrial,
@@ -45,11 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     download = scan(args.raw)
     people = read_people(download.subject_info)
     numbers = [number for number in requested or PAPER_SUBJECTS if number in download.trials]
-    output.check_replaceable(args.out, numbers)
+    files = [file for n in numbers for trial in download.trials[n] for file in trial.files.values()]
+    raw = {file.container for file in (download.subject_info, *files)}
+    output.check_replaceable(args.out, numbers, raw)
     used, skipped = 0, Counter[str]()  # trials; and trials, subjects and zips, per reason
 
     def skip(problem: UnusableError) -> None:
-        tqdm.write(f"skipped: {problem.detail} ({problem.kind})", file=sys.stderr)
+        tqdm.write(f"skipped: {printable(problem.detail)} ({problem.kind})", file=sys.stderr)
         skipped[problem.kind] += 1
 
     for problem in download.problems:

@@ -6,6 +6,7 @@ mat-io reads numbers and text and executes nothing in a file: it uses neither `e
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 import warnings
 import zipfile
@@ -19,14 +20,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from common.data import DATASET_A_ACTIVITIES
+from common.data import DATASET_A_ACTIVITIES, check_expansion
 from common.files import InputError
+from tools.matlab_file import check_expanded_size
 
 _TRIAL_FILE = re.compile(
     r"(?:^|/)ab(?P<subject>\d+)/(?P<date>[^/]+)/(?P<activity>[^/]+)/(?P<sensor>[^/]+)"
     r"/(?P<trial>[^/]+)\.mat$"
 )
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError),
+    InputError,  # a zip bomb
+)
 _ACTIVITIES = [activity.lower() for activity in DATASET_A_ACTIVITIES]
 
 
@@ -70,7 +75,11 @@ class RawFile(NamedTuple):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "member.mat"
             try:
-                path.write_bytes(_open_zip(self.container).read(self.member))
+                archive = _open_zip(self.container)
+                member = archive.getinfo(self.member)
+                check_expansion(self.place, member.file_size, member.compress_size)
+                with archive.open(member) as source, path.open("wb") as target:
+                    shutil.copyfileobj(source, target)
             except _DAMAGED as error:
                 detail = f"{self.place}: {error}"
                 raise UnusableError("truncated or damaged .mat", detail) from error
@@ -210,6 +219,7 @@ def read_table(file: RawFile) -> pd.DataFrame:
     with file.extracted() as path, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of mat-io, and of tables written in 2018; see _to_frame
         try:
+            check_expanded_size(path)
             from matio import load_from_mat  # changes a setting of pandas
 
             variables = load_from_mat(str(path), variable_names=["data"])

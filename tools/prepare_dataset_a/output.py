@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -15,7 +16,7 @@ import numpy as np
 from common.data import DATASET_A_ACTIVITIES, MUSCLES
 from common.files import InputError
 from tools.dataset_a import DATASET_A_COLUMNS
-from tools.output import explain_write_errors
+from tools.output import check_writable, explain_write_errors, is_made_by
 from tools.prepare_dataset_a.checks import RATE_HZ
 from tools.prepare_dataset_a.download import Person, RawTrial
 from tools.prepare_dataset_a.trial import Converted
@@ -30,24 +31,17 @@ def subject_key(number: int) -> str:
     return f"Subject_{number}"
 
 
-def check_replaceable(path: Path, subjects: Sequence[int]) -> None:
+def check_replaceable(path: Path, subjects: Sequence[int], inputs: Iterable[Path]) -> None:
     """Check that no data are lost if an existing file is replaced with one of these subjects.
 
     Raises:
-        InputError: The file was not written by this command, or has further subjects.
+        InputError: The file is an input, was not written by this command, or has further subjects.
     """
+    check_writable(path, inputs, partial(is_made_by, command=_MADE_BY))
     if not path.exists():
         return
-    try:
-        with h5py.File(path) as file:
-            made_by, existing = file.attrs.get("made_by"), list(file.get("All_subjects", ()))
-    except OSError:
-        made_by, existing = None, []
-    if made_by != _MADE_BY:
-        raise InputError(
-            f"{path}: already exists and was not written by this command; move it away or choose "
-            "another --out"
-        )
+    with h5py.File(path) as file:
+        existing = list(file.get("All_subjects", ()))
     lost = sorted(set(existing) - set(map(subject_key, subjects)))
     if lost:
         raise InputError(
@@ -105,7 +99,7 @@ def count_trials(path: Path, number: int) -> tuple[int, Counter[str]]:
 
 
 def join_subjects(path: Path, subject_files: Mapping[int, Path]) -> None:
-    """Copy the files of all subjects into one HDF5 file, in numeric order, and remove their folder.
+    """Copy the files of all subjects into one HDF5 file, in numeric order, and remove them.
 
     Raises:
         InputError: The disk is full, or the folder cannot be written.
@@ -122,7 +116,10 @@ def join_subjects(path: Path, subject_files: Mapping[int, Path]) -> None:
             with h5py.File(subject_files[number]) as source:
                 source.copy(f"All_subjects/{subject_key(number)}", group)
     whole.replace(path)
-    shutil.rmtree(folder)
+    for source in subject_files.values():
+        source.unlink(missing_ok=True)
+    with suppress(OSError):  # it is the user's if it has other files
+        folder.rmdir()
 
 
 @contextmanager
