@@ -23,6 +23,7 @@ from . import dataset_a, dataset_b
 MAX_SUBJECTS = {"a": len(dataset_a.SUBJECT_IDS), "b": 99}
 MIN_SECONDS = {"a": 2.0, "b": 3.0}  # half a second per activity; one step of the right leg
 MAX_MINUTES = 1000.0
+_TITLE = "Synthetic gait in the layout"  # start of the description in every file
 
 
 def write_file(
@@ -31,6 +32,7 @@ def write_file(
     """Write an HDF5 file of synthetic gait; the same arguments give the same bytes.
 
     The file appears only once it is complete. If writing fails, an existing file is unchanged.
+    An existing file is replaced only if this function wrote it.
 
     Args:
         path: file to write or replace; missing folders are created.
@@ -41,10 +43,16 @@ def write_file(
 
     Raises:
         ValueError: an argument is out of range.
+        FileExistsError: the path exists and is not a file of synthetic gait.
         OSError: the file cannot be written.
     """
     _check_arguments(dataset, subjects, minutes, seed)
     path = Path(path)
+    if path.exists() and not _is_synthetic_gait(path):
+        raise FileExistsError(
+            "already exists and is not a file of synthetic gait; move it away or choose another "
+            "name"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     module, source = {
         "a": (dataset_a, "Camargo et al. 2021"),
@@ -55,11 +63,20 @@ def write_file(
         with h5py.File(unfinished, "w") as file:
             file.attrs["synthetic"] = True
             file.attrs["description"] = (
-                f"Synthetic gait in the layout of Dataset {dataset.upper()} ({source}). "
-                "Not measured."
+                f"{_TITLE} of Dataset {dataset.upper()} ({source}). Not measured."
             )
             module.write_subjects(file, subjects, minutes, seed)
         unfinished.replace(path)
+
+
+def _is_synthetic_gait(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        with h5py.File(path) as file:
+            return str(file.attrs.get("description")).startswith(_TITLE)
+    except (OSError, ValueError):
+        return False
 
 
 def _check_arguments(dataset: str, subjects: int, minutes: float, seed: int) -> None:

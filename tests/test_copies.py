@@ -9,6 +9,7 @@ import graphlib
 import importlib
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -178,21 +179,24 @@ def main():
 '''
 
 
-def differing(*changes: tuple[str, str], script: str = "Dataset_B_x.py") -> list[str]:
-    """Return the names that differ between a script and a copy of it with changes."""
+def change(*changes: tuple[str, str]) -> str:
+    """Return the source with some texts replaced."""
     changed = SOURCE
     for old, new in changes:
         assert changed.count(old) == 1
         changed = changed.replace(old, new)
-    sources = {"Dataset_A_x.py": SOURCE, script: changed}
-    repaired, differences = twins.repair(sources)
-    if differences:
-        assert twins.repair(repaired)[1] == []
-        assert repaired["Dataset_A_x.py"] == SOURCE
-        assert script != "Dataset_B_x.py" or repaired[script] == SOURCE
-    else:
-        assert repaired == sources
-    return [line.split(" ")[1] for line in differences]
+    return changed
+
+
+def differing(*changes: tuple[str, str], script: str = "Dataset_B_x.py") -> list[str]:
+    """Return the names that differ between a script and an edited copy of it; repair them."""
+    committed = {"Dataset_A_x.py": SOURCE, script: SOURCE}
+    edited = {**committed, script: change(*changes)}
+    lines = twins.differences(edited)
+    repaired, problems = twins.repair(edited, committed)
+    assert problems == twins.differences(repaired) == []
+    assert repaired[script] == edited[script]  # an edit is never lost
+    return [line.split(" ")[1] for line in lines]
 
 
 def test_twins_finds_and_repairs_a_difference() -> None:
@@ -202,11 +206,59 @@ def test_twins_finds_and_repairs_a_difference() -> None:
     assert differing(("return x * 2\n\n# Rows", "return x * 3\n\n# Rows")) == ["rmse"]
 
 
+def test_twins_never_overwrites_an_edit() -> None:
+    """The alphabetically first script used to replace an edit anywhere else."""
+    edit, other = ("network(1)", "network(2)"), ("network(1)", "network(3)")
+    names = "Dataset_A_x.py", "Dataset_B_x.py", "Dataset_B_y.py"
+    committed = dict.fromkeys(names, SOURCE)
+    for script in names:
+        repaired, problems = twins.repair({**committed, script: change(edit)}, committed)
+        assert (repaired, problems) == (dict.fromkeys(names, change(edit)), [])
+    same = {**committed, names[1]: change(edit), names[2]: change(edit)}
+    assert twins.repair(same, committed) == (dict.fromkeys(names, change(edit)), [])
+    new = {**committed, "Dataset_A_new.py": SOURCE, names[0]: change(edit)}
+    assert set(twins.repair(new, committed)[0].values()) == {change(edit)}
+    loss = ("return x * 2\n\n# Rows", "return x * 3\n\n# Rows")
+    conflict = {**committed, names[1]: change(edit, loss), names[2]: change(other)}
+    repaired, (problem,) = twins.repair(conflict, committed)
+    assert problem.startswith("train: edited differently in Dataset_B_x.py, Dataset_B_y.py since")
+    assert repaired == {**conflict, names[0]: change(loss), names[2]: change(other, loss)}
+    assert all(": not edited since the last" in line for line in twins.repair(conflict, conflict)[1])
+
+
+def test_twins_writes_the_edited_copy_or_nothing(tmp_path: Path) -> None:
+    """`--write` must find the edit through git, and must not guess without it."""
+    folder = tmp_path / "tests"
+    folder.mkdir()
+    shutil.copy(twins.__file__, folder)
+    paths = [tmp_path / name for name in ("Dataset_A_x.py", "Dataset_B_x.py")]
+    for path in paths:
+        path.write_text(SOURCE)
+
+    def write() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-S", str(folder / "twins.py"), "--write"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    edited = change(("network(1)", "network(2)"))
+    paths[1].write_text(edited)
+    done = write()
+    assert (done.returncode, paths[0].read_text(), done.stderr) == (1, SOURCE, "")
+    assert "no git history to find the edited copy" in done.stdout
+    paths[1].write_text(SOURCE)
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], [*author, "commit", "-qm", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    paths[1].write_text(edited)
+    done = write()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.read_text() for path in paths] == [edited, edited]
+
+
 def test_twins_compares_data_within_a_dataset_and_allows_a_family_its_own() -> None:
     """Rows of other sensors cannot be compared; learning rate, rows and `main` may differ."""
     changes = ('return "a"', 'return "b"'), ("100  # samples", "50  # samples")
     assert differing(*changes) == []
-    assert differing(*changes, script="Dataset_A_y.py") == ["convert", "WINDOW"]
+    assert differing(*changes, script="Dataset_A_y.py") == ["WINDOW", "convert"]
     changes = ("1e-3", "3e-4"), ("return [x]", "return x"), ("return train", "return 1")
     assert differing(*changes, script="Dataset_A_y.py") == []
 

@@ -128,7 +128,7 @@ def test_file_describes_its_inputs_and_outputs(
     }
     exported = onnx.load(out).graph
     assert "m/s²: foot_Accel_X, foot_Accel_Y" in exported.input[0].doc_string
-    assert "ankle moment (BW·BH), GRF x (BW)" in exported.output[0].doc_string
+    assert "ankle moment (BW·BH), GRF antero-posterior (BW)" in exported.output[0].doc_string
     assert str(ROOT).encode() not in out.read_bytes()  # the exporter notes where the code is
 
 
@@ -174,6 +174,7 @@ def quick_export(monkeypatch: Patch) -> None:
     """Replace the writing of the graph, which takes seconds."""
     monkeypatch.setattr(runtime, "check_installed", lambda: None)
     monkeypatch.setattr(graph, "write", lambda trained, path: path.write_text(trained.row.name))
+    monkeypatch.setattr(graph, "is_exported", lambda _: True)
     monkeypatch.setattr(runtime, "open_session", lambda path: None)
     monkeypatch.setattr(runtime, "difference", lambda *_: 0.0)
 
@@ -208,8 +209,11 @@ def test_unusable_files_are_named(student: tuple[Trained, Path], tmp_path: Path)
     data = write_random_a(tmp_path / "short.h5", samples=60)
     arguments = ["--checkpoint", str(student[1]), "--out", str(out)]
     for flags, message in (
-        ([], r"network\.onnx: cannot be written .* another --out"),
-        (["--data", str(data)], r"short\.h5: no trial or step as long as a window"),
+        ([], r"network\.onnx: exists and is not a file; choose another --out"),
+        (
+            ["--data", str(data), "--out", str(tmp_path / "new.onnx")],
+            r"short\.h5: no trial or step as long as a window",
+        ),
         (["--out", str(student[1])], r"student\.safetensors: not the name of an ONNX file"),
     ):
         with pytest.raises(InputError, match=message):

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from common.cli import run_main
-from common.files import InputError
-from tests.conftest import ROOT, Capture
+from common.files import InputError, shorten
+from tests.conftest import ROOT, Capture, Patch
 from tests.made_runs import PAIR, SCRIPT, TWENTY_SUBJECTS, make_run, settings, synthetic_data
 from tools.report import paper
 from tools.report.__main__ import README_END, README_START, main
@@ -37,7 +37,7 @@ def write_report(tmp_path: Path, *runs: Path) -> Path:
         ("metrics.csv", "a,b\n1,2\n", "metrics.csv: damaged (no column"),
         ("metrics.csv", "", "metrics.csv: damaged"),
         ("metrics.csv", "repeated line", "appears twice"),
-        ("metrics.csv", "missing line", "subject 9 lacks GRF z"),
+        ("metrics.csv", "missing line", "subject 9 lacks GRF medio-lateral"),
         ("metrics.csv", "broken line", "metrics.csv: damaged"),
     ],
 )
@@ -61,6 +61,90 @@ def test_folders_that_are_not_intact_runs_are_named(
     assert message in str(error.value)
     assert str(tmp_path / "run") in str(error.value)
     assert not (tmp_path / "report").exists()
+
+
+HOSTILE = [
+    *("../../x", "/x", "a/../../x", "a\\..\\x", "", ".", "..", "x" * 300, "a\0b", "a\nNOTICE: b"),
+    *("\x1b[2Jcleared", "\x1b]0;title\x07", "\u202egnp.exe", "a\rb", "a\tb"),
+    *("=cmd|' /C calc'!A0", "+1+1", "-1+1", "@SUM(1)"),
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_no_text_of_a_run_becomes_a_path_a_formula_or_a_command_of_the_terminal(
+    text: str, tmp_path: Path
+) -> None:
+    """The report of a run from somebody else wrote files anywhere, and lied on the terminal."""
+    run = make_run(tmp_path / "in" / "run")
+    config, metrics = (
+        json.loads((run / "config.json").read_text()),
+        pd.read_csv(run / "metrics.csv"),
+    )
+    changes = {"protocol": text, "script": text, "seed": text}
+    data = {"subjects": [text]}
+    if not set(text) & {*"/\\."}:  # the name of the data file does not become a path
+        data["file"] = text or "\n"
+    changed = [{**config["settings"], name: value} for name, value in changes.items()]
+    changed += [{**config["settings"], "script": f"Dataset_A_{text}\x1b"}]
+    changed += [
+        {**config["settings"], "data": {**config["settings"]["data"], name: value}}
+        for name, value in data.items()
+    ]
+
+    def check() -> None:
+        with pytest.raises(InputError) as error:
+            write_report(tmp_path, run)
+        assert shorten(error.value, 10_000) == str(error.value)
+        assert "damaged" in str(error.value)
+        assert not (tmp_path / "report").exists()
+
+    for settings_of_run in changed:
+        content = json.dumps({**config, "settings": settings_of_run})
+        (run / "config.json").write_text(content)
+        check()
+    (run / "config.json").write_text(json.dumps(config))
+    names = ["row", "test_subject"]
+    if text and not set(text) & {*"/\\."}:  # the others are not parts of file names
+        names += ["activity", "target", "unit", "sensor_set", "modalities"]
+    for name in names:
+        metrics.assign(**{name: metrics[name].where(metrics.index > 0, text)}).to_csv(
+            run / "metrics.csv", index=False
+        )
+        check()
+    assert {path.name for path in tmp_path.iterdir()} == {"in"}
+    assert {path.name for path in (tmp_path / "in").iterdir()} == {"run"}
+
+
+@pytest.mark.slow
+def test_unusual_names_are_reported(tmp_path: Path) -> None:
+    """A check that refuses the names of real subjects, rows and units is switched off by users."""
+    rows = [("my net (2 layers), α=0.5-foot", "foot", 1), ("CON", "foot", 2), ("1", "foot", 3)]
+    run = make_run(tmp_path / "run", rows, subjects=["7", "8"])
+    metrics = pd.read_csv(run / "metrics.csv", dtype=str)
+    metrics["unit"] = "%BW·BH"
+    metrics["test_subject"] = metrics["test_subject"].replace({"7": "Anna Müller-2.1"})
+    metrics.to_csv(run / "metrics.csv", index=False)
+    (run / "config.json").write_text(
+        (run / "config.json").read_text().replace('"7"', '"Anna Müller-2.1"')
+    )
+    main([str(run), "--out", str(tmp_path / "report")])
+    numbers = pd.read_csv(tmp_path / "report" / "per_subject.csv", dtype=str)
+    assert set(numbers["row"]) == {name for name, *_ in rows}
+    assert (numbers["nrmse_percent"].astype(float) > 0).all()
+
+
+def test_other_text_of_a_run_cannot_control_the_terminal(tmp_path: Path, capsys: Capture) -> None:
+    """Settings of other kinds are shown as they are, in the model card and in errors."""
+    code = "\x1b]0;title\x07\u202e"
+    run = make_run(tmp_path / "run", threads=code, device=code)
+    out = write_report(tmp_path, run, make_run(tmp_path / f"r{code}2", device="cpu"))
+    texts = [path.read_text() for path in out.rglob("*.md")]
+    assert len(texts) > 1
+    for text in (capsys.readouterr().out, *texts):
+        assert not set(text) & {*code[:1], *code[-2:]}
+    with pytest.raises(SystemExit):
+        run_main(lambda: main([str(run), str(make_run(tmp_path / "3", alpha=code))]))
+    assert not set(capsys.readouterr().err) & {*code[:1], *code[-2:]}
 
 
 @pytest.mark.parametrize(
@@ -127,6 +211,32 @@ def test_rows_of_other_scripts_are_reported_under_their_own_names(tmp_path: Path
     rows = [("student-foot_shank_trunk", "foot_shank_trunk", 9)]
     out = write_report(tmp_path, make_run(tmp_path / "3", rows, **twenty))
     assert "4.98" not in (out / "report.md").read_text()  # the paper's value for its own row
+
+
+@pytest.mark.slow
+def test_a_variant_of_a_script_is_reported_together_with_the_original(
+    tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """Users could not compare a change with the original, or with new names of rows."""
+    shutil.copy(ROOT / f"{SCRIPT}.py", tmp_path / "my_A_variant.py")
+    monkeypatch.setattr("tools.trained.PROJECT", tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    new = [*PAIR, ("wide-foot", "foot", 9), ("new", "my_sensors", 9)]
+    runs = make_run(tmp_path / "runs/1"), make_run(tmp_path / "runs/2", new, script="my_A_variant")
+    for run, rows in zip(runs, (PAIR, new), strict=True):
+        history = pd.DataFrame({"row": [row for row, *_ in rows], "fold": "7", "epoch": 1})
+        losses = {"training_loss": 2.0, "validation_loss": 1.0}
+        history.assign(**losses).to_csv(run / "history.csv", index=False)
+    main([*map(str, runs), "--out", str(tmp_path / "report")])
+    names = [row for row, *_ in PAIR]
+    found = pd.read_csv(tmp_path / "report" / "per_subject.csv")["row"].unique()
+    assert {*found} == {*names, *(f"{name} (my_A_variant)" for name in names), "wide-foot", "new"}
+    figures = {path.stem for path in (tmp_path / "report" / "A-paper" / "figures").iterdir()}
+    assert {
+        "nrmse_against_parameters",
+        "models_table_III",
+        "learning_curves-my_A_variant",
+    } <= figures
 
 
 def test_changed_scripts_are_noticed(tmp_path: Path) -> None:
@@ -207,7 +317,7 @@ def test_report_files_hold_what_is_printed(tmp_path: Path, capsys: Capture) -> N
 
 def test_latex_compiles_with_special_characters(tmp_path: Path) -> None:
     """A `_` or `%` in the name of a row would end LaTeX with an error in the middle of a paper."""
-    row = (r"mine_50%&#~^{}\$<²·-foot", "foot", 1)
+    row = ("mine_50%&#~^{}$<²·-foot", "foot", 1)
     out = write_report(tmp_path, make_run(tmp_path / "1", [*PAIR, row], subjects=TWENTY_SUBJECTS))
     latex = (out / "tables.tex").read_text()
     assert r"mine\_50\%\&\#" in latex
@@ -226,7 +336,8 @@ def test_latex_compiles_with_special_characters(tmp_path: Path) -> None:
         (["nowhere"], "nowhere: not a run"),
         (["{run}", "--agreement", "x"], "no row x; choose from student-foot distilled-foot"),
         (["{run}", "--out", "{run}/config.json"], "choose another --out"),
-        (["{run}", "--readme", "{run}/config.json"], "needs the lines <!-- results -->"),
+        (["{run}", "--readme", "{run}/config.json"], "choose another --readme"),
+        (["{run}", "--readme", str(ROOT / "LICENSE")], "needs the lines <!-- results -->"),
         (["{run}", "--readme", "nowhere.md"], "nowhere.md: cannot be read"),
     ],
 )
@@ -245,9 +356,9 @@ def test_mistakes_end_with_one_line(
 
 def test_results_in_the_docs_are_up_to_date() -> None:
     """Tables that were typed in, or not updated after a run, would be wrong."""
-    runs = sorted((ROOT / "docs" / "results").iterdir())
+    runs = sorted((ROOT / "docs" / "results").glob("dataset_*"))
     expected = f"{README_START}\n{readme_tables(load_results(runs))}{README_END}"
-    command = "run: python -m tools.report docs/results/* --readme docs/results.md"
+    command = "run: python -m tools.report docs/results/dataset_* --readme docs/results.md"
     assert expected in (ROOT / "docs" / "results.md").read_text(encoding="utf-8"), command
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import linregress
 
 from common.files import InputError
-from tests.conftest import Capture, Patch
+from tests.conftest import Capture
 from tests.made_runs import PAIR, TWENTY_SUBJECTS, make_run, synthetic_data, write_predictions
 from tools.report import agreement, figures
 from tools.report.__main__ import main
 from tools.report.runs import load_results
+from tools.report.stances import load_row, load_stances
 from tools.report.statistics import limits_of_agreement
 
 
@@ -24,13 +26,13 @@ def test_figures_are_drawn_for_two_subjects(tmp_path: Path, capsys: Capture) -> 
     rows = [("teacher", "all_imus_emg", 3324424), *PAIR, ("dlr_correlation-foot", "foot", 1)]
     run = make_run(tmp_path / "1", rows=rows, tested=["7", "8"])
     for subject in ("7", "8"):
-        write_predictions(run, "teacher", subject, ["Treadmill", "Ramp"], samples=50)
+        write_predictions(run, "teacher", subject, ["Treadmill", "Ramp"], samples=200)
     main([str(run), "--out", str(tmp_path / "report")])
     drawn = tmp_path / "report" / "A-paper" / "figures"
     assert {path.stem for path in drawn.iterdir()} == {
         "models_table_II", "models_table_III", "targets_table_II", "targets_table_III",
         "nrmse_against_parameters", "nrmse_against_imus",
-        "bland_altman-teacher", "scatter-teacher",
+        "bland_altman-teacher", "scatter-teacher", "stance_curves",
     }  # fmt: skip
     assert "distilled-foot: no Bland-Altman and scatter plots" in capsys.readouterr().out
 
@@ -84,26 +86,42 @@ def test_rows_without_common_subjects_are_drawn_without_means(
     assert (tmp_path / "report" / "A-paper" / "figures" / "targets_table_III.png").exists()
 
 
-def test_agreement_uses_all_samples_and_draws_some(tmp_path: Path, monkeypatch: Patch) -> None:
-    """Dataset A has millions of samples: limits need all of them, a plot cannot hold them."""
-    monkeypatch.setattr(agreement, "DRAWN_SAMPLES", 30)
-    run = make_run(tmp_path / "1")
-    paths = [write_predictions(run, "teacher", s, ["Ramp", "Stair"], samples=50) for s in "79"]
-    panels = agreement.load_panels(paths)
-    differences = []
-    for path in paths:
-        with np.load(path) as saved:
-            differences.append((saved["prediction"].astype(float) - saved["truth"])[50:, 2])
-    figure = agreement.agreement_figure("teacher", panels, "measured", is_difference=True)
-    hexagons = figure.axes[5].collections[0]
-    assert hexagons.get_array().sum() == 30
-    titles = [axes.get_title().splitlines() for axes in figure.axes]
-    assert len(titles) == 14
-    assert [title[0] for title in titles[:3]] == [
-        "hip flexion moment, Ramp", "hip flexion moment, Stair", "hip adduction moment, Ramp",
-    ]  # fmt: skip
-    bias, low, high = limits_of_agreement(differences)
-    assert titles[5][1] == f"bias {bias:.2g}, limits {low:.2g} to {high:.2g}"
-    paths[1].write_bytes(paths[1].read_bytes()[:500])
+def test_agreement_has_a_point_per_stance(tmp_path: Path) -> None:
+    """Samples of swing, where every force is 0, would make any network look right."""
+    run = make_run(tmp_path / "1", [("teacher", "all_imus_emg", 1)], tested=["7", "9"])
+    for subject in "79":
+        path = write_predictions(run, "teacher", subject, ["Ramp", "Stair"], samples=200)
+    [results] = load_results([run])
+    stances = load_stances(results)
+    figure = agreement.agreement_figure("teacher", stances, "measured", is_difference=False)
+    assert [len(axes.collections) for axes in figure.axes[:7]] == [2] * 7  # a color per activity
+    points = np.concatenate([c.get_offsets() for c in figure.axes[1].collections])
+    of_target = stances[stances["target"] == "hip adduction moment"]
+    assert len(points) == len(of_target) > 8
+    measure = agreement.peak(of_target)
+    measured, estimated = (of_target[f"{kind}_{measure}"] for kind in ("measured", "estimated"))
+    assert sorted(points[:, 1]) == pytest.approx(sorted(estimated))
+    fit = linregress(measured, estimated)
+    rmse = np.sqrt(np.mean((estimated - measured) ** 2))
+    assert figure.axes[1].get_title().splitlines() == [
+        f"hip adduction moment, {measure}, n = {len(of_target)}",
+        f"slope {fit.slope:.2f}, r {fit.rvalue:.2f}, RMSE {rmse:.2g}",
+    ]
+    figure = agreement.agreement_figure("teacher", stances, "measured", is_difference=True)
+    differences = (estimated - measured).groupby(of_target["test_subject"])
+    bias, low, high = limits_of_agreement([part.to_numpy() for _, part in differences])
+    text = figure.axes[1].get_title().splitlines()[1]
+    assert text == f"bias {bias:.2g}, limits {low:.2g} to {high:.2g}"
+    path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(InputError, match=r"subject_9\.npz: damaged predictions"):
-        agreement.load_panels(paths)
+        load_row(results, "teacher")
+
+
+def test_figures_are_also_written_in_the_requested_format(tmp_path: Path) -> None:
+    """Journals want vector graphics; the page needs PNG."""
+    run = make_run(tmp_path / "1", [("teacher", "all_imus_emg", 1)])
+    write_predictions(run, "teacher", "7", ["Ramp"], samples=200)
+    main([str(run), "--out", str(tmp_path / "report"), "--figure-format", "svg"])
+    drawn = {path.name for path in (tmp_path / "report" / "A-paper" / "figures").iterdir()}
+    assert {"models_table_II.svg", "models_table_II.png"} <= drawn
+    assert len(drawn) % 2 == 0

@@ -56,7 +56,7 @@ def write_page(folder: Path) -> Path:
         folder / "synthetic", subjects=TWENTY_SUBJECTS, tested=["7", "8"], data=synthetic_data()
     )
     for subject in ("7", "8"):
-        write_predictions(synthetic, "distilled-foot", subject, ["Treadmill", "Ramp"], samples=50)
+        write_predictions(synthetic, "distilled-foot", subject, ["Treadmill", "Ramp"], samples=200)
     losses = [f"student-foot,7,{i},{1 / i},{1.1 / i},1\n" for i in (1, 2, 3)]
     (synthetic / "history.csv").write_text(HISTORY + "".join(losses))
     hostile = make_run(folder / "hostile" / HOSTILE.replace("/", ""), rows=ROWS, tested=["7", "8"])

@@ -85,7 +85,7 @@ def test_rows_with_different_subjects_are_compared_on_common_ones(tmp_path: Path
     assert list(means["NRMSE % mean"]) == [2.5, 3.0]
     assert list(means["NRMSE % on 2 common subjects mean"]) == [3.5, 2.5]
     assert "common subjects: 03, 04" in find(found, "table_IV").notes[1]
-    assert "different subjects" in find(found, "table_IV_nrmse_per_target").notes[0]
+    assert "different subjects" in find(found, "table_IV_nrmse_per_target").notes[1]
 
 
 def test_undefined_scores_make_their_means_undefined(tmp_path: Path) -> None:

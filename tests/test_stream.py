@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -19,11 +20,14 @@ import torch
 
 from beyond import Dataset_A_streaming as script_a
 from beyond import Dataset_B_streaming as script_b
+from beyond.sequences import describe_columns
 from common.files import InputError, load_checkpoint, save_checkpoint
 from tests.conftest import ROOT, Capture, Files, Folders, Patch
 from tests.networks import narrow_networks, run_script
 from tests.predicting import copy_columns, predict, random_network, target_values
+from tools.predict import output
 from tools.stream.__main__ import main
+from tools.stream.lines import read_lines
 from tools.stream.stream import Stream
 from tools.trained import load_trained
 
@@ -91,7 +95,7 @@ def test_stream_predict_and_forward_give_the_same_estimates(
     assert "Latency of an estimate: lookahead 50 ms + computation" in capsys.readouterr().err
     walk.to_csv(tmp_path / "walk.csv", index=False)
     recorded = predict(network, tmp_path / "walk.csv").dropna()
-    assert live.columns.tolist() == recorded.columns.tolist()[1:]
+    assert live.columns.tolist() == recorded.columns.drop(["stretch", output.RATE]).tolist()
     assert len(live) == len(recorded) == 300 - LATE
     check_equal(live, recorded)
     check_equal(live, forward(network, walk)[LATE:])  # an estimate belongs to its sample
@@ -219,6 +223,30 @@ def test_it_ends_quietly_if_its_output_is_closed(process: subprocess.Popen[str])
     assert len(process.stderr.read().splitlines()) == 2  # the network, and what it waits for
 
 
+WITHOUT_PYTORCH = """
+import io, sys
+from tools.stream.__main__ import main
+assert main(["--checkpoint", sys.argv[1]], open(sys.argv[2]), sys.stdout) == 0
+assert "torch" not in sys.modules, "PyTorch was imported"
+"""
+
+
+def test_a_checkpoint_with_its_columns_is_streamed_without_pytorch(
+    network: Path, walk: pd.DataFrame, tmp_path: Path
+) -> None:
+    """PyTorch takes seconds to import, and most of the time that a sample lasts."""
+    tensors, description = load_checkpoint(network)
+    inputs = partial(script_a.inputs, sensor_set="foot")
+    columns = describe_columns(script_a.COLUMNS, script_a.UNITS, inputs)
+    path, data = tmp_path / "network.safetensors", tmp_path / "walk.csv"
+    save_checkpoint(path, tensors, {**description, **columns})
+    walk.to_csv(data, index=False)
+    command = [sys.executable, "-c", WITHOUT_PYTORCH, str(path), str(data)]
+    result = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(result.stdout)), stream(network, walk))
+
+
 # What is refused ----------------------------------------------------------------------------------
 
 GOOD = f"{HEADER}\n0,1,2,3,4,5,6\n"
@@ -228,7 +256,11 @@ REFUSED = {
     "text": (f"{GOOD}\n0.005,1,x,3,4,5,6\n", "line 4: foot_Accel_Y: x is not a"),
     "infinity": (f"{GOOD}1,1,2,3,4,5,inf\n", "line 3: foot_Gyro_Z: inf is not a number"),
     "no time": (f"{GOOD},1,2,3,4,5,6\n", "line 3: no time in time"),
-    "same time": (f"{GOOD}0,1,2,3,4,5,6\n", "line 3: the time does not increase"),
+    "earlier time": (f"{GOOD}-1,1,2,3,4,5,6\n", "line 3: the time decreases"),
+    "too large": (f"{GOOD}1,1,2,3,4,5,1e300\n", "line 3: foot_Gyro_Z: 1e300 is far too large"),
+    "long cell": (f"{GOOD[:-1]},{'1' * 131_073}\n", "line 2: not a line of a CSV"),
+    "binary": ("\x00\x01\x7f\n", "line 1: no column foot_Accel_X"),
+    "empty": ("", "standard input: empty; the first line must have the column names"),
 }
 
 
@@ -247,6 +279,107 @@ def test_a_wrong_rate_is_refused(
     walk["time"] = walk.index / rate_hz
     with pytest.raises(InputError, match=r"line 22: .* per second, but the network reads 200"):
         stream(network, walk, "--time-unit", unit)
+
+
+def test_times_of_arrival_are_refused(network: Path, walk: pd.DataFrame) -> None:
+    """Lines that arrive in bursts would be taken as a fast sensor with gaps, and interpolated."""
+    for samples in (4, 16):  # at a time
+        walk["time"] = walk.index // samples * samples / 200 + walk.index % samples * 1e-5
+        with pytest.raises(InputError, match="line 22: .* in bursts .*leave the time column out"):
+            stream(network, walk)
+    walk["time"] = np.floor(walk.index / 2) / 100  # in whole hundredths of a second
+    with pytest.raises(InputError, match="line 22: .*rounded; .*leave the time column out"):
+        stream(network, walk)
+
+
+@pytest.mark.parametrize("seed", [0, 6, 13, 21])
+def test_times_that_jitter_are_accepted(
+    seed: int, network: Path, walk: pd.DataFrame, capsys: Capture
+) -> None:
+    """A sensor at 200 Hz, with intervals around 3 to 7 ms, was refused as one at 245 Hz."""
+    walk["time"] += np.random.default_rng(seed).uniform(0, 0.004, len(walk))
+    estimates = stream(network, walk)
+    assert 0 <= len(estimates) - (300 - LATE) <= 3  # few intervals look like a lost line
+    assert "reset" not in capsys.readouterr().err
+
+
+def test_a_repeated_time_does_not_end_a_session(
+    network: Path, walk: pd.DataFrame, capsys: Capture
+) -> None:
+    """A device that sends a packet twice would stop the exoskeleton."""
+    twice = pd.concat([walk[:50], walk[49:120], walk[119:]])
+    check_equal(stream(network, twice), stream(network, walk))
+    printed = capsys.readouterr().err
+    assert printed.count("NOTICE: line 52 has the same time as the line before") == 1
+    assert "skipped: 2 lines" in printed
+
+
+def damage(kind: str, walk: pd.DataFrame) -> pd.DataFrame:
+    """Return a stream with a mistake that estimates do not show."""
+    factors = {"acc in g": 1 / 9.80665, "gyr in deg/s": 180 / np.pi, "zeros": 0.0}
+    axes = {"acc in g": FOOT[:3], "gyr in deg/s": FOOT[3:]}.get(kind, FOOT)
+    lines = slice(230, 250) if kind in ("zeros", "held") else slice(None)
+    changed = walk.copy()
+    if kind == "held":
+        changed.loc[lines, axes] = changed.loc[230, axes].to_numpy()
+    else:
+        changed.loc[lines, axes] *= factors[kind]
+    return changed
+
+
+@pytest.mark.parametrize("samples", [150, 300])
+@pytest.mark.parametrize("kind", ["acc in g", "gyr in deg/s", "zeros", "held"])
+def test_implausible_samples_are_noticed_once(
+    kind: str, samples: int, network: Path, walk: pd.DataFrame, capsys: Capture
+) -> None:
+    """Wrong units and lost data gave estimates without a word, in the first second and later."""
+    table = damage(kind, walk)[-samples:]
+    assert len(stream(network, table)) == samples - LATE
+    (notice,) = [line for line in capsys.readouterr().err.splitlines() if "NOTICE" in line]
+    assert {
+        "acc in g": "accelerometer foot: median norm",
+        "gyr in deg/s": "in deg/s?",
+        "zeros": "exactly 0 for 0.105 s from 1.15 s on",
+        "held": "unchanged for 0.105 s from 1.15 s on",
+    }[kind] in notice
+
+
+def test_a_plausible_stream_has_no_notice(
+    network: Path, walk: pd.DataFrame, capsys: Capture
+) -> None:
+    """A warning that appears without a cause is not read when there is one."""
+    stream(network, walk)
+    assert "NOTICE" not in capsys.readouterr().err
+
+
+def test_a_long_gap_is_never_filled(network: Path, walk: pd.DataFrame) -> None:
+    """Interpolating hours after a reconnection would take hours and all memory."""
+    with pytest.raises(InputError, match="--max-gap 1e.09: at most 10 s can be interpolated"):
+        stream(network, walk, "--max-gap", "1e9")
+
+
+ENDS = {"LF": b"\n", "CR LF": b"\r\n", "CR": b"\r", "LF CR": b"\n\r"}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_lines_may_end_as_devices_end_them(end: bytes, size: int) -> None:
+    """CR and LF CR ended in a traceback; a line must not wait for the next one either."""
+    content = end.join([b"\xef\xbb\xbfa,b", b"1,2", b"", "3,µ".encode(), b"4"])
+    parts = [content[i : i + size] for i in range(0, len(content), size)]
+    assert list(read_lines(iter([*parts, b""]).__next__)) == ["a,b", "1,2", "", "3,µ", "4"]
+    arrived = iter([b"a" + end, b"b" + end])
+    lines = read_lines(arrived.__next__)
+    assert next(lines) == "a"
+    assert next(arrived) == b"b" + end  # not read yet
+
+
+def test_a_line_without_end_is_refused() -> None:
+    """A device that sends no line ends would fill the memory."""
+    parts = iter([b"a\n", *[b"1" * 8192] * 100])
+    with pytest.raises(InputError, match="standard input, line 2: longer than 131,072 bytes"):
+        list(read_lines(parts.__next__))
+    assert len(list(parts)) > 50
 
 
 def test_inexact_clocks_and_lost_lines_are_accepted(network: Path, walk: pd.DataFrame) -> None:

@@ -219,12 +219,13 @@ def test_rows_and_the_teachers_they_need(script: ModuleType) -> None:
     """A student of the balanced loss must learn from a teacher of the balanced loss."""
     needs = {row.name: row.needs for row in script.ROWS}
     for sensor_set in script.STUDENT_SETS:
-        for loss in ("", "_balanced"):
+        for loss in ("", "_balanced", "_augmented"):
             for student in ("student", "streaming"):
                 assert needs[f"{student}{loss}-{sensor_set}"] == ()
+        for loss in ("", "_balanced"):
             for student in ("distilled", "distilled_streaming"):
                 assert needs[f"{student}{loss}-{sensor_set}"] == (f"teacher{loss}",)
-    assert len(needs) == 2 + 8 * len(script.STUDENT_SETS)
+    assert len(needs) == 2 + 10 * len(script.STUDENT_SETS)
     assert script.LOOKAHEAD / script.RATE_HZ == 0.05
 
 

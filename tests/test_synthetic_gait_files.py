@@ -186,7 +186,8 @@ def test_the_shortest_file_has_data(tmp_path: Path, dataset: str, seconds: float
 def test_a_failed_write_leaves_the_older_file(tmp_path: Path, monkeypatch: Patch) -> None:
     """Else an unfinished file is mistaken for a complete one, or an older good one is lost."""
     target = tmp_path / "b.h5"
-    target.write_bytes(b"older")
+    write_file(target, "b", subjects=1, minutes=0.05, seed=0)
+    older = target.read_bytes()
 
     def fail(*_: object) -> None:
         raise RuntimeError("disk full")
@@ -195,7 +196,7 @@ def test_a_failed_write_leaves_the_older_file(tmp_path: Path, monkeypatch: Patch
     with pytest.raises(RuntimeError, match="disk full"):
         write_file(target, "b", subjects=1, minutes=0.2, seed=0)
     assert [path.name for path in tmp_path.iterdir()] == ["b.h5"]
-    assert target.read_bytes() == b"older"
+    assert target.read_bytes() == older
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from tools.trained import (
     all_sensors,
     channel_names,
     count_channels,
+    find_script,
     input_columns,
     load_trained,
     open_script,
@@ -103,6 +104,17 @@ def test_other_files_are_not_taken_for_scripts(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             open_script(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "CON", "/etc/x", "../x", "a\\b", "a\0b", "x" * 300, "tests.twins", "common", 7],
+    ids=ascii,
+)
+def test_a_name_in_a_file_finds_nothing_but_scripts(name: object) -> None:
+    """A checkpoint from somebody else would choose which file is executed."""
+    with pytest.raises(ValueError, match="there is no script"):
+        find_script(name)
 
 
 # Checkpoints --------------------------------------------------------------------------------------

@@ -3,17 +3,19 @@
 The scripts are self-contained, so the same class can be in several of them, those in beyond/
 included. A name that several scripts define must have the same text in all of them if it is in the
 section "Models", "Losses" or "Training", and in all scripts of a dataset if it is above them, where
-the sensors, the targets and the reading of the data are defined. Repairs copy the text from the
-first script in alphabetical order.
+the sensors, the targets and the reading of the data are defined. Repairs copy the text that differs
+from the last commit. If several copies were edited differently, or none, nothing is written.
 
     python tests/twins.py            # list the copies that differ; exit status 1 if there are any
-    python tests/twins.py --write    # replace them with the text of the first script
+    python tests/twins.py --write    # replace them with the copy that was edited
 """
 
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,31 +84,84 @@ def missing(source: str) -> list[str]:
     return problems
 
 
-def repair(sources: dict[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Return the sources with every copy equal to its first text, and the copies that differed.
+def copies(sources: Mapping[str, str]) -> dict[tuple[str, str], dict[str, Definition]]:
+    """Return the definitions that must have the same text: dataset and name -> script -> copy.
 
     Args:
         sources: path of the script -> its text.
     """
-    first: dict[tuple[str, str], tuple[str, str]] = {}
-    repaired, differences = {}, []
+    found: dict[tuple[str, str], dict[str, Definition]] = {}
     for script in sorted(sources):
-        lines = sources[script].splitlines(keepends=True)
         dataset = Path(script).name.split("_")[1]
-        for definition in reversed(definitions(sources[script])):
-            name, section, start, stop, text = definition
-            if section in SHARED_BY_ALL:
-                key = ("", name)
-            elif not section and name not in NOT_SHARED:
-                key = (dataset, name)
-            else:
-                continue
-            origin, expected = first.setdefault(key, (script, text))
-            if text != expected:
-                differences.append(f"{script}:{start + 1}: {name} differs from {origin}")
-                lines[start:stop] = [expected]
-        repaired[script] = "".join(lines)
-    return repaired, differences
+        for definition in definitions(sources[script]):
+            if definition.section in SHARED_BY_ALL:
+                found.setdefault(("", definition.name), {})[script] = definition
+            elif not definition.section and definition.name not in NOT_SHARED:
+                found.setdefault((dataset, definition.name), {})[script] = definition
+    return found
+
+
+def differences(sources: Mapping[str, str]) -> list[str]:
+    """Return a line for each copy that differs from the first one."""
+    lines = []
+    for (_, name), by_script in copies(sources).items():
+        origin, first = next(iter(by_script.items()))
+        lines += [
+            f"{script}:{copy.start + 1}: {name} differs from {origin}"
+            for script, copy in by_script.items()
+            if copy.text != first.text
+        ]
+    return sorted(lines)
+
+
+def repair(
+    sources: Mapping[str, str], committed: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """Return the sources with every copy equal to the edited one, and what cannot be decided.
+
+    Args:
+        sources: path of the script -> its text.
+        committed: the same at the last commit; empty without git.
+    """
+    before = copies(committed)
+    repaired, problems = dict(sources), []
+    lines = {script: text.splitlines(keepends=True) for script, text in sources.items()}
+    replaced: dict[str, list[tuple[Definition, str]]] = {}
+    for key, by_script in copies(sources).items():
+        texts = {copy.text for copy in by_script.values()}
+        if len(texts) == 1:
+            continue
+        old = {copy.text for copy in before.get(key, {}).values()}
+        edited = {s: copy.text for s, copy in by_script.items() if copy.text not in old}
+        if len(set(edited.values())) != 1:
+            where = f"edited differently in {', '.join(edited)}" if edited else "not edited"
+            problems.append(
+                f"{key[1]}: {where} since the last commit; copy the right text to the others by "
+                "hand"
+            )
+            continue
+        (text,) = set(edited.values())
+        for script, copy in by_script.items():
+            replaced.setdefault(script, []).append((copy, text))
+    for script, found in replaced.items():
+        for copy, text in sorted(found, key=lambda pair: -pair[0].start):
+            lines[script][copy.start : copy.stop] = [text]
+        repaired[script] = "".join(lines[script])
+    return repaired, problems
+
+
+def read_committed(scripts: list[str]) -> dict[str, str]:
+    """Return the texts at the last commit; empty if this is not a checkout, or without git."""
+    found = {}
+    for script in scripts:
+        command = ["git", "-C", str(ROOT), "show", f"HEAD:./{script}"]
+        try:
+            done = subprocess.run(command, capture_output=True, check=False)
+        except OSError:
+            return {}
+        if done.returncode == 0:
+            found[script] = done.stdout.decode().replace("\r\n", "\n")
+    return found
 
 
 def main(arguments: list[str]) -> int:
@@ -114,18 +169,25 @@ def main(arguments: list[str]) -> int:
     paths = [*ROOT.glob("Dataset_*.py"), *ROOT.glob("beyond/Dataset_*.py")]
     sources = {path.relative_to(ROOT).as_posix(): path.read_text() for path in paths}
     problems = [f"{name}: {what}" for name in sorted(sources) for what in missing(sources[name])]
-    repaired, differences = repair(sources)
-    for line in [*problems, *differences]:
+    found = differences(sources)
+    for line in [*problems, *found]:
         print(line)
-    if differences and "--write" in arguments:
+    if found and "--write" in arguments:
+        committed = read_committed(list(sources))
+        if not committed:
+            print("no git history to find the edited copy; copy its text to the others by hand")
+            return 1
+        repaired, undecided = repair(sources, committed)
+        for line in undecided:
+            print(line)
         for script, text in repaired.items():
             if text != sources[script]:
                 (ROOT / script).write_text(text)
-        print("repaired; review the changes before you commit them")
-        differences = []
-    elif differences:
-        print("to repair them, change the first script and run `python tests/twins.py --write`")
-    return 1 if problems or differences else 0
+                print(f"repaired {script}; review the change before you commit it")
+        found = undecided
+    elif found:
+        print("to copy the edited text to the others, run `python tests/twins.py --write`")
+    return 1 if problems or found else 0
 
 
 if __name__ == "__main__":

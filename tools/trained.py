@@ -26,6 +26,12 @@ USED_NAMES = (  # of a script, by the tools
     *("DATASET", "RATE_HZ", "WINDOW", "SENSORS", "COLUMNS", "UNITS", "SENSOR_SETS", "TARGETS"),
     *("ROWS", "read", "inputs"),
 )
+RENAMED_TARGETS = {  # of Dataset A: names in earlier versions -> names now
+    "GRF x": "GRF antero-posterior",
+    "GRF y": "GRF vertical",
+    "GRF z": "GRF medio-lateral",
+}
+LONGEST_NAME = 200  # characters of a script's name; file systems end at 255 bytes
 BODY_HEIGHT = "body height"  # scales the video of Dataset B
 
 
@@ -61,14 +67,31 @@ class Trained(NamedTuple):
         """Whether the checkpoint describes its data as synthetic."""
         return bool(self.training_data.get("synthetic"))
 
-    def was_trained_on(self, path: Path, subject: str) -> bool:
+    @property
+    def fine_tuned(self) -> list[dict[str, Any]]:
+        """What `tools.fine_tune` has recorded about the further training, each time it was run."""
+        entries = self.description.get("fine_tuned")
+        is_valid = isinstance(entries, list) and all(
+            isinstance(entry, dict) and isinstance(entry.get("data"), dict) for entry in entries
+        )
+        return entries if is_valid else []
+
+    def was_trained_on(self, path: Path, subject: str | None) -> bool:
         """Return whether a subject of this file, known by its name and size, was used in training.
 
         With the protocol `strict`, some of these subjects only determined the best epoch.
+
+        Args:
+            path: the file.
+            subject: id of the subject; None for a file of one unnamed person.
         """
         data, file = self.training_data, (path.name, path.stat().st_size)
         is_same_file = (data.get("file"), data.get("bytes")) == file
-        return is_same_file and subject != self.description.get("test_subject")
+        if is_same_file and subject not in (None, self.description.get("test_subject")):
+            return True
+        used = [entry["data"] for entry in self.fine_tuned]
+        wanted = (*file, subject)
+        return any((d.get("file"), d.get("bytes"), d.get("subject")) == wanted for d in used)
 
     @property
     def lookahead(self) -> int | None:
@@ -143,9 +166,17 @@ def _matching_row(script: ModuleType, description: Mapping[str, Any]) -> Row:
     expected = describe_network(row, sensor_set, script.TARGETS, script.WINDOW, script.RATE_HZ)
     for key, value in json.loads(json.dumps(expected)).items():  # tuples become lists
         found = _entry(description, key)
+        if key == "targets":  # forces of Dataset A have other names in earlier versions
+            renamed = renamed_targets(script.__name__)
+            found = [{**t, "name": renamed.get(t["name"], t["name"])} for t in found]
         if found != value:
             raise ValueError(f"{key} is {reprlib.repr(found)}, but must be {reprlib.repr(value)}")
     return row
+
+
+def renamed_targets(script: str) -> dict[str, str]:
+    """Return the targets of a script that have another name in earlier versions, with that now."""
+    return RENAMED_TARGETS if re.match("Dataset_A_", script.rpartition(".")[2]) else {}
 
 
 # Scripts ------------------------------------------------------------------------------------------
@@ -160,7 +191,7 @@ def find_script(name: object) -> ModuleType:
     Raises:
         ValueError: There is no such script.
     """
-    if isinstance(name, str) and name.isidentifier():
+    if isinstance(name, str) and name.isidentifier() and len(name) <= LONGEST_NAME:
         for path in (PROJECT / f"{name}.py", PROJECT / "beyond" / f"{name}.py"):
             if not path.is_file():
                 continue

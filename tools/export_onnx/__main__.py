@@ -29,7 +29,7 @@ from pathlib import Path
 from common.cli import ArgumentParser, run_main
 from common.files import InputError, write_atomically
 from tools.export_onnx import graph, runtime
-from tools.output import explain_write_errors
+from tools.output import check_writable, explain_write_errors
 from tools.trained import load_trained
 
 
@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out.suffix != ".onnx":
         raise InputError(f"--out {args.out}: not the name of an ONNX file; it must end with .onnx")
     runtime.check_installed()
+    check_writable(args.out, filter(None, [args.checkpoint, args.data]), graph.is_exported)
     trained = load_trained(args.checkpoint)
     script, count = trained.script, max(runtime.BATCH_SIZES)
     windows = {"random": runtime.random_windows(script, count)}

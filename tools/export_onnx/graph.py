@@ -173,6 +173,17 @@ def _export(trained: Trained) -> torch.onnx.ONNXProgram:
         )
 
 
+def is_exported(path: Path) -> bool:
+    """Return whether `write` wrote a file."""
+    import onnx  # an optional package
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception:  # arbitrary bytes can raise anything in a parser
+        return False
+    return {"about", "inputs"} <= {entry.key for entry in model.metadata_props}
+
+
 def _describe(model: onnx_ir.Model, trained: Trained) -> None:
     """Describe inputs and outputs in their `doc_string` and in the metadata of the file."""
     script = trained.script

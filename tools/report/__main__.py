@@ -26,17 +26,21 @@ from pathlib import Path
 
 import pandas as pd
 
-from common.cli import ArgumentParser, run_main
-from common.files import InputError, write_text
-from tools.output import explain_write_errors
+from common.cli import ArgumentParser, add_figure_format, run_main
+from common.files import InputError, printable, write_text
+from tools.output import check_writable, explain_write_errors
 from tools.report import figures
 from tools.report.html import Section, html_page
 from tools.report.model_card import model_card
 from tools.report.runs import Results, load_results
+from tools.report.stances import load_stances, stance_tables
 from tools.report.statistics import statistics_tables
-from tools.report.tables import LATEX, SYNTHETIC_NOTE, readme_tables, summary_tables
+from tools.report.tables import LATEX, SYNTHETIC_NOTE, Table, readme_tables, summary_tables
 from tools.trained import find_script
 
+FILES = ("report.md", "report.html", "tables.tex", "per_subject.csv")  # the first is written first
+RUN_FILES = ("config.json", "metrics.csv", "history.csv", "stances.csv")  # that are read
+START = "# Report\n\n## Dataset "
 README_START, README_END = "<!-- results -->", "<!-- /results -->"
 
 
@@ -49,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = _parse(argv)
     all_results = load_results(args.runs)
+    check_outputs(args, all_results)
     if args.readme:
         update_readme(args.readme, all_results)
         print(f"Wrote the results to {args.readme}")
@@ -62,6 +67,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"Report: {args.out}")
 
 
+def check_outputs(args: argparse.Namespace, all_results: Sequence[Results]) -> None:
+    """Check that only files of an earlier report are replaced.
+
+    Raises:
+        InputError: An output is a file of a run, or its folder has files of another origin.
+    """
+    runs = [run.folder for results in all_results for run in results.runs]
+    inputs = [run / name for run in runs for name in RUN_FILES]
+    inputs += [path for run in runs for path in run.glob("predictions/*.npz")]
+    if args.readme:  # it must have the marks
+        check_writable(args.readme, inputs, lambda _: True, "--readme")
+        return
+    first = args.out / FILES[0]
+    try:
+        is_ours = first.read_text(encoding="utf-8").startswith(START)
+    except (OSError, ValueError):
+        is_ours = False
+    for name in FILES:
+        check_writable(args.out / name, inputs, lambda _: is_ours)
+    for results in all_results:
+        if (args.out / results.name).exists() and not is_ours:
+            raise InputError(
+                f"{args.out / results.name}: already exists and was not written by this command; "
+                "choose another --out"
+            )
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(prog="python -m tools.report", description=__doc__)
     add = parser.add_argument
@@ -70,24 +102,28 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     text = "folder of the report (default: outputs/report)"
     add("--out", type=Path, default=Path("outputs/report"), metavar="DIR", help=text)
     text = (
-        "rows to draw Bland-Altman and scatter plots of, which takes some seconds per row and "
-        "subject (default: the teacher and the distilled student with the fewest IMUs, or else "
-        "the most accurate row)"
+        "rows to draw stance curves, Bland-Altman and scatter plots of (default: the teacher and "
+        "the distilled student with the fewest IMUs, or else the most accurate row)"
     )
     add("--agreement", nargs="+", metavar="ROW", help=text)
     add("--no-figures", action="store_true", help="write tables only")
+    add_figure_format(parser)
     text = f"instead of a report, write the results between {README_START} and {README_END} in FILE"
     add("--readme", type=Path, metavar="FILE", help=text)
     return parser.parse_args(argv)
 
 
 def _write_report(all_results: Sequence[Results], args: argparse.Namespace) -> None:
-    text, latex, metrics, sections = "# Report\n", "", [], []
-    for results in all_results:
+    all_stances = [load_stances(results) for results in all_results]
+    all_tables = [
+        [*summary_tables(results), *stance_tables(results, stances), *statistics_tables(results)]
+        for results, stances in zip(all_results, all_stances, strict=True)
+    ]
+    text, latex, metrics, sections = _markdown(all_results, all_tables), "", [], []
+    write_text(args.out / FILES[0], text)
+    for results, tables, stances in zip(all_results, all_tables, all_stances, strict=True):
         folder = args.out / results.name
-        tables = [*summary_tables(results), *statistics_tables(results)]
         shown = [table for table in tables if not table.is_long]
-        text += "\n" + "\n".join([_introduction(results), *(t.markdown() for t in shown)])
         latex += "".join(table.latex() + "\n" for table in shown)
         labels = {"results": results.name, "data_file": results.data["file"]}
         metrics.append(results.metrics.drop(columns="folder").assign(**labels))
@@ -96,13 +132,22 @@ def _write_report(all_results: Sequence[Results], args: argparse.Namespace) -> N
         _write_model_cards(results, folder)
         images = []
         if not args.no_figures:
-            images = figures.write_figures(results, folder / "figures", args.agreement)
+            images = figures.write_figures(
+                results, stances, folder / "figures", args.figure_format, args.agreement
+            )
         sections.append(Section(results, shown, images))
     print(text)
-    write_text(args.out / "report.md", text)
     write_text(args.out / "tables.tex", LATEX % latex)
     write_text(args.out / "per_subject.csv", pd.concat(metrics).to_csv(index=False))
     write_text(args.out / "report.html", html_page(sections))
+
+
+def _markdown(all_results: Sequence[Results], all_tables: Sequence[Sequence[Table]]) -> str:
+    text = "# Report\n"
+    for results, tables in zip(all_results, all_tables, strict=True):
+        shown = [table.markdown() for table in tables if not table.is_long]
+        text += "\n" + "\n".join([_introduction(results), *shown])
+    return printable(text)
 
 
 def _write_model_cards(results: Results, folder: Path) -> None:
@@ -113,9 +158,9 @@ def _write_model_cards(results: Results, folder: Path) -> None:
         unique = name if names.count(name) == 1 else f"{name}-{number}"
         try:
             card = model_card(run, find_script(run.script))
-            write_text(folder / unique / "MODEL_CARD.md", card)
+            write_text(folder / unique / "MODEL_CARD.md", printable(card))
         except ValueError as error:
-            print(f"{name}: no model card, because {error}.")
+            print(printable(f"{name}: no model card, because {error}."))
 
 
 def _introduction(results: Results) -> str:
@@ -146,7 +191,7 @@ def update_readme(path: Path, all_results: Sequence[Results]) -> None:
     block = f"{README_START}\n{readme_tables(all_results)}{README_END}"
     marked = re.compile(f"{README_START}.*{README_END}", re.DOTALL)
     with explain_write_errors(path, "--readme"):
-        write_text(path, marked.sub(lambda _: block, content))
+        write_text(path.resolve(), marked.sub(lambda _: block, content))  # may be a link
 
 
 if __name__ == "__main__":

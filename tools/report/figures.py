@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import cycle
@@ -15,9 +16,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator
 
 from common import plots
+from common.data import ALL
 from common.files import plural, write_figure
+from common.metrics import overall
+from common.stances import MeanCurves, mean_curves
 from tools.report import agreement, paper
 from tools.report.runs import Results, load_histories
+from tools.report.stances import load_row
 from tools.report.tables import common_nrmse, rows_by_table, sort_rows, subject_means
 
 MIN_SUBJECTS_FOR_BOXES = 5
@@ -26,28 +31,39 @@ NRMSE_LABEL = "NRMSE (%), mean over targets"
 
 
 def write_figures(
-    results: Results, folder: Path, agreement_rows: Sequence[str] | None = None
+    results: Results,
+    stances: pd.DataFrame,
+    folder: Path,
+    suffix: str = "png",
+    agreement_rows: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Write the figures as PNG files, leaving out networks that are parts of another row.
+    """Write the figures, leaving out networks that are parts of another row.
 
     Args:
         results: the results to draw.
+        stances: their stances, from `load_stances`.
         folder: folder of the figures.
-        agreement_rows: rows with Bland-Altman and scatter plots; None for the default choice.
+        suffix: a further format, `pdf` or `svg`; the page needs PNG files.
+        agreement_rows: rows with stance curves, Bland-Altman and scatter plots; None for the
+            default choice.
+
+    Returns:
+        The PNG files.
 
     Raises:
         InputError: Predictions or losses are damaged.
     """
     paths = []
     with plots.figure_style():
-        for name, figure in _draw_figures(results, agreement_rows):
+        for name, figure in _draw_figures(results, stances, agreement_rows):
             paths.append(folder / f"{name}.png")
-            write_figure(paths[-1], figure)
+            for path in {paths[-1], folder / f"{name}.{suffix}"}:
+                write_figure(path, figure)
     return paths
 
 
 def _draw_figures(
-    results: Results, agreement_rows: Sequence[str] | None
+    results: Results, stances: pd.DataFrame, agreement_rows: Sequence[str] | None
 ) -> Iterator[tuple[str, Figure]]:
     """Draw one figure at a time; yield its name and the figure."""
     metrics = results.metrics
@@ -69,8 +85,10 @@ def _draw_figures(
             f"{results.name}: no figures of NRMSE against parameters and IMUs, because the rows "
             "have no test subject in common."
         )
-    for row in agreement_rows or default_agreement_rows(whole):
-        yield from _draw_agreement(whole, row)
+    rows = agreement_rows or default_agreement_rows(whole)
+    yield from _draw_stances(whole, [row for row in rows if row in set(metrics["row"])])
+    for row in rows:
+        yield from _draw_agreement(whole, stances, row)
     for script, history in load_histories(results).items():
         title = f"Learning curves, {script}, {results.label}"
         yield f"learning_curves-{script}", plots.learning_curves(history, title)
@@ -83,7 +101,7 @@ def models_figure(results: Results, number: str, rows: dict[str, list[str]]) -> 
     sensor set has a panel of its own, with the subjects that its rows have in common.
     """
     counts = [len(names) for names in rows.values()]
-    figure = Figure(figsize=(8, 1.4 + 0.55 * len(rows) + 0.3 * sum(counts)))
+    figure = Figure(figsize=(plots.WIDTH_IN, 1.4 + 0.55 * len(rows) + 0.3 * sum(counts)))
     all_axes = figure.subplots(
         len(rows), sharex=True, squeeze=False, height_ratios=[n + 1 for n in counts]
     )[:, 0]
@@ -128,7 +146,7 @@ def targets_figure(results: Results, number: str, rows: Sequence[str]) -> Figure
         metrics = metrics[metrics["test_subject"].isin(subjects)]
         tested = plural(len(subjects), "common subject")
     title = f"NRMSE per target, Table {number}, {results.label}\nMean over {tested}"
-    return plots.nrmse_heat_map(metrics[metrics["activity"] == "all"], rows, title)
+    return plots.nrmse_heat_map(overall(metrics), rows, title)
 
 
 def _points(results: Results) -> tuple[pd.DataFrame, str]:
@@ -146,7 +164,7 @@ def parameters_figure(results: Results) -> Figure:
     points, tested = _points(results)
     is_ablation = points.index.map(paper.kind).isin(ABLATIONS)
     points["model"] = points["model"].mask(is_ablation, "ablation")
-    figure = Figure(figsize=(9, 6))
+    figure = Figure(figsize=(plots.WIDTH_IN, 5))
     axes = figure.subplots()
     palette = {**_colors(results), "ablation": "black"}
     sns.scatterplot(
@@ -159,7 +177,7 @@ def parameters_figure(results: Results) -> Figure:
     axes.minorticks_off()
     axes.set(xlabel="used parameters", ylabel=NRMSE_LABEL)
     figure.suptitle(f"NRMSE against parameters, {results.label}, {tested}", fontsize=10)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     axes.get_legend().remove()
     return figure
 
@@ -184,7 +202,7 @@ def imus_figure(results: Results) -> Figure | None:
     colors = _colors(results)
     names = [name for name in colors if name in set(points["model"])]
     step = min(0.05, 0.7 / len(names))  # error bars side by side
-    figure = Figure(figsize=(9, 5))
+    figure = Figure(figsize=(plots.WIDTH_IN, 4.5))
     axes = figure.subplots()
     for i, name in enumerate(names):
         of_model = points[points["model"] == name]
@@ -204,7 +222,7 @@ def imus_figure(results: Results) -> Figure | None:
     title = f"NRMSE against number of IMUs, {results.label}\n{tested}; mean and SD"
     figure.suptitle(title, fontsize=10)
     handles = [Line2D([], [], color=colors[name], marker="o") for name in names]
-    figure.legend(handles, names, loc="outside right upper", fontsize=8)
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -216,22 +234,44 @@ def default_agreement_rows(results: Results) -> list[str]:
     return chosen or [subject_means(results.metrics, "nrmse_percent").mean(axis=1).idxmin()]
 
 
-def _draw_agreement(results: Results, row: str) -> Iterator[tuple[str, Figure]]:
-    metrics = results.select([row])
-    if metrics.empty:
+def _draw_stances(results: Results, rows: Sequence[str]) -> Iterator[tuple[str, Figure]]:
+    """Draw mean and SD over the stances of some rows, over all activities and for each."""
+    truth = "simulated" if results.is_synthetic else "measured"
+    names = [name for name in results.metrics["activity"].unique() if name != ALL]
+    activities = [None, *(names if len(names) > 1 else [])]
+    curves: dict[str | None, dict[str, MeanCurves]] = {activity: {} for activity in activities}
+    for row in rows:
+        files = load_row(results, row)
+        arrays = [file.arrays for file in files]
+        for activity in activities if files else ():
+            found = mean_curves(arrays, files[0].targets, files[0].rate_hz, activity)
+            if found.count:
+                curves[activity][row] = found
+    for activity, by_row in curves.items():
+        if by_row:
+            first = next(iter(by_row.values()))
+            title = f"{plural(first.count, 'stance')}, {results.label}"
+            figure = plots.stance_curves(
+                {truth: first.truth},
+                {row: found.estimates for row, found in by_row.items()},
+                first.targets,
+                f"{title}, {activity}" if activity else title,
+            )
+            name = re.sub(r"\W+", "_", activity or "")
+            yield f"stance_curves{'-' if activity else ''}{name}", figure
+
+
+def _draw_agreement(
+    results: Results, stances: pd.DataFrame, row: str
+) -> Iterator[tuple[str, Figure]]:
+    of_row = stances[stances["row"] == row]
+    if of_row.empty:
+        print(f"{row}: no Bland-Altman and scatter plots, because it has no stances.")
         return
-    name = row.partition(" (")[0]  # without the mark of a script
-    sources = metrics.drop_duplicates("test_subject")[["folder", "test_subject"]]
-    paths = [run / "predictions" / f"{name}-subject_{s}.npz" for run, s in sources.to_numpy()]
-    missing = [path for path in paths if not path.exists()]
-    if missing:
-        print(f"{row}: no Bland-Altman and scatter plots, because {missing[0]} is missing.")
-        return
-    panels = agreement.load_panels(paths)
-    title = f"{row}, {results.label}, {plural(len(paths), 'test subject')}"
+    title = f"{row}, {results.label}, {plural(of_row['test_subject'].nunique(), 'test subject')}"
     truth = "simulated" if results.is_synthetic else "measured"
     for name, is_difference in (("bland_altman", True), ("scatter", False)):
-        yield f"{name}-{row}", agreement.agreement_figure(title, panels, truth, is_difference)
+        yield f"{name}-{row}", agreement.agreement_figure(title, of_row, truth, is_difference)
 
 
 def _colors(results: Results) -> dict[str, tuple[float, float, float]]:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from common.files import InputError, plural
-from common.metrics import COLUMNS, METRICS
+from common.files import InputError, plural, shorten
+from common.metrics import COLUMNS, METRICS, overall, with_phase
+from common.windows import PROTOCOLS
 from tools.report import paper
-from tools.trained import dataset_name, find_script
+from tools.trained import dataset_name, find_script, renamed_targets
 
 SHARED_SETTINGS = ("data", "protocol", "epochs", "patience", "batch_size", "seed")
 OLD_SETTINGS = ("faster", "loss")  # of version 1.0.0, where they differ from the paper
-KEYS = ["row", "test_subject", "activity", "target"]
+KEYS = ["row", "test_subject", "activity", "phase", "target"]
+TEXTS = [*KEYS, "sensor_set", "modalities", "unit"]  # columns of `metrics.csv`
+NAME = re.compile(r"\w[^/\\]*")  # becomes part of file names
+FORMULA = "=+-@"  # starts a cell that a spreadsheet would execute
+LONGEST_NAME = 200  # characters
 HISTORY = {"row": str, "fold": str, "epoch": int, "training_loss": float, "validation_loss": float}
 
 
@@ -141,32 +146,71 @@ def load_run(folder: Path) -> Run:
         data = settings["data"]
         if not isinstance(data["file"], str) or not isinstance(data["subjects"], list):
             raise ValueError("the data need the name of a file and a list of subjects")
+        check_text("file", [data["file"]])
+        check_text("subject", data["subjects"], NAME)
+        check_text("script", [settings["script"]], NAME)
+        if settings["protocol"] not in PROTOCOLS:
+            raise ValueError(f"no such protocol: {shorten(settings['protocol'], 40)}")
+        numbers = [settings[name] for name in ("epochs", "patience", "batch_size", "seed")]
+        if not all(isinstance(number, int | None) for number in numbers):
+            raise ValueError("epochs, patience, batch_size and seed must be numbers")
+        if not all(isinstance(call.get("versions", {}), dict) for call in calls):
+            raise ValueError("the versions must have names")
         run = Run(folder, settings, calls, pd.DataFrame(columns=list(COLUMNS)))
         run.dataset  # noqa: B018 (raises an error if the script is unknown)
         path = folder / "metrics.csv"
-        return run._replace(metrics=_load_metrics(path)) if path.exists() else run
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, error) from error
+        return run._replace(metrics=_load_metrics(path, run.script)) if path.exists() else run
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise damaged(path, error) from error
 
 
-def _load_metrics(path: Path) -> pd.DataFrame:
+def check_text(kind: str, texts: Iterable[object], pattern: re.Pattern[str] | None = None) -> None:
+    """Check texts of a file that are printed, drawn, and written into tables.
+
+    No text may contain a line break or another control character, or begin like a formula of a
+    spreadsheet: a table that is opened there would execute it.
+
+    Args:
+        kind: what they name, for the error.
+        texts: the texts.
+        pattern: what they must match, if they become part of file names.
+
+    Raises:
+        ValueError: A text is unusable.
+    """
+    for text in texts:
+        if (
+            not isinstance(text, str)
+            or not text.isprintable()
+            or text.startswith(tuple(FORMULA))
+            or len(text) > LONGEST_NAME
+            or (pattern and not pattern.fullmatch(text))
+        ):
+            raise ValueError(f"unusable name of a {kind}: {shorten(text, 40)}")
+
+
+def _load_metrics(path: Path, script: str) -> pd.DataFrame:
     """Load metrics; refuse duplicate lines, and rows that lack a target on a subject."""
     metrics = pd.read_csv(
         path,
-        dtype={"test_subject": str, "parameters": int, **dict.fromkeys(METRICS, float)},
+        dtype={**dict.fromkeys(TEXTS, str), "parameters": int, **dict.fromkeys(METRICS, float)},
         keep_default_na=False,
         na_values={name: ["", "nan", "NaN"] for name in METRICS},
         engine="python",  # the C engine may round the last digit
     )
-    if missing := set(COLUMNS) - set(metrics.columns):
+    if missing := set(COLUMNS) - {"phase"} - set(metrics.columns):
         raise ValueError(f"no column {', '.join(sorted(missing))}")
+    metrics = with_phase(metrics).replace({"target": renamed_targets(script)})
+    for name in TEXTS:
+        is_part_of_paths = name in ("row", "test_subject")
+        check_text(name, metrics[name].unique(), NAME if is_part_of_paths else None)
     duplicates = metrics[metrics.duplicated(KEYS)]
     if len(duplicates):
         place = ", ".join(f"{key} {duplicates.iloc[0][key]}" for key in KEYS)
         raise ValueError(f"{place} appears twice")
     targets = set(metrics["target"])
     for (row, subject), part in metrics.groupby(["row", "test_subject"]):
-        if lacking := targets - set(part.loc[part["activity"] == "all", "target"]):
+        if lacking := targets - set(overall(part)["target"]):
             raise ValueError(f"row {row}, subject {subject} lacks {', '.join(sorted(lacking))}")
     return metrics
 
@@ -183,14 +227,16 @@ def load_histories(results: Results) -> dict[str, pd.DataFrame]:
         try:
             if path.exists() and len(run.metrics):
                 history = pd.read_csv(path, usecols=list(HISTORY), dtype=HISTORY)
+                check_text("row", history["row"].unique(), NAME)
                 parts.setdefault(run.script, []).append(history)
         except (OSError, ValueError) as error:
-            raise _damaged(path, error) from error
+            raise damaged(path, error) from error
     keys = ["row", "fold", "epoch"]
     return {name: pd.concat(found).drop_duplicates(keys) for name, found in parts.items()}
 
 
-def _damaged(path: Path, error: Exception) -> InputError:
+def damaged(path: Path, error: Exception) -> InputError:
+    """Return the error for a damaged file of a run."""
     problem = (str(error).splitlines() or [type(error).__name__])[0]
     return InputError(f"{path}: damaged ({problem}); leave this run out or train it again")
 
@@ -217,7 +263,7 @@ def _merge(runs: list[Run]) -> Results:
     notices = [*_notices_of_runs(runs), *_notices_of_duplicates(metrics)]
     metrics = metrics.drop_duplicates(KEYS, ignore_index=True)
     is_undefined = metrics[["nrmse_percent", "pcc"]].isna().any(axis=1)
-    undefined = metrics[is_undefined & (metrics["activity"] == "all")]
+    undefined = overall(metrics[is_undefined])
     for (row, target), part in undefined.groupby(["row", "target"], sort=False):
         subjects = ", ".join(part["test_subject"])
         notices.append(
@@ -264,7 +310,7 @@ def _notices_of_duplicates(metrics: pd.DataFrame) -> Iterator[str]:
     repeated = metrics[metrics.duplicated(KEYS, keep=False)]
     for (row, subject), part in repeated.groupby(["row", "test_subject"], sort=False):
         folders = part["folder"].unique()
-        numbers = part.groupby(["activity", "target"])[[*METRICS, "parameters"]]
+        numbers = part.groupby(["activity", "phase", "target"])[[*METRICS, "parameters"]]
         if (numbers.nunique(dropna=False) > 1).any(axis=None):
             raise InputError(
                 f"{folders[1]}: row {row}, subject {subject} differs from its result in "

@@ -11,6 +11,7 @@ import pandas as pd
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from common.files import InputError, plural
+from common.metrics import overall
 from tools.report import paper
 from tools.report.runs import OLD_SETTINGS, Results
 
@@ -126,8 +127,7 @@ def subject_means(metrics: pd.DataFrame, metric: str) -> pd.DataFrame:
     Returns:
         `(rows, subjects)`; NaN where a row was not tested on a subject or a target is undefined.
     """
-    overall = metrics[metrics["activity"] == "all"]
-    groups = overall.groupby(["row", "test_subject"], sort=False)[metric]
+    groups = overall(metrics).groupby(["row", "test_subject"], sort=False)[metric]
     return groups.agg(lambda values: values.mean(skipna=False)).unstack("test_subject")
 
 
@@ -201,15 +201,16 @@ def summary_tables(results: Results) -> list[Table]:
             names = ", ".join(common.index) or "none"
             notes.insert(1, f"{DIFFERENT_SUBJECTS}; common subjects: {names}.")
         tables.append(Table(table.stem, title, _means(results, rows, common), notes))
-        overall = metrics[metrics["activity"] == "all"]
+        whole = overall(metrics)
         for metric, name in SHOWN_METRICS.items():
             numbers = pd.DataFrame({"row": rows, "folds": count_folds(results, rows)})
-            summary = overall.groupby(["target", "row"], sort=False)[metric].apply(mean_sd)
-            for target, key in product(overall["target"].unique(), ("mean", "SD")):
+            summary = whole.groupby(["target", "row"], sort=False)[metric].apply(mean_sd)
+            for target, key in product(whole["target"].unique(), ("mean", "SD")):
                 numbers[f"{target} {key}"] = summary[target, :, key].reindex(rows).to_numpy()
             stem, digits = metric.removesuffix("_percent"), {"PCC": 3}.get(name, 2)
             per_target = f"{table.stem}_{stem}_per_target", f"{title}: {name} per target"
-            notes = [] if common is None else [f"{DIFFERENT_SUBJECTS}."]
+            notes = ["Mean ± SD over test subjects."]
+            notes += [] if common is None else [f"{DIFFERENT_SUBJECTS}."]
             tables.append(Table(*per_target, numbers, notes, digits))
     return tables
 

@@ -30,18 +30,20 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-import torch
+from threadpoolctl import threadpool_limits
 
 from common.cli import ArgumentParser, positive_float, positive_int, run_main
 from common.files import InputError, plural
-from tools.predict.recording import TIME, TIME_DIGITS
-from tools.stream.lines import GapFiller, LineReader
-from tools.stream.stream import Stream
+from tools.stream.lines import LONGEST_FILL_S, GapFiller, LineReader, read_lines
+from tools.stream.stream import Stream, is_trained_on_synthetic_data
+from tools.stream.watch import Watch
 from tools.trial_file import (
     ACC_UNITS,
     GYR_UNITS,
     MAX_GAP_S,
     SECONDS,
+    TIME,
+    TIME_DIGITS,
     Source,
     Units,
     parse_mapping,
@@ -63,25 +65,31 @@ def main(
         out: where the estimates are written; None for standard output.
     """
     args = _parser().parse_args(argv)
+    if args.max_gap > LONGEST_FILL_S:
+        raise InputError(
+            f"--max-gap {args.max_gap:g}: at most {LONGEST_FILL_S:g} s can be interpolated"
+        )
     out = out or sys.stdout
     if lines is None:
-        lines = sys.stdin
-        lines.reconfigure(encoding="utf-8-sig", errors="replace")
-    torch.set_num_threads(args.threads)
+        if sys.stdin is None:
+            raise InputError("standard input is closed; pipe lines into this command")
+        lines = read_lines(sys.stdin.buffer.read1)
+    threadpool_limits(args.threads)
     stream = Stream.load(args.checkpoint)
-    script = stream.trained.script
+    script, description = stream.script, stream.description
     mapping = parse_mapping(args.columns or (), script)
     sources = {name: mapping.get(name, Source(name)) for name in stream.column_names}
     factors = Units(args.acc_unit, args.gyr_unit).factors(script)
     scale = np.repeat([factors[modality] for modality in stream.sizes], [*stream.sizes.values()])
-    _print(f"Network: {stream.trained.row.name} of {Path(script.__file__).name}")
-    if stream.trained.is_trained_on_synthetic_data:
+    _print(f"Network: {description['row']} of {description['script']}.py")
+    if is_trained_on_synthetic_data(description):
         _print("NOTICE: this network was trained on synthetic data; do not use it on people.")
-    warm_up = Stream(stream.trained)
     for _ in range(WARM_UP_SAMPLES):
-        warm_up.push(np.zeros(len(sources)))
+        stream.network.step(np.zeros(len(sources)))
+    stream.reset()
     _print(f"Reading lines at {stream.rate_hz:g} Hz from standard input, column names first ...")
     filler, latencies_s = GapFiller(stream.rate_hz, args.max_gap), array("f")
+    watch = Watch(stream)
     try:
         numbered = ((i, line) for i, line in enumerate(lines, start=1) if line.strip())
         _, header = next(numbered, (1, ""))
@@ -95,7 +103,14 @@ def main(
         for number, line in numbered:
             read_at = time.perf_counter()
             time_s, values = reader.read(line, number)
-            for sample in filler.add(time_s, scale * values, number):
+            repeated = filler.repeated
+            samples = filler.add(time_s, scale * values, number)
+            if filler.repeated > repeated == 0:
+                _print(
+                    f"NOTICE: line {number} has the same time as the line before; such lines are "
+                    "skipped"
+                )
+            for sample in samples:
                 if sample.gap_s:
                     _print(
                         f"NOTICE: line {number}: {sample.gap_s:.3g} s after the last complete "
@@ -107,18 +122,25 @@ def main(
                 if estimate is not None:
                     _write(out, times_s[0], estimate.values)
                 latencies_s.append(time.perf_counter() - read_at)
+                _notice(watch.add(sample))
     except KeyboardInterrupt:
         pass
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
         return 0
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # or the end of Python writes again
+        raise InputError(f"cannot read or write the stream ({error.strerror})") from error
+    _notice(watch.end())
     if not latencies_s:
         _print("No complete line was read.")
         return 0
     median_ms, high_ms = 1e3 * np.percentile(latencies_s, [50, 99])
+    skipped = f"; skipped: {plural(filler.repeated, 'line')}" if filler.repeated else ""
     lookahead_ms = 1e3 * stream.lookahead / stream.rate_hz
     _print(
-        f"Samples: {len(latencies_s):,}, of which {filler.filled:,} were missing and interpolated\n"
+        f"Samples: {len(latencies_s):,}, of which {filler.filled:,} were missing and interpolated"
+        f"{skipped}\n"
         f"From line to estimate: median {median_ms:.2f} ms, 99th percentile {high_ms:.2f} ms, "
         f"{plural(args.threads, 'CPU thread')}\n"
         f"Latency of an estimate: lookahead {lookahead_ms:g} ms + computation {median_ms:.2f} ms = "
@@ -135,6 +157,11 @@ def _write(out: TextIO, time_s: float, values: np.ndarray) -> None:
         )
     time_text = f"{time_s:.{TIME_DIGITS}f}".rstrip("0").rstrip(".")
     print(time_text, *(f"{value:.7g}" for value in values), sep=",", file=out, flush=True)
+
+
+def _notice(problems: str) -> None:
+    if problems:
+        _print(f"NOTICE: {problems}; check the sensors, --acc-unit and --gyr-unit")
 
 
 def _print(text: str) -> None:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from common.files import InputError, shorten
 from tools.signals import ROUNDING_S
-from tools.trial_file import DELIMITERS, LONGEST_GAP, Source
+from tools.text_file import DELIMITERS
+from tools.trial_file import LONGEST_GAP, Source
 
-CHECKED_INTERVALS = 20  # from which the sampling rate is determined
-RATE_TOLERANCE = 0.05  # clocks are inexact
+LONGEST_LINE = 2**17  # bytes; more without a line end is no table
+LONGEST_FILL_S = 10.0  # a longer gap would take long to fill, while new lines wait
+LARGEST = 1e30  # a larger value is no measurement; squares of float32 end at 1e38
+# Number of intervals after which the rate is checked -> tolerance: clocks are inexact, and lost
+# lines or jitter count for less in a longer time.
+RATE_TOLERANCE = {20: 0.25, 100: 0.05}
+SHORT_INTERVAL = 0.25  # of the expected one: such intervals come in bursts, or between equal times
+MOST_SHORT = 0.2  # of the intervals
+MOST_JITTER = 0.25  # of an interval; a clock that runs fast or slow looks like more and more
+LINE_END = re.compile(rb"\r\n|\n\r|\r|\n")
 
 
 class Sample(NamedTuple):
@@ -29,6 +39,39 @@ class Sample(NamedTuple):
     time_s: float
     values: np.ndarray
     gap_s: float = 0.0
+
+
+def read_lines(read: Callable[[], bytes]) -> Iterator[str]:
+    """Yield lines as soon as they are complete; they end with LF, CR LF, CR or LF CR.
+
+    Args:
+        read: returns the next bytes as they arrive, empty at the end of the input.
+
+    Raises:
+        InputError: A line does not end.
+    """
+    rest, end, number = b"", b"", 0
+    while chunk := read():
+        if end and chunk[:1] in b"\r\n" and chunk[:1] != end:
+            chunk = chunk[1:]  # the second byte of a line end; the first one ended a line already
+        end = chunk[-1:] if chunk.endswith((b"\r", b"\n")) else b""
+        if chunk.endswith((b"\r\n", b"\n\r")):
+            end = b""
+        *lines, rest = LINE_END.split(rest + chunk)
+        for line in lines:
+            number += 1
+            yield _decode(line, number)
+        if len(rest) > LONGEST_LINE:
+            raise InputError(
+                f"standard input, line {number + 1}: longer than {LONGEST_LINE:,} bytes; end each "
+                "sample with a line break"
+            )
+    if rest:
+        yield _decode(rest, number + 1)
+
+
+def _decode(line: bytes, number: int) -> str:
+    return line.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace")
 
 
 class LineReader:
@@ -56,8 +99,10 @@ class LineReader:
         unit_s: float,
         rate_hz: float,
     ) -> None:
+        if not header:
+            raise InputError("standard input: empty; the first line must have the column names")
         self.delimiter = max(DELIMITERS, key=header.count)
-        self.names = [cell.strip() for cell in self._split(header)]
+        self.names = [cell.strip() for cell in self._split(header, 1)]
         missing = [
             ours if source.name == ours else f"{source.name} (for {ours})"
             for ours, source in sources.items()
@@ -89,7 +134,7 @@ class LineReader:
         Raises:
             InputError: The line is malformed.
         """
-        cells = self._split(line)
+        cells = self._split(line, number)
         if len(cells) != len(self.names):
             raise InputError(
                 f"standard input, line {number}: {len(cells)} cells, but {len(self.names)} column "
@@ -108,8 +153,14 @@ class LineReader:
                 )
         return time_s, self.signs * values
 
-    def _split(self, line: str) -> list[str]:
-        return next(csv.reader([line], delimiter=self.delimiter), [])
+    def _split(self, line: str, number: int) -> list[str]:
+        try:
+            return next(csv.reader([line], delimiter=self.delimiter), [])
+        except csv.Error as error:
+            raise InputError(
+                f"standard input, line {number}: not a line of a CSV ({error}); check the program "
+                "that writes the lines"
+            ) from error
 
     def _number(self, cells: Mapping[str, str], name: str, number: int) -> float:
         text = cells[name].strip()
@@ -122,6 +173,11 @@ class LineReader:
                 f"standard input, line {number}: {name}: {shorten(text, 60)} is not a number; "
                 "leave the cell empty if nothing was measured"
             )
+        if name != self.time_column and abs(value) > LARGEST:
+            raise InputError(
+                f"standard input, line {number}: {name}: {shorten(text, 60)} is far too large; "
+                "leave the cell empty if nothing was measured"
+            )
         return value
 
 
@@ -129,7 +185,8 @@ class GapFiller:
     """Turns lines, some of which are lost or incomplete, into samples at a regular rate.
 
     Lost samples are interpolated as soon as the next complete line arrives. A gap that is longer
-    than `max_gap_s` and than two sampling intervals is not filled.
+    than `max_gap_s` and than two sampling intervals is not filled. A line with the time of the line
+    before is skipped.
 
     Args:
         rate_hz: sampling rate that the network expects.
@@ -137,13 +194,15 @@ class GapFiller:
 
     Attributes:
         filled: number of samples that were interpolated.
+        repeated: number of lines that were skipped.
     """
 
     def __init__(self, rate_hz: float, max_gap_s: float) -> None:
         self.rate_hz, self.max_gap_s = rate_hz, max(max_gap_s, LONGEST_GAP / rate_hz)
         self.last: Sample | None = None
         self.times_s: list[float] = []  # of the first lines, to check the rate, and of the last one
-        self.filled = 0
+        self.filled = self.repeated = 0
+        self._late = 0.0  # sampling intervals by which the last line was late, as times jitter
 
     def add(self, time_s: float, values: np.ndarray, number: int) -> list[Sample]:
         """Return the samples that a line completes; none for an incomplete line.
@@ -154,9 +213,12 @@ class GapFiller:
             number: number of the line, for errors.
 
         Raises:
-            InputError: The time does not increase, or the sampling rate is not the network's.
+            InputError: The time decreases, or the sampling rate is not the network's.
         """
         self._check_time(time_s, number)
+        if self.last and time_s == self.last.time_s:
+            self.repeated += 1
+            return []
         if np.isnan(values).any():
             return []
         before, self.last = self.last, Sample(time_s, values)
@@ -164,8 +226,11 @@ class GapFiller:
             return [self.last]
         gap_s = time_s - before.time_s
         if gap_s > self.max_gap_s + ROUNDING_S:
+            self._late = 0.0
             return [Sample(time_s, values, gap_s)]
-        steps = max(1, round(gap_s * self.rate_hz))
+        expected = gap_s * self.rate_hz + self._late
+        steps = max(1, round(expected))
+        self._late = max(-MOST_JITTER, min(expected - steps, MOST_JITTER))
         self.filled += steps - 1
         return [
             Sample(before.time_s + w * gap_s, (1 - w) * before.values + w * values)
@@ -173,22 +238,35 @@ class GapFiller:
         ]
 
     def _check_time(self, time_s: float, number: int) -> None:
-        if self.times_s and time_s <= self.times_s[-1]:
+        place = f"standard input, line {number}"
+        if self.times_s and time_s < self.times_s[-1]:
             raise InputError(
-                f"standard input, line {number}: the time does not increase; every line needs the "
-                "time of its measurement"
+                f"{place}: the time decreases; every line needs the time of its measurement"
             )
-        if len(self.times_s) > CHECKED_INTERVALS:
+        if len(self.times_s) > max(RATE_TOLERANCE):
             self.times_s[-1] = time_s
             return
         self.times_s.append(time_s)
-        if len(self.times_s) <= CHECKED_INTERVALS:
+        tolerance = RATE_TOLERANCE.get(len(self.times_s) - 1)
+        if tolerance is None:
             return
         intervals_s = np.diff(self.times_s)
-        rate_hz = 1 / intervals_s[intervals_s < 1.5 * np.median(intervals_s)].mean()
-        if abs(rate_hz / self.rate_hz - 1) > RATE_TOLERANCE:
+        is_short = intervals_s < SHORT_INTERVAL / self.rate_hz
+        is_slow = intervals_s.mean() > 0.5 / self.rate_hz  # or the unit is wrong
+        if is_slow and is_short.mean() > MOST_SHORT:
             raise InputError(
-                f"standard input, line {number}: {rate_hz:.3g} samples per second, but the network "
-                f"reads {self.rate_hz:g}, and a live stream is not resampled; set your device to "
-                f"{self.rate_hz:g} Hz, or correct --time-unit"
+                f"{place}: many lines have almost the same time, as if they arrived in bursts or "
+                "their times were rounded; use the times of measurement, or leave the time column "
+                "out"
             )
+        intervals_s = intervals_s[intervals_s <= max(self.max_gap_s, 2 * np.median(intervals_s))]
+        rate_hz = len(intervals_s) / intervals_s.sum() if intervals_s.any() else math.inf
+        regular_s = intervals_s[intervals_s < 1.5 * np.median(intervals_s)]  # no line lost there
+        rates_hz = rate_hz, 1 / regular_s.mean() if regular_s.any() else math.inf
+        if min(abs(rate / self.rate_hz - 1) for rate in rates_hz) <= tolerance:
+            return
+        raise InputError(
+            f"{place}: {rate_hz:.3g} samples per second, but the network reads {self.rate_hz:g}, "
+            f"and a live stream is not resampled; set your device to {self.rate_hz:g} Hz, "
+            "correct --time-unit, or leave the time column out if it has times of arrival"
+        )

@@ -1,17 +1,19 @@
-"""A trained streaming network that estimates sample by sample."""
+"""A trained streaming network that estimates sample by sample, without PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
+from safetensors import SafetensorError
 
-from common.files import InputError
-from tools.trained import Trained, channel_names, load_trained
+from common.data import Target
+from common.files import InputError, shorten
+from tools.stream.streaming_mffm import StreamingMFFM
 
 
 class Estimate(NamedTuple):
@@ -30,49 +32,62 @@ class Stream:
     """Estimates the targets sample by sample; carries the state of the network between calls.
 
     Args:
-        trained: a streaming network.
+        network: the network.
+        description: what it reads and estimates, as in its checkpoint.
 
     Attributes:
-        trained: the network, with its script and row.
+        network: the network.
+        description: the same.
         column_names: the values of a sample, in order.
         sizes: modality -> number of its values, in the same order.
         targets: names and units of the targets.
         rate_hz: sampling rate that the network expects.
         lookahead: samples by which an estimate lags.
+        script: the `DATASET`, `COLUMNS` and `UNITS` of the script that trained the network.
     """
 
-    def __init__(self, trained: Trained) -> None:
-        self.trained = trained
-        channels = channel_names(trained.script, trained.sensor_set)
+    def __init__(self, network: StreamingMFFM, description: Mapping[str, Any]) -> None:
+        self.network, self.description = network, description
+        channels = description["channels"]
         self.sizes = {modality: len(names) for modality, names in channels.items()}
         self.column_names = [name for names in channels.values() for name in names]
-        self.targets = trained.script.TARGETS
-        self.rate_hz = trained.script.RATE_HZ
-        self.lookahead = trained.lookahead
+        self.targets = [Target(**target) for target in description["targets"]]
+        self.rate_hz, self.lookahead = description["rate_hz"], network.lookahead
+        self.script = SimpleNamespace(
+            DATASET=description["script"].removeprefix("Dataset_").split("_")[0],
+            COLUMNS=description["columns"],
+            UNITS=description["units"],
+        )
         self._pushed = 0
         self.reset()
 
     @classmethod
     def load(cls, path: str | Path) -> Stream:
-        """Load the network of a checkpoint.
+        """Load the network of a checkpoint; only an older one, or an error, imports PyTorch.
 
         Raises:
             InputError: It cannot be used, or its network reads windows.
         """
-        trained = load_trained(Path(path))
-        if trained.lookahead is None:
+        try:
+            network = StreamingMFFM(path)
+            network.step(np.zeros(sum(network.channels)))  # all tensors exist and fit
+            description = network.description
+            if "channels" not in description:  # written by an earlier version
+                description = _describe_with_script(Path(path))
+            return cls(network, description)
+        except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            _describe_with_script(Path(path))  # raises a more helpful error
             raise InputError(
-                f"{path}: {trained.row.name} reads whole windows, not a stream; use a checkpoint "
-                "of a row such as streaming-foot, or tools.predict"
-            )
-        return cls(trained)
+                f"{path}: cannot run sample by sample ({shorten(error)}); train the row again"
+            ) from error
 
     def reset(self) -> None:
         """Start from a zero state, as after a gap; the next `lookahead` samples get no estimate."""
-        self._state: tuple[torch.Tensor, ...] | None = None
+        self.network.reset()
         self._since_reset = 0
 
-    @torch.inference_mode()
     def push(self, sample: ArrayLike | Mapping[str, ArrayLike]) -> Estimate | None:
         """Read the next sample; return the estimate for the one `lookahead` samples earlier.
 
@@ -96,10 +111,40 @@ class Stream:
             )
         if not np.isfinite(values).all():
             raise ValueError("a sample with NaN or infinity; skip it, and reset after a gap")
-        modalities = torch.tensor(values)[None, None].split([*self.sizes.values()], dim=-1)
-        output, self._state = self.trained.stream(*modalities, state=self._state)
+        output = self.network.step(values)
         self._pushed += 1
         self._since_reset += 1
         if self._since_reset <= self.lookahead:
             return None
-        return Estimate(self._pushed - 1 - self.lookahead, output[0, 0].numpy())
+        return Estimate(self._pushed - 1 - self.lookahead, output)
+
+
+def _describe_with_script(path: Path) -> dict[str, Any]:
+    """Return the description of a checkpoint that does not store its columns, from its script.
+
+    Raises:
+        InputError: The checkpoint cannot be used; the message says why.
+    """
+    from tools.trained import channel_names, load_trained  # imports PyTorch
+
+    trained = load_trained(path)
+    if trained.lookahead is None:
+        raise InputError(
+            f"{path}: {trained.row.name} reads whole windows, not a stream; use a checkpoint "
+            "of a row such as streaming-foot, or tools.predict"
+        )
+    script = trained.script
+    return {
+        **trained.description,
+        "targets": [target._asdict() for target in script.TARGETS],
+        "columns": script.COLUMNS,
+        "units": script.UNITS,
+        "channels": channel_names(script, trained.sensor_set),
+    }
+
+
+def is_trained_on_synthetic_data(description: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint describes its data as synthetic."""
+    settings = description.get("settings")
+    data = settings.get("data") if isinstance(settings, dict) else None
+    return isinstance(data, dict) and bool(data.get("synthetic"))
