@@ -10,6 +10,9 @@ Rows of the table:
     streaming-<set>               reads one sample at a time, with a latency of 50 ms
     distilled_streaming-<set>     the same network, trained with the help of the teacher
     teacher_balanced, student_balanced-<set>, ...    the same with the balanced loss
+    student_augmented-<set>       the same network as student_balanced-<set>, trained longer on all
+                                  training subjects, with shifted windows and rotated sensors
+    streaming_augmented-<set>     the same for the streaming student
 <set> is a sensor set, from both feet (`feet`) to all eight IMUs (`all_imus`).
 
 Models: KineticsMFFMNet, built from GatedDualEncoder and MFFM, reads windows; StreamingMFFMNet,
@@ -17,6 +20,7 @@ built from StreamingEncoder and MFFM, reads a stream.
 Training: as in the paper for windows (`supervised_loss`, `distillation_loss`), on sequences for
 streaming students (`streaming_loss`, `distilled_streaming_loss`). The paper's loss is one RMSE over
 all targets in their units; for the balanced loss, each target is standardized (`target_scale`).
+Augmented rows use the balanced loss and `train_augmented`.
 Output: outputs/Dataset_B_streaming/<run>/ with config.json, history.csv, metrics.csv,
 predictions/, checkpoints/ and figures/. See docs/beyond.md and docs/real_time.md.
 
@@ -31,6 +35,8 @@ SPDX-License-Identifier: MIT
 
 from __future__ import annotations
 
+from common import cli  # isort: skip  (first, for Ctrl-C during the imports below)
+
 import argparse
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,8 +49,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from beyond.sequences import cut_sequences, predict_stream
-from common import cli
+from beyond import augmentation
+from beyond.augmentation import cut_shifted, rotate_sensors
+from beyond.sequences import cut_sequences, describe_columns, predict_stream
 from common.data import SensorSet, Target, read_dataset_b
 from common.runs import Row, Run
 from common.training import DivergedError, Progress, predict
@@ -651,7 +658,8 @@ def table_row(
     """Return a row of the table.
 
     Args:
-        name: name of the row; `streaming` in it means StreamingMFFMNet, `balanced` that loss.
+        name: name of the row; `streaming` in it means StreamingMFFMNet, `balanced` that loss,
+            `augmented` the balanced loss and `train_augmented`.
         sensor_set: name of the sensor set that the network reads.
         projection: whether the network has the projection for distillation.
         needs: rows that have to be trained first, with the same subject held out.
@@ -671,13 +679,14 @@ def table_row(
 
 
 def student_rows(sensor_set: str) -> list[Row]:
-    """Return the rows of a sensor set: windowed and streaming students, each with both losses."""
+    """Return the rows of a sensor set: windowed and streaming students with all ways to train."""
     rows = []
     for student, distilled in (("student", "distilled"), ("streaming", "distilled_streaming")):
         for loss in ("", "_balanced"):
             teacher = (f"teacher{loss}",)
             rows.append(table_row(f"{student}{loss}-{sensor_set}", sensor_set))
             rows.append(table_row(f"{distilled}{loss}-{sensor_set}", sensor_set, True, teacher))
+        rows.append(table_row(f"{student}_augmented-{sensor_set}", sensor_set))
     return rows
 
 
@@ -729,6 +738,52 @@ def train(
     progress.restore_best()
 
 
+def train_augmented(
+    network: nn.Module,
+    draw: Callable[[int], Windows],
+    length: int,
+    loss: Callable[[nn.Module, Batch], Tensor],
+    epochs: int,
+    args: argparse.Namespace,
+    progress: Progress,
+) -> None:
+    """Train with Adam on augmented windows; leave the weights of the last epoch in `network`.
+
+    The learning rate follows half a cosine from its initial value to 0. Nothing is held out for
+    validation; in the history, the training loss takes the place of the validation loss.
+
+    Args:
+        network: network to train, on its device.
+        draw: returns the training windows of an epoch, from a random offset in samples.
+        length: samples per window; the offset is smaller.
+        loss: loss of the network on a batch, minimized by Adam.
+        epochs: number of epochs.
+        args: flags `seed`, `learning_rate`, `batch_size` and `max_rotation` (in degrees).
+        progress: collects the epochs; saves the state regularly, and resumes from it if it exists.
+
+    Raises:
+        DivergedError: The loss is not finite.
+    """
+    torch.manual_seed(args.seed)  # for dropout; everything else has the generator of `progress`
+    optimizer = torch.optim.Adam(network.parameters(), lr=args.learning_rate)
+    progress.start(network, optimizer, epochs, args.seed)
+    while len(progress.history) < epochs:
+        done = len(progress.history) / epochs
+        optimizer.param_groups[0]["lr"] = args.learning_rate * (1 + math.cos(math.pi * done)) / 2
+        windows = draw(int(torch.randint(length, (), generator=progress.shuffling)))
+        network.train()
+        for indices in progress.shuffled_batches(len(windows), args.batch_size):
+            optimizer.zero_grad(set_to_none=True)
+            batch = rotate_sensors(windows[indices], args.max_rotation, progress.shuffling)
+            batch_loss = loss(network, batch)
+            batch_loss.backward()
+            optimizer.step()
+            progress.add(batch_loss, len(indices))
+        progress.best_loss = math.inf  # keep the last epoch, not the best one
+        progress.end_epoch(progress.total_loss / progress.windows)
+    progress.restore_best()
+
+
 # Running ---------------------------------------------------------------------------------------
 
 
@@ -741,6 +796,9 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
     is streamed from a zero state, and its last samples, whose estimates would come after its end,
     are not scored.
     """
+    if "augmented" in row.name:
+        train_and_test_augmented(row, test_subject, run)
+        return
     args, samples = run.args, run.recording.samples
     is_streaming, is_balanced = "streaming" in row.name, "balanced" in row.name
     length, cut = (SEQUENCE, cut_sequences) if is_streaming else (WINDOW, cut_windows)
@@ -763,10 +821,7 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
         criterion = partial(
             delayed_rmse, is_scored=fold.validation.is_scored, lookahead=network.lookahead
         )
-        # As many samples per batch as with windows; not all sequences are full
-        samples_per_sequence = int(fold.train.is_scored.sum()) / len(fold.train)
-        batch_size = max(1, round(args.batch_size * WINDOW / samples_per_sequence))
-        args = argparse.Namespace(**{**vars(args), "batch_size": batch_size})
+        args = with_sequences(args, fold.train)
     else:
         loss = distillation_loss(args.alpha, args.beta) if row.needs else supervised_loss
         criterion = rmse
@@ -776,7 +831,52 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
     prediction = None
     if is_streaming:
         prediction, fold.test.is_scored = predict_stream(network, fold.test, run.recording.stretch)
-    run.record(row, fold, network, progress.history, prediction=prediction)
+    about = describe_columns(COLUMNS, UNITS, partial(inputs, sensor_set=row.sensor_set))
+    run.record(row, fold, network, progress.history, prediction=prediction, about=about)
+
+
+def with_sequences(args: argparse.Namespace, sequences: Windows) -> argparse.Namespace:
+    """Return flags with as many samples per batch as with windows; not all sequences are full."""
+    samples_per_sequence = int(sequences.is_scored.sum()) / len(sequences)
+    batch_size = max(1, round(args.batch_size * WINDOW / samples_per_sequence))
+    return argparse.Namespace(**{**vars(args), "batch_size": batch_size})
+
+
+def train_and_test_augmented(row: Row, test_subject: str, run: Run) -> None:
+    """Train one augmented row with one subject held out, and test it like the other rows."""
+    args, recording = run.args, run.recording
+    is_streaming = "streaming" in row.name
+    length, cut = (SEQUENCE, cut_sequences) if is_streaming else (WINDOW, cut_windows)
+    signals = inputs(recording.samples, row.sensor_set)
+    fold = make_fold(recording, signals, test_subject, length, args.protocol, args.seed, cut)
+    mean, sd = target_scale(fold.train, is_balanced=True)
+    targets = (recording.samples["targets"] - mean) / sd
+    subjects = [subject for subject in recording.subjects if subject != test_subject]
+
+    def draw(offset: int) -> Windows:
+        cuts = fold.train.samples, fold.train.is_scored
+        if args.windows != "training":
+            offset = offset if args.windows == "shifted" else 0
+            cuts = cut_shifted(recording, subjects, length, args.protocol, offset, is_streaming)
+        windows = Windows(signals, targets, *cuts)
+        windows.cached = (windows.is_scored,) if is_streaming else ()
+        return windows
+
+    torch.manual_seed(args.seed)
+    network = row.network().to(run.device)
+    loss = streaming_loss if is_streaming else supervised_loss
+    args = with_sequences(args, fold.train) if is_streaming else args
+    progress, epochs = run.progress(row, test_subject), args.epoch_factor * args.epochs
+    with restoring_units(network, mean, sd):
+        train_augmented(network, draw, length, loss, epochs, args, progress)
+    prediction = None
+    if is_streaming:
+        prediction, fold.test.is_scored = predict_stream(network, fold.test, recording.stretch)
+    summary = f"{epochs} epochs, training loss {progress.history[-1].training_loss:.4f}"
+    about = describe_columns(COLUMNS, UNITS, partial(inputs, sensor_set=row.sensor_set))
+    run.record(
+        row, fold, network, progress.history, summary=summary, prediction=prediction, about=about
+    )
 
 
 # Defaults on synthetic data; minutes of walking per subject
@@ -789,10 +889,11 @@ QUICK_LOOK = {
 }
 
 
-def add_weights(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: cli.ArgumentParser) -> None:
     """Add the flags of this script."""
     cli.add_weight(parser, "--alpha", ALPHA, "the RMSE to the teacher's output")
     cli.add_weight(parser, "--beta", BETA, "the RMSE to the teacher's feature")
+    augmentation.add_flags(parser)
 
 
 def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
@@ -808,7 +909,7 @@ def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
         patience=PATIENCE,
         learning_rate=LEARNING_RATE,
         quick_look=QUICK_LOOK,
-        add_flags=add_weights,
+        add_flags=add_flags,
     )
     with Run(
         __file__,

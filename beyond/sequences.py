@@ -6,8 +6,9 @@ A streaming network is one with an attribute `lookahead` (samples) and a method
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,24 @@ from torch import Tensor, nn
 
 from common.data import Recording
 from common.windows import Windows
+
+
+def describe_columns(
+    columns: Mapping[str, Sequence[str]],
+    units: Mapping[str, str],
+    inputs: Callable[[Mapping[str, Tensor]], Sequence[Tensor]],
+) -> dict[str, Any]:
+    """Return what `tools.stream` needs to read columns, without importing the script.
+
+    Args:
+        columns: the script's `COLUMNS`.
+        units: its `UNITS`.
+        inputs: returns the inputs of the network, `(..., C)` each, from all modalities.
+    """
+    positions = {modality: torch.arange(len(columns[modality])) for modality in units}
+    chosen = zip(units, inputs(positions), strict=False)  # a sensor set starts with the IMUs
+    channels = {name: [columns[name][i] for i in indices] for name, indices in chosen}
+    return {"columns": dict(columns), "units": dict(units), "channels": channels}
 
 
 def cut_sequences(
@@ -45,22 +64,26 @@ def cut_sequences(
 
 
 def cut_filled(
-    samples: np.ndarray, stretch: np.ndarray, length: int
+    samples: np.ndarray, stretch: np.ndarray, length: int, offset: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut each stretch into sequences; the last one is filled by repeating its last sample.
+    """Cut each stretch into sequences; a short one is filled by repeating its last sample.
 
     Args:
         samples: `(n,)` sample indices.
         stretch: `(n,)` stretch of each sample; the samples of a stretch are adjacent.
         length: samples per sequence, T.
+        offset: samples of the first sequence of a stretch, below `length`; 0 for a full one.
 
     Returns:
         Sample indices `(sequences, T)`, and a mask that is False for repeated samples.
     """
     bounds = np.flatnonzero(np.diff(stretch, prepend=-1, append=-1))
-    starts = [np.arange(start, stop, length) for start, stop in pairwise(bounds)]
-    last = np.repeat(bounds[1:] - 1, [len(cuts) for cuts in starts])[:, None]
-    wanted = np.concatenate(starts)[:, None] + np.arange(length)
+    before = -offset % length
+    starts = np.concatenate(
+        [np.arange(start - before, stop, length).clip(start) for start, stop in pairwise(bounds)]
+    )
+    last = np.append(starts[1:], bounds[-1])[:, None] - 1
+    wanted = starts[:, None] + np.arange(length)
     return samples[np.minimum(wanted, last)], wanted <= last
 
 

@@ -11,18 +11,20 @@ import numpy as np
 import pandas as pd
 
 from common.metrics import COLUMNS
+from common.stances import find_in, stance_table
 
 TARGETS = {  # with their units
     "A": {
         **dict.fromkeys(("hip flexion moment", "hip adduction moment"), "BW·BH"),
         **dict.fromkeys(("knee moment", "ankle moment"), "BW·BH"),
-        **dict.fromkeys(("GRF x", "GRF y", "GRF z"), "BW"),
+        **dict.fromkeys(("GRF antero-posterior", "GRF vertical", "GRF medio-lateral"), "BW"),
     },
     "B": {
         **dict.fromkeys(("KFM", "KAM"), "%BW·BH"),
         **dict.fromkeys(("GRF medio-lateral", "GRF vertical", "GRF antero-posterior"), "BW"),
     },
 }
+MADE_HZ = 50.0  # sampling rate of made-up predictions
 Row = tuple[str, str, int]  # name, sensor set, number of parameters
 SCRIPT = "Dataset_A_Sensor_Distillation"
 PAIR = [("student-foot", "foot", 1863304), ("distilled-foot", "foot", 1863304)]
@@ -71,8 +73,9 @@ def write_run(
         for subject in subjects if tested is None else tested:
             for k, (target, unit) in enumerate(TARGETS[script.split("_")[1]].items()):
                 value = nrmse(row, subject, k)
-                place = (row, sensor_set, "acc+gyr", parameters, subject, "all", target, unit)
-                lines.append((*place, 100, value, value / 100, 1 - value / 100, 0.5))
+                place = (row, sensor_set, "acc+gyr", parameters, subject, "all")
+                scores = (100, value, value / 100, 1 - value / 100, 0.5)
+                lines.append((*place, "all", target, unit, *scores))
     pd.DataFrame(lines, columns=list(COLUMNS)).to_csv(folder / "metrics.csv", index=False)
     return folder
 
@@ -96,7 +99,10 @@ def make_run(
 def write_predictions(
     folder: Path, row: str, subject: str, activities: Sequence[str], samples: int
 ) -> Path:
-    """Write a periodic truth and a noisy prediction of it, with `samples` of each activity."""
+    """Write a periodic truth and a noisy prediction of it, with `samples` of each activity.
+
+    At 50 Hz, each period of 1.3 s has a stance. The stances are added to `stances.csv`.
+    """
     random = np.random.default_rng(int(subject))
     targets = TARGETS[json.loads((folder / "config.json").read_text())["settings"]["script"][8]]
     count = samples * len(activities)
@@ -105,13 +111,17 @@ def write_predictions(
     prediction = 0.9 * truth + random.normal(0.05, 0.15, truth.shape) + random.normal(0, 0.05)
     path = folder / "predictions" / f"{row}-subject_{subject}.npz"
     path.parent.mkdir(exist_ok=True)
-    np.savez(
-        path,
-        truth=truth.astype(np.float32),
-        prediction=prediction.astype(np.float32),
-        activity=np.repeat(np.array(activities), samples),
-        stretch=np.zeros(count, np.int32),
-        target=np.array(list(targets)),
-        unit=np.array(list(targets.values())),
-    )
+    arrays = {
+        "truth": truth.astype(np.float32),
+        "prediction": prediction.astype(np.float32),
+        "activity": np.repeat(np.array(activities), samples),
+        "stretch": np.zeros(count, np.int32),
+    }
+    names = {"target": np.array(list(targets)), "unit": np.array(list(targets.values()))}
+    np.savez(path, **arrays, **names, rate_hz=MADE_HZ)
+    stances = find_in(arrays, list(targets.items()), MADE_HZ)
+    table = stance_table(arrays, stances, list(targets.items()), MADE_HZ)
+    table = table.assign(row=row, test_subject=subject)
+    stance_file = folder / "stances.csv"
+    table.to_csv(stance_file, index=False, mode="a", header=not stance_file.exists())
     return path

@@ -56,7 +56,8 @@ def simulate(subject: str, seconds: float, seed: int) -> pd.DataFrame:
         for i, axis in enumerate("XYZ"):
             noise = random.normal(0, 0.02, (2, len(time_s)))
             wave = size * np.sin(phase * (1 + i) + i)
-            columns[f"{sensor} acc {axis}"] = (i == 2) + 0.3 * wave + noise[0]
+            gravity = (0.3, -0.2, 0.9)[i]  # tells the axes of all subjects apart
+            columns[f"{sensor} acc {axis}"] = gravity + 0.3 * wave + noise[0]
             columns[f"{sensor} gyr {axis}"] = 150 * wave + 100 * noise[1]
     load = np.maximum(np.sin(phase), 0)
     columns["Knee (Nm)"] = 0.05 * G * mass_kg * height_m * load * np.sin(2 * phase)

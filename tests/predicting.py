@@ -69,7 +69,8 @@ def predict(checkpoint: Path, data: Path, *more: str, draw: bool = False) -> pd.
     where = ["--checkpoint", str(checkpoint), "--data", str(data), "--out", str(out)]
     with pytest.MonkeyPatch.context() as patch:
         if not draw:
-            patch.setattr(output, "draw", lambda *_: Figure(figsize=(1, 1)))
+            for name in ("draw", "draw_stances"):
+                patch.setattr(output, name, lambda *_: Figure(figsize=(1, 1)))
         assert main([*where, *more]) == 0
     return pd.read_csv(out / "prediction.csv", dtype={"subject": str})
 

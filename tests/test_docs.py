@@ -48,10 +48,6 @@ TINY = ["--epochs", "1", "--device", "cpu"]
 BENCHMARK = "--datasets a --rows ffn_hf-foot --parts training --batches 1 --repeats 1"
 MORE_FLAGS = {  # that make a command quick
     "tools.benchmark": [*BENCHMARK.split(), "--batch-size", "2", "--device", "cpu"],
-    "beyond.evidence": [
-        *("--datasets", "b", "--test-subjects", "3", "--seeds", "1"),
-        *("--subjects", "3", "--minutes", "0.1", "--epochs", "1"),
-    ],
     "tools.prepare_dataset_a": ["--jobs", "1"],
     "tools.report": ["--no-figures"],
     "synthetic_gait": ["--minutes", "0.1"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,12 +100,23 @@ def test_invalid_names_and_subjects_are_refused(
     assert not Path("made.h5").exists()
 
 
-def test_other_files_are_not_overwritten(place: Path) -> None:
+@pytest.mark.parametrize("name", ["columns.csv", "subjects.csv", "own_trials_script.py", str(ANNA)])
+def test_inputs_are_not_overwritten(name: str, place: Path) -> None:
     """A typo in --out would cost users their trials, script or mapping."""
-    before = Path("columns.csv").read_text(encoding="utf-8")
-    with pytest.raises(InputError, match="columns.csv: already exists and was not written by"):
-        make("--out", "columns.csv")
-    assert Path("columns.csv").read_text(encoding="utf-8") == before
+    Path("link.h5").symlink_to(Path(name).resolve())
+    for out in (name, "link.h5"):
+        before = Path(name).read_bytes()
+        with pytest.raises(InputError, match=f"{out}: is an input and would be overwritten"):
+            make("--subjects", "subjects.csv", "--out", out)
+        assert Path(name).read_bytes() == before
+
+
+def test_other_files_are_not_overwritten(place: Path) -> None:
+    """Notes or the data of another study would be lost."""
+    Path("notes.h5").write_text("important")
+    with pytest.raises(InputError, match="notes.h5: already exists and was not written by"):
+        make("--out", "notes.h5")
+    assert Path("notes.h5").read_text() == "important"
 
 
 SKIPPED = {
@@ -239,3 +251,54 @@ def test_only_files_with_a_table_of_rows_are_imported(place: Path) -> None:
         with pytest.raises(ValueError, match="there is no script"):
             find_script(name)
     assert not Path("deleted").exists()
+
+
+def scale(subject: str, factor: float, *columns: str) -> Callable[[], None]:
+    """Return a function that writes a trial of a subject with other units."""
+
+    def write() -> None:
+        trial = simulate(subject, 1.5, seed=3)
+        trial[[*columns]] *= factor
+        write_csv(Path("trials", subject, "level", "01.csv"), trial)
+
+    return write
+
+
+def hold(value: float | None) -> Callable[[], None]:
+    """Return a function that writes a trial in which the IMUs hold a value for 0.4 s."""
+
+    def write() -> None:
+        trial = simulate("Anna", 1.5, seed=3)
+        imus = trial.columns[1:13]
+        trial.loc[60:120, imus] = trial.loc[60, imus].to_numpy() if value is None else value
+        write_csv(ANNA, trial)
+
+    return write
+
+
+GYROSCOPES = [f"{sensor} gyr {axis}" for sensor in ("Shank", "Pelvis") for axis in "XYZ"]
+IMPLAUSIBLE = {
+    "a copy": (
+        lambda: shutil.copy(ANNA, "trials/ben-2/level/02.csv"),
+        "Anna, level, 01.csv and subject ben-2, level, 02.csv: 100 % of the samples are equal",
+    ),
+    "rad/s": (scale("Anna", 1 / 57.3, *GYROSCOPES), "probably rad/s and deg/s mixed up"),
+    "kN": (scale("ben-2", 1e-3, "Fz"), "forces in BW: "),
+    "held": (hold(None), "almost certainly"),
+    "zeros": (hold(0.0), "almost certainly zeros in place of lost samples"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), IMPLAUSIBLE.values(), ids=IMPLAUSIBLE)
+def test_implausible_trials_are_reported(
+    damage: Callable[[], object], message: str, place: Path, capsys: Capture
+) -> None:
+    """Training on them gives wrong results without a message."""
+    flags = ["--subjects", "subjects.csv", "--normalize"]
+    make(*flags)
+    assert "WARNING" not in (before := capsys.readouterr().out)
+    damage()
+    make(*flags)
+    after = capsys.readouterr().out
+    assert message not in before
+    assert message in after

@@ -22,6 +22,7 @@ import Dataset_B_sensor_distillation as distillation_b
 from common import metrics, plots
 from common.cli import run_main
 from common.files import load_checkpoint
+from common.stances import find_in, in_stance
 from tests.conftest import ROOT, Capture, Files, Folders, Patch
 from tests.networks import SCRIPTS, chosen_rows, narrow_networks, row_named
 
@@ -100,13 +101,13 @@ only_b = pytest.mark.parametrize("finished", OF_B, indirect=True, ids=lambda s: 
 def test_the_folder_holds_everything(finished: Finished) -> None:
     """What the README promises to find after a run, and nothing half written."""
     files = {str(path.relative_to(finished.folder)) for path in finished.folder.rglob("*.*")}
-    expected = {".lock", "config.json", "history.csv", "metrics.csv"}
+    expected = {".lock", "config.json", "history.csv", "metrics.csv", "stances.csv"}
     for row in finished.rows:
         name = f"{row}-subject_{finished.subject}"
         expected |= {f"predictions/{name}.npz", f"results/{name}.json"}
         expected |= {f"checkpoints/{name}.safetensors"}
-    figures = {f"figures/{name}.png" for name in ("learning_curves", "estimates", "nrmse")}
-    assert files == expected | figures
+    names = "learning_curves", "estimates", "nrmse", "stance_curves"
+    assert files == expected | {f"figures/{name}.png" for name in names}
 
 
 def test_the_run_can_be_repeated_from_its_config(finished: Finished) -> None:
@@ -134,8 +135,12 @@ def test_metrics_are_those_of_the_saved_predictions(finished: Finished) -> None:
     for row, lines in table.groupby("row"):
         saved = finished.saved(row)
         assert saved["truth"].dtype == saved["prediction"].dtype == np.float32
-        for activity, part in lines.groupby("activity"):
+        stances = find_in(saved, finished.script.TARGETS, saved["rate_hz"])
+        is_stance = in_stance(stances, len(saved["truth"]))
+        assert set(lines["phase"]) == {"all", "stance"}
+        for (activity, phase), part in lines.groupby(["activity", "phase"]):
             chosen = (saved["activity"] == activity) | (activity == "all")
+            chosen &= is_stance | (phase == "all")
             names = list(saved["target"])
             scores = metrics.score(saved["truth"][chosen], saved["prediction"][chosen], names)
             assert list(part["target"]) == names
@@ -152,7 +157,7 @@ def test_every_sample_of_the_test_subject_is_scored_once(finished: Finished) -> 
     truth = recording.samples["targets"][is_tested].numpy()
     for row in finished.rows:
         assert np.array_equal(finished.saved(row)["truth"], truth)
-    overall = finished.metrics[finished.metrics["activity"] == "all"]
+    overall = metrics.overall(finished.metrics)
     assert (overall["n"] == is_tested.sum()).all()
     assert is_tested.sum() % finished.script.WINDOW  # there is a tail that could count twice
 
@@ -247,7 +252,7 @@ def test_without_data_scripts_use_their_own_synthetic_file(
         monkeypatch.setattr(script, "QUICK_LOOK", {**script.QUICK_LOOK, **quick})
         flags = [] if is_partial else ["--rows", row]
         result = script.main([*flags, "--device", "cpu"])
-        assert len(result) == len(script.TARGETS)
+        assert len(result) == 2 * len(script.TARGETS)  # all samples and stance
         printed = capsys.readouterr().out
         assert printed.count("SYNTHETIC DATA") == 2
         assert "NOTICE: no CUDA device is in use; training on the CPU is slow." in printed
@@ -347,12 +352,11 @@ def test_estimates_are_drawn_at_their_time() -> None:
     values = np.arange(25.0)[:, None] * np.ones(2)
     shared = {"activity": np.full(25, ""), "stretch": stretch, "sample": np.arange(25)}
     shared |= {"truth": values, "prediction": values + 1}
-    labels = {"target": np.array(["KFM", "KAM"]), "unit": np.array(["%", "%"])}
     chosen = np.r_[0:3, 5:23]
     rows = {"any": shared, "other": {name: array[chosen] for name, array in shared.items()}}
-    arrays = {row: {**part, **labels} for row, part in rows.items()}
-    panels = plots.estimates_over_time(arrays, 100, "measured", "title").axes[::2]
-    assert [panel.get_ylabel() for panel in panels] == ["any", "other"]
+    targets = [("KFM", "%"), ("KAM", "%")]
+    panels = plots.estimates_over_time(rows, targets, 100, 0.5, "measured", "title").axes[:2]
+    assert [panel.get_title() for panel in panels] == ["any", "other"]
     for panel, count in zip(panels, (20, 18), strict=True):  # of the longest stretch
         truth, estimates = (line.get_xydata().T for line in panel.lines)
         assert truth[0] == pytest.approx(np.arange(count) / 100)

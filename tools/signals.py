@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from scipy import constants, signal
+from scipy import constants
 
 TO_M_S2 = {"g": constants.g, "m/s²": 1.0}
 TO_RAD_S = {"rad/s": 1.0, "deg/s": constants.degree}
@@ -37,6 +37,8 @@ def filter_zero_phase(
         padding: how a stretch is extended at its ends: `odd` (rotated about the last value) or
             `even` (mirrored; for signals that cannot be negative).
     """
+    from scipy import signal  # slow to import
+
     values = np.asarray(values, dtype=float)
     kind = "bandpass" if isinstance(cutoff_hz, tuple) else "lowpass"
     sections = signal.butter(order, cutoff_hz, kind, fs=rate_hz, output="sos")

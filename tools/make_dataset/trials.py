@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -12,35 +12,43 @@ import numpy as np
 
 from common.data import ALL, NAME, sort_subjects
 from common.files import InputError, shorten
-from tools.signals import BODY_WEIGHT_M_S2
+from tools import opensim, plausibility
+from tools.c3d_file import read_c3d
+from tools.make_dataset.contact import Contact
+from tools.make_dataset.sources import C3D_SUFFIX, Sources
+from tools.make_dataset.units import FORCES, Person, other_units, target_factors, unit_key
 from tools.trained import all_sensors, channel_names
-from tools.trial_file import MATLAB_SUFFIX, Clock, Source, Trial, Units, read_table, read_trial
+from tools.trial_file import MATLAB_SUFFIX, Source, Units, read_table, read_trial
 
-SUFFIXES = (".csv", ".txt", ".tsv", MATLAB_SUFFIX)
+SUFFIXES = (".csv", ".txt", ".tsv", MATLAB_SUFFIX, C3D_SUFFIX, *opensim.SUFFIXES)
+PART = re.compile(r"(.+)_([^_\d]+)")  # name of a file with a part of a trial: 01_grf
 LIMITS = {"mass_kg": (5.0, 300.0), "height_m": (0.5, 2.5)}
 
 
-class Person(NamedTuple):
-    """Body mass and height of a subject."""
-
-    mass_kg: float
-    height_m: float
-
-
 class TrialPath(NamedTuple):
-    """The file of a trial, with its subject and activity."""
+    """A trial.
+
+    Attributes:
+        subject: subject id.
+        activity: name of the activity.
+        path: its file or folder, or, for several files `01_imu.csv` and `01_grf.mot`, the common
+            part of their names.
+        files: its files.
+    """
 
     subject: str
     activity: str
     path: Path
+    files: tuple[Path, ...]
 
 
 def find_trials(path: Path) -> tuple[list[TrialPath], list[str]]:
     """Return the trials in a folder or a table, sorted, and the names of other files in the folder.
 
     Args:
-        path: a folder with files `<subject>/<activity>/<trial>.csv`, or a table of trials with the
-            columns `file`, `subject` and `activity`; files are relative to the table.
+        path: a folder with files or folders `<subject>/<activity>/<trial>`, or a table of trials
+            with the columns `file`, `subject` and `activity`; the files, or folders with the files
+            of one trial, are relative to the table.
 
     Raises:
         InputError: There are no trials, or one has no valid subject and activity.
@@ -48,41 +56,68 @@ def find_trials(path: Path) -> tuple[list[TrialPath], list[str]]:
     others: list[str] = []
     trials = []
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-        for file in files:
-            parts = file.relative_to(path).parts
-            if file.suffix.lower() not in SUFFIXES:
-                others.append(file.name)
-            elif len(parts) != 3:
-                raise InputError(
-                    f"{file}: must be in {path}/<subject>/<activity>/; move it there, or pass a "
-                    "table of the trials (file, subject, activity) as --trials"
-                )
-            else:
-                trials.append(_trial_path(str(file), *parts[:2], file))
+        files, others = _list_files(path)
+        for trial, own in _group_files(path, files).items():
+            trials.append(_trial_path(str(own[0]), *trial.relative_to(path).parts[:2], trial, own))
     elif path.is_file():
         table = read_table(path, ["file", "subject", "activity"])
         for i, (name, subject, activity) in zip(table.index, table.values, strict=True):
             where, file = f"{path}: line {i + 2}", path.parent / name
-            if not file.is_file():
+            files = _list_files(file)[0] if file.is_dir() else [file]
+            if not files or not all(own.is_file() for own in files):
                 raise InputError(f"{where}: no file {file}; correct the line or remove it")
-            trials.append(_trial_path(where, subject, activity, file))
+            trials.append(_trial_path(where, subject, activity, file, files))
     if not trials:
         raise InputError(
             f"--trials {path}: no trials; pass a folder with files <subject>/<activity>/<trial>.csv"
-            " (or .mat), or a table of the trials"
+            f" (or {', '.join(SUFFIXES[1:])}), or a table of the trials"
         )
     by_casefold: dict[str, str] = {}
-    for subject, _, _ in trials:
+    for subject, *_ in trials:
         other = by_casefold.setdefault(subject.casefold(), subject)
         if other != subject:  # some file systems cannot tell them apart
             raise InputError(f"subjects {other} and {subject} differ in case only; rename one")
-    order = sort_subjects({str(part) for trial in trials for part in trial})
-    trials.sort(key=lambda trial: [order.index(str(part)) for part in trial])
+    order = sort_subjects({str(part) for trial in trials for part in trial[:3]})
+    trials.sort(key=lambda trial: [order.index(str(part)) for part in trial[:3]])
     return trials, others
 
 
-def _trial_path(where: str, subject: str, activity: str, file: Path) -> TrialPath:
+def _list_files(folder: Path) -> tuple[list[Path], list[str]]:
+    """Return the files in a folder that can be read, sorted, and the names of the others."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    is_known = {file: file.suffix.lower() in SUFFIXES for file in files}
+    return [f for f in files if is_known[f]], [f.name for f in files if not is_known[f]]
+
+
+def _group_files(folder: Path, files: Sequence[Path]) -> dict[Path, list[Path]]:
+    """Return trial -> its files, for files `<subject>/<activity>/<trial>` in a folder.
+
+    A trial is a file, a folder, or files such as `01_imu.csv` and `01_grf.mot` whose names differ
+    only in the word after the last `_`, which has no digits.
+
+    Raises:
+        InputError: A file is in no folder of a subject and an activity.
+    """
+    trials: dict[Path, list[Path]] = {}
+    for file in files:
+        depth = len(file.relative_to(folder).parts)
+        if depth not in (3, 4):
+            raise InputError(
+                f"{file}: must be in {folder}/<subject>/<activity>/; move it there, or pass a "
+                "table of the trials (file, subject, activity) as --trials"
+            )
+        part = PART.fullmatch(file.stem)
+        trial = file.with_name(part[1]) if part else file
+        trials.setdefault(file.parent if depth == 4 else trial, []).append(file)
+    return {
+        own[0] if len(own) == 1 and trial != own[0].parent else trial: own
+        for trial, own in trials.items()
+    }
+
+
+def _trial_path(
+    where: str, subject: str, activity: str, path: Path, files: Sequence[Path]
+) -> TrialPath:
     """Return the path of a trial after checking the names, which become part of file names."""
     for kind, name in (("subject", subject), ("activity", activity)):
         if not re.fullmatch(NAME, name) or name == ALL:
@@ -90,7 +125,25 @@ def _trial_path(where: str, subject: str, activity: str, file: Path) -> TrialPat
                 f"{where}: {kind} {shorten(name)!r} cannot be used; rename it with letters and "
                 f"digits, and . - + _ or spaces between them (not `{ALL}`)"
             )
-    return TrialPath(subject, activity, file)
+    return TrialPath(subject, activity, path, tuple(files))
+
+
+class Converted(NamedTuple):
+    """A trial at the rate and in the units of the script.
+
+    Attributes:
+        own_hz: rate of the recording.
+        stretches: those as long as a window, `(samples, columns)` float32.
+        notices: facts that a user should know.
+        contacts: number of contacts in which its targets are valid; 0 without a rule.
+        summary: what is compared with other trials.
+    """
+
+    own_hz: float
+    stretches: list[np.ndarray]
+    notices: list[str]
+    contacts: int
+    summary: plausibility.Trial
 
 
 def read_people(path: Path) -> dict[str, Person]:
@@ -122,75 +175,122 @@ def read_people(path: Path) -> dict[str, Person]:
     return people
 
 
-def target_divisors(script: ModuleType, person: Person) -> dict[str, float]:
-    """Return column of a target -> divisor that converts it to the unit in the script.
-
-    Body weight is 9.8 m/s² times mass, as in both datasets.
+def read_person(files: Sequence[Path]) -> Person | None:
+    """Return body mass and height from the c3d file of a trial; None if it has none.
 
     Raises:
-        InputError: No target has a unit of body weight.
+        InputError: The file cannot be read.
     """
-    weight_n = BODY_WEIGHT_M_S2 * person.mass_kg
-    moment_nm = weight_n * person.height_m
-    divisors = {"BW": weight_n, "BW·BH": moment_nm, "%BW·BH": moment_nm / 100}
-    targets = zip(script.COLUMNS["targets"], script.TARGETS, strict=True)
-    found = {column: divisors[t.unit] for column, t in targets if t.unit in divisors}
-    if not found:
-        raise InputError(
-            "--normalize: no entry of TARGETS in the script has the unit BW (forces), BW·BH or "
-            "%BW·BH (moments); correct the units, or omit the flag"
-        )
-    return found
+    for file in files:
+        if file.suffix.lower() == C3D_SUFFIX:
+            content = read_c3d(file)
+            if content.mass_kg and content.height_m:
+                return Person(content.mass_kg, content.height_m)
+    return None
 
 
 def convert_trial(
-    path: Path,
+    trial: TrialPath,
     script: ModuleType,
-    clock: Clock,
+    sources: Sources,
     units: Units,
     mapping: Mapping[str, Source],
-    divisors: Mapping[str, float],
-) -> tuple[Trial, list[np.ndarray], list[str]]:
+    person: Person | None,
+    contact: Contact | None = None,
+    normalize: bool = False,
+) -> Converted:
     """Read a trial and return it in the units of the script.
 
     Args:
-        path: the file.
+        trial: the trial.
         script: the script.
-        clock: how to find the times.
+        sources: how its files are read.
         units: the units that the user has stated.
         mapping: column of the script -> column of the file.
-        divisors: column of a target -> its divisor.
-
-    Returns:
-        The trial; its stretches that are as long as a window, `(samples, columns)` float32; and
-        notices.
+        person: the subject, if known.
+        contact: when the targets are valid; None for always.
+        normalize: whether to convert the targets to the units of the script.
 
     Raises:
         InputError: The trial cannot be used.
     """
-    sensor_set = all_sensors(script)
-    trial = read_trial(path, script, sensor_set, clock, units, mapping, needs_targets=True)
-    scales = {name: 1 / divisor for name, divisor in divisors.items()}
-    for modality, factor in trial.units.factors(script).items():
-        scales |= dict.fromkeys(channel_names(script, sensor_set)[modality], factor)
-    scale = np.array([scales.get(name, 1.0) for name in trial.names])
-    notices = [*trial.notices, *(f"{gap}: split there; see --max-gap" for gap in trial.gaps)]
-    kept = []
-    for time_s, values, _ in trial.stretches:
-        if len(values) >= script.WINDOW:
-            kept.append((values * scale).astype(np.float32))
-        else:
+    path, sensor_set, targets = trial.path, all_sensors(script), script.COLUMNS["targets"]
+    others = [contact.column] if contact and contact.column not in targets else []
+    read = read_trial(
+        path,
+        script,
+        sensor_set,
+        sources.clock,
+        units,
+        mapping,
+        needs_targets=True,
+        others=others,
+        read=lambda _, __, measured: sources.read(trial.files, path, measured),
+    )
+    try:
+        scales = target_factors(script, read.target_units, person) if normalize else {}
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    modalities = channel_names(script, sensor_set)
+    notices = [*read.notices, *(f"{gap}: split there; see --max-gap" for gap in read.gaps)]
+    if not normalize:
+        notices += other_units(script, read.target_units)
+    for modality, factor in read.units.factors(script).items():
+        scales |= dict.fromkeys(modalities[modality], factor)
+    scale = np.array([scales.get(name, 1.0) for name in read.names])
+    inputs = [name for names in modalities.values() for name in names]
+    order = [read.names.index(name) for name in inputs]
+    columns = len(read.names) - len(others)
+    is_force = [unit_key(target.unit) in FORCES for target in script.TARGETS]
+    forces = [name for name, chosen in zip(targets, is_force, strict=True) if chosen]
+    kept: list[np.ndarray] = []
+    contacts = 0
+    for time_s, values, recorded, recorded_s in read.stretches:
+        if len(values) < script.WINDOW:
             notices.append(
                 f"{len(values) / script.RATE_HZ:.3g} s from {time_s[0]:.3g} s on skipped: shorter "
                 f"than a window of {script.WINDOW / script.RATE_HZ:g} s"
             )
+            continue
+        notices += plausibility.check_samples(
+            (recorded * scale[: len(inputs)])[:, order],
+            inputs,
+            read.own_hz,
+            script.SENSORS,
+            script.UNITS["gyr"],
+            lambda i, times=recorded_s: f"{times[i]:.3f} s",
+        )
+        values = values * scale
+        if contact:
+            force = values[:, read.names.index(contact.column)]
+            is_valid, found = contact.find(force, script.RATE_HZ)
+            values[np.ix_(~is_valid, np.isin(read.names, targets))] = np.nan
+            # Before and after a contact, the foot is in the air: no force, even if it is missing.
+            is_missing = np.isnan(values) & np.isnan(force)[:, None] & is_valid[:, None]
+            values[is_missing & np.isin(read.names, forces)] = 0.0
+            contacts += found
+        kept.append(values[:, :columns].astype(np.float32))
     if not kept:
         raise InputError(f"{path}: no stretch is as long as a window; record a longer trial")
+    if contact and not contacts:
+        raise InputError(
+            f"{path}: no contact of the foot by the rule {contact}; change it, or leave the trial "
+            "out"
+        )
     is_finite = np.isfinite(np.concatenate(kept))
     if not is_finite.all(axis=1).any():
-        missing = np.array(trial.names)[~is_finite.any(axis=0)]
+        missing = np.array(read.names[:columns])[~is_finite.any(axis=0)]
         raise InputError(
             f"{path}: no line has a number in every column; add "
             f"{shorten(', '.join(missing)) or 'the missing values'}"
         )
-    return trial, kept, notices
+    values = dict(zip(read.names, np.concatenate(kept).T, strict=False))
+    summary = plausibility.summarize_trial(
+        trial.subject,
+        f"{trial.activity}, {path.name}",
+        script.SENSORS,
+        *(np.stack([values[name] for name in modalities[kind]], axis=1) for kind in ("acc", "gyr")),
+        np.stack([values[name] for name in targets], axis=1),
+        [target.unit for target in script.TARGETS],
+    )
+    return Converted(read.own_hz, kept, [*dict.fromkeys(notices)], contacts, summary)

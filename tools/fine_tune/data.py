@@ -1,0 +1,98 @@
+"""The recording of a new person: the beginning to train on, and the rest to test on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from beyond.sequences import cut_filled
+from common.data import number_stretches
+from common.files import InputError
+from common.windows import Fold, Windows, cut_stretches
+from tools.predict.recording import Samples
+from tools.trained import Trained
+
+HELD_OUT = 0.2  # of the windows or sequences, the last ones, for early stopping
+
+
+def number_measured(path: Path, trained: Trained, samples: Samples) -> np.ndarray:
+    """Return the number of the stretch of each sample; -1 where an input or target is missing.
+
+    Raises:
+        InputError: A target has no value at all.
+    """
+    is_measured = samples.values["targets"].isfinite().numpy()
+    missing = [
+        target.name
+        for target, measured in zip(trained.script.TARGETS, is_measured.T, strict=True)
+        if not measured.any()
+    ]
+    if missing:
+        raise InputError(
+            f"{path}: no measured {', '.join(missing)}; fine-tuning needs all targets of the "
+            "network"
+        )
+    is_usable = is_measured.all(axis=1) & (samples.stretch >= 0)
+    stretch = number_stretches(is_usable, samples.stretch)
+    if not is_usable.any():
+        raise InputError(f"{path}: no sample has all inputs and targets; use another recording")
+    return stretch
+
+
+def is_beginning(
+    stretch: np.ndarray, rate_hz: float, steps: int | None, minutes: float | None
+) -> np.ndarray:
+    """Return which samples to train on, `(samples,)`.
+
+    Args:
+        stretch: `(samples,)` number of the stretch: a step of Dataset B, else a trial or a part of
+            one without a gap; -1 for none.
+        rate_hz: sampling rate.
+        steps: the first stretches; None for no such limit.
+        minutes: the first minutes, in whole stretches; only a first stretch that is longer is cut.
+    """
+    is_used = stretch >= 0
+    if steps is not None:
+        return is_used & (stretch < steps)
+    if minutes is None:
+        return is_used
+    wanted = round(60 * rate_hz * minutes)
+    ends = np.cumsum(np.bincount(stretch[is_used]))
+    whole = int(np.searchsorted(ends, wanted, side="right"))
+    return is_used & (stretch < whole if whole else np.cumsum(is_used) <= wanted)
+
+
+def cut_fold(
+    path: Path, trained: Trained, signals: list[Tensor], targets: Tensor, stretch: np.ndarray
+) -> Fold:
+    """Cut stretches into windows or sequences; the last ones of all are for early stopping.
+
+    Args:
+        path: the recording, for the error.
+        trained: the network.
+        signals: its inputs, `(samples, C)` each.
+        targets: `(samples, K)`.
+        stretch: `(samples,)`, -1 for samples not to use.
+
+    Raises:
+        InputError: There are fewer than two.
+    """
+    script, is_stream = trained.script, trained.lookahead is not None
+    cut: Callable[..., tuple[np.ndarray, np.ndarray]] = cut_filled if is_stream else cut_stretches
+    length = script.SEQUENCE if is_stream else script.WINDOW
+    used = np.flatnonzero(stretch >= 0)
+    numbers, is_scored = cut(used, stretch[used], length)
+    if len(numbers) < 2:
+        raise InputError(
+            f"{path}: {len(numbers)} of the two parts of {length} samples that training and early "
+            "stopping need; use a larger --steps or --minutes"
+        )
+    first = len(numbers) - max(1, round(HELD_OUT * len(numbers)))
+    train, validation = (
+        Windows(signals, targets, numbers[part], is_scored[part])
+        for part in (slice(first), slice(first, None))
+    )
+    return Fold("", train, validation, validation)
