@@ -3,10 +3,10 @@
 The networks estimate four joint moments and the ground reaction force of the right leg in
 windows of 0.5 s.
 
-Rows of the table (Kinetics-MFFM-Net in the paper's Tables II and III):
+Rows of the results table (Kinetics-MFFM-Net in the paper's Tables II and III):
     teacher            reads all IMUs and EMG
     student-<set>      reads the IMUs of one sensor set only
-    distilled-<set>    the same network, trained with the help of the teacher
+    distilled-<set>    the same network, distilled from the teacher
 <set> is a sensor set, from the foot alone (`foot`) to all four IMUs (`all_imus`).
 
 Models: KineticsMFFMNet, built from GatedDualEncoder and MFFM.

@@ -3,7 +3,7 @@
 The networks estimate four joint moments and the ground reaction force of the right leg in
 windows of 0.5 s.
 
-Rows of the table (baselines in the paper's Table III):
+Rows of the results table (baselines in the paper's Table III):
     dlr_rmse-<set>           Kinetics-FM-Net trained for RMSE
     dlr_correlation-<set>    Kinetics-FM-Net trained for correlation
     dlr-<set>                Kinetics-FM-DLR-Net, a regression between these two networks

@@ -3,7 +3,7 @@
 The networks estimate four joint moments and the ground reaction force of the right leg in
 windows of 0.5 s.
 
-Rows of the table (baselines in the paper's Table II, and for fewer sensors):
+Rows of the results table (baselines in the paper's Table II; here also with fewer sensors):
     lmfn-<set>    LMFN, low-rank multimodal fusion
     tfn-<set>     TFN, tensor fusion
 Both fuse accelerometers, gyroscopes and, in `all_imus_emg`, EMG.

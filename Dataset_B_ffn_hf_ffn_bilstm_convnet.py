@@ -3,7 +3,7 @@
 The networks estimate the knee flexion and adduction moments and the ground reaction force of
 the right leg in windows of 0.5 s.
 
-Rows of the table (baselines in the paper's Tables II and IV):
+Rows of the results table (baselines in the paper's Tables II and IV):
     ffn_hf-<set>    FFN (HF), a feed-forward network on 15 handcrafted features per channel
     ffn-<set>       FFN, a feed-forward network on the signals
     bilstm-<set>    Bi-LSTM

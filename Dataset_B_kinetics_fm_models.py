@@ -3,7 +3,7 @@
 The networks estimate the knee flexion and adduction moments and the ground reaction force of
 the right leg in windows of 0.5 s.
 
-Rows of the table (baselines in the paper's Table IV):
+Rows of the results table (baselines in the paper's Table IV):
     dlr_rmse-<set>           Kinetics-FM-Net trained for RMSE
     dlr_correlation-<set>    Kinetics-FM-Net trained for correlation
     dlr-<set>                Kinetics-FM-DLR-Net, a regression between these two networks

@@ -3,7 +3,7 @@
 The networks estimate the knee flexion and adduction moments and the ground reaction force of
 the right leg in windows of 0.5 s.
 
-Rows of the table (the first seven are the paper's Table I):
+Rows of the results table (the first seven are the paper's Table I):
     early_lstm, early_gru      early fusion: a single BiLSTM or BiGRU encoder reads all channels
     concat_lstm, concat_gru    one encoder per modality, features concatenated
     mffm_lstm, mffm_gru        one encoder per modality, features fused by MFFM

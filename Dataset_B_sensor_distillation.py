@@ -3,10 +3,10 @@
 The networks estimate the knee flexion and adduction moments and the ground reaction force of
 the right leg in windows of 0.5 s.
 
-Rows of the table (Kinetics-MFFM-Net in the paper's Tables II and IV):
+Rows of the results table (Kinetics-MFFM-Net in the paper's Tables II and IV):
     teacher            reads all IMUs and video
     student-<set>      reads the IMUs of one sensor set only
-    distilled-<set>    the same network, trained with the help of the teacher
+    distilled-<set>    the same network, distilled from the teacher
 <set> is a sensor set, from both feet (`feet`) to all eight IMUs (`all_imus`).
 
 Models: KineticsMFFMNet, built from GatedDualEncoder and MFFM.

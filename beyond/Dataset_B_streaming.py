@@ -3,12 +3,12 @@
 The networks estimate the knee flexion and adduction moments and the ground reaction force of the
 right leg, from eight IMUs and two cameras at 100 Hz.
 
-Rows of the table:
+Rows of the results table:
     teacher                       reads windows of 0.5 s of all IMUs and video, as in the paper
     student-<set>                 reads windows of the IMUs of one sensor set, as in the paper
-    distilled-<set>               the same network, trained with the help of the teacher
+    distilled-<set>               the same network, distilled from the teacher
     streaming-<set>               reads one sample at a time, with a latency of 50 ms
-    distilled_streaming-<set>     the same network, trained with the help of the teacher
+    distilled_streaming-<set>     the same network, distilled from the teacher
     teacher_balanced, student_balanced-<set>, ...    the same with the balanced loss
     student_augmented-<set>       the same network as student_balanced-<set>, trained longer on all
                                   training subjects, with shifted windows and rotated sensors
@@ -582,7 +582,7 @@ def standardize(fold: Fold, targets: Tensor, mean: Tensor, sd: Tensor) -> Fold:
 
 
 @contextmanager
-def restoring_units(network: nn.Module, mean: Tensor, sd: Tensor) -> Iterator[None]:
+def fold_scale_into_head(network: nn.Module, mean: Tensor, sd: Tensor) -> Iterator[None]:
     """After training on standardized targets, fold their mean and SD into the last layer."""
 
     def restore(weights: Mapping[str, Tensor]) -> None:
@@ -826,7 +826,7 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
         loss = distillation_loss(args.alpha, args.beta) if row.needs else supervised_loss
         criterion = rmse
     progress = run.progress(row, test_subject)
-    with restoring_units(network, mean, sd):
+    with fold_scale_into_head(network, mean, sd):
         train(network, fold, loss, criterion, args.epochs, args, progress)
     prediction = None
     if is_streaming:
@@ -867,7 +867,7 @@ def train_and_test_augmented(row: Row, test_subject: str, run: Run) -> None:
     loss = streaming_loss if is_streaming else supervised_loss
     args = with_sequences(args, fold.train) if is_streaming else args
     progress, epochs = run.progress(row, test_subject), args.epoch_factor * args.epochs
-    with restoring_units(network, mean, sd):
+    with fold_scale_into_head(network, mean, sd):
         train_augmented(network, draw, length, loss, epochs, args, progress)
     prediction = None
     if is_streaming:

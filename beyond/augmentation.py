@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from beyond.sequences import cut_filled
+from beyond.sequences import cut_padded
 from common.cli import ArgumentParser, finite_number, positive_int
 from common.data import Recording
 from common.windows import Batch, cut_stream, cut_stretches
@@ -44,7 +44,7 @@ def cut_shifted(
     samples = np.flatnonzero(np.isin(recording.subject, chosen))
     stretch = recording.stretch[samples]
     if is_sequence:
-        return cut_filled(samples, stretch, length, offset)
+        return cut_padded(samples, stretch, length, offset)
     if protocol == "paper":
         return cut_stream(np.roll(samples, -offset), length)
     _, start, counts = np.unique(stretch, return_index=True, return_counts=True)

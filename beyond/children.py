@@ -5,12 +5,12 @@ walking and one with a turn each. IMUs are computed from motion capture; left le
 right ones. The networks estimate four joint moments and the ground reaction force of one leg, from
 IMUs on foot, shank, thigh, pelvis and trunk and the EMG of four muscles at 100 Hz.
 
-Rows of the table:
+Rows of the results table:
     teacher                       reads windows of 0.5 s of all IMUs and EMG, as in the paper
     student-<set>                 reads windows of the IMUs of one sensor set, as in the paper
-    distilled-<set>               the same network, trained with the help of the teacher
+    distilled-<set>               the same network, distilled from the teacher
     streaming-<set>               reads one sample at a time, with a latency of 50 ms
-    distilled_streaming-<set>     the same network, trained with the help of the teacher
+    distilled_streaming-<set>     the same network, distilled from the teacher
     teacher_balanced, student_balanced-<set>, ...    the same with the balanced loss
     student_augmented-<set>       the same network as student_balanced-<set>, trained longer on all
                                   training subjects, with shifted windows and rotated sensors
@@ -55,7 +55,7 @@ from beyond.Dataset_B_streaming import (
     delayed_rmse,
     distillation_loss,
     distilled_streaming_loss,
-    restoring_units,
+    fold_scale_into_head,
     rmse,
     standardize,
     streaming_loss,
@@ -73,6 +73,7 @@ from common.files import InputError, write_atomically
 from common.runs import Row, Run
 from common.windows import Fold, Windows, cut_windows, make_fold, precompute
 from tools.c3d_file import C3dFile, read_c3d
+from tools.output import check_writable, is_made_by
 from tools.prepare_dataset_a.trial import compute_emg_envelope
 from tools.signals import BODY_WEIGHT_M_S2
 from tools.virtual_imus import Placement, virtual_imu
@@ -145,6 +146,7 @@ def inputs(samples: Mapping[str, Tensor], sensor_set: str) -> list[Tensor]:
 CONTACT_PERCENT, PEAK_PERCENT = 5.0, 70.0  # vertical force in a stance, of body weight
 SHORTEST, LONGEST = 30, 90  # samples of a stance
 MARGIN = 15  # samples before and after it
+MADE_BY = "beyond.children"
 TURN_DEG = 30.0  # of the pelvis in a trial; straight walking below
 # Axes X, Y and Z in upright standing: forward, left, up (shank, thigh, pelvis); up, left, backward
 # (foot); forward, right, down (trunk). A left leg becomes a right one if left and right are swapped
@@ -246,12 +248,13 @@ def side_table(file: C3dFile, side: str, heading: np.ndarray) -> np.ndarray:
     return np.hstack([acc, gyr, envelope, moment, force / BODY_WEIGHT_M_S2])
 
 
-def convert(folder: Path, out: Path) -> None:
+def convert_files(folder: Path, out: Path) -> None:
     """Write the stances of all c3d files in a folder to an HDF5 file.
 
     Raises:
-        InputError: There are no stances of at least two people.
+        InputError: There are no stances of at least two people, or `out` is from another command.
     """
+    check_writable(out, [], lambda path: is_made_by(path, MADE_BY), "--data")
     stances: list[Stance] = []
     for path in sorted(folder.rglob("*.c3d"), key=lambda path: path.name):
         try:
@@ -279,6 +282,7 @@ def convert(folder: Path, out: Path) -> None:
     with write_atomically(out) as part, h5py.File(part, "w") as file:
         file.attrs["columns"] = json.dumps([name for names in COLUMNS.values() for name in names])
         file.attrs["rate_hz"] = RATE_HZ
+        file.attrs["made_by"] = MADE_BY
         for (person, activity), parts in tables.items():
             values = np.concatenate(parts).astype(np.float32)
             table = file.create_dataset(f"All_subjects/Subject_{person}/{activity}", data=values)
@@ -309,7 +313,7 @@ def table_row(
 
 
 def student_rows(sensor_set: str) -> list[Row]:
-    """Return the rows of a sensor set: all students with all ways to train, and the regression."""
+    """Return the rows of a sensor set: students with all training methods, and the regression."""
     rows = []
     for student, distilled in (("student", "distilled"), ("streaming", "distilled_streaming")):
         for loss in ("", "_balanced"):
@@ -378,7 +382,7 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
 
     progress = run.progress(row, test_subject)
     prediction = summary = None
-    with restoring_units(network, mean, sd):
+    with fold_scale_into_head(network, mean, sd):
         if is_augmented:
             epochs = args.epoch_factor * args.epochs
             train_augmented(network, draw, length, loss, epochs, args, progress)
@@ -434,7 +438,7 @@ def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
     )
     if args.data.is_dir():
         folder, args.data = args.data, Path("data") / f"dataset_{DATASET}.h5"
-        convert(folder, args.data)
+        convert_files(folder, args.data)
     with Run(
         __file__,
         args,

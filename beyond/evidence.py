@@ -9,7 +9,7 @@ those of the first run.
   python -m beyond.evidence outputs/Dataset_A_streaming/seed_* --out outputs/evidence
 
 With --data, windowed networks are also tested on overlapping windows, one every tenth of a window,
-whose estimates are averaged with weights that fall to the ends of a window.
+whose estimates are averaged with weights that decrease toward the ends of a window.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             [predictions, overlapping_predictions(args.runs, args.data, predictions, script)]
         )
     scores = score_predictions(predictions)
-    tables = write_tables(scores, row_costs(args.runs[0], script))
+    tables = write_tables(scores, row_costs(args.runs, script))
     args.out.mkdir(parents=True, exist_ok=True)
     scores.to_csv(args.out / "scores.csv", index=False)
     write_text(args.out / "beyond.md", "\n\n".join(tables) + "\n")
@@ -119,12 +119,12 @@ def read_settings(run: Path) -> dict[str, Any]:
     """Return the settings of a run.
 
     Raises:
-        InputError: It has none.
+        InputError: It is not a run.
     """
-    settings = read_config(run)["settings"]
-    if settings is None:
-        raise InputError(f"{run}: not a run; pass folders such as outputs/children/seed_42")
-    return settings
+    try:
+        return read_config(run)["settings"]
+    except InputError as error:
+        raise InputError(f"{error}; pass folders such as outputs/children/seed_42") from error
 
 
 def find_predictions(runs: Sequence[Path]) -> pd.DataFrame:
@@ -227,14 +227,15 @@ def score_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables).sort_values(["row", "seed"], kind="stable")
 
 
-def row_costs(run: Path, script: ModuleType) -> pd.DataFrame:
-    """Return parameters, multiply-adds per sample and latency in ms of the rows of a run.
+def row_costs(runs: Sequence[Path], script: ModuleType) -> pd.DataFrame:
+    """Return parameters, multiply-adds per sample and latency in ms of the rows of some runs.
 
     The latency is the longest time from a sample to its estimate, without the computation. That of
     a windowed network is a window and a hop of half a window, and its multiply-adds are those of a
     window divided by the samples of a hop: a live estimate needs a window every hop.
     """
-    metrics = pd.read_csv(run / "metrics.csv").drop_duplicates("row").set_index("row")
+    tables = [pd.read_csv(path) for run in runs if (path := run / "metrics.csv").exists()]
+    metrics = pd.concat(tables).drop_duplicates("row").set_index("row")
     rows = {row.name: row for row in script.ROWS}
     costs = {}
     for name, parameters in metrics["parameters"].items():

@@ -43,7 +43,7 @@ def cut_sequences(
     protocol: str,
     cover_tails: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut the trials or steps of `subjects` into sequences; see `cut_filled`.
+    """Cut the trials or steps of `subjects` into sequences; see `cut_padded`.
 
     Sequences never cross trials or steps and contain every sample once, whatever the protocol.
     `make_fold` passes `protocol` and `cover_tails`, which have no effect here.
@@ -56,17 +56,17 @@ def cut_sequences(
         cover_tails: no effect.
 
     Returns:
-        The same as `cut_filled`.
+        The same as `cut_padded`.
     """
     chosen = [recording.subjects.index(subject) for subject in subjects]
     samples = np.flatnonzero(np.isin(recording.subject, chosen))
-    return cut_filled(samples, recording.stretch[samples], length)
+    return cut_padded(samples, recording.stretch[samples], length)
 
 
-def cut_filled(
+def cut_padded(
     samples: np.ndarray, stretch: np.ndarray, length: int, offset: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut each stretch into sequences; a short one is filled by repeating its last sample.
+    """Cut each stretch into sequences; a short one is padded by repeating its last sample.
 
     Args:
         samples: `(n,)` sample indices.
@@ -98,7 +98,7 @@ def predict_stream(
 
     Args:
         network: the streaming network.
-        sequences: sequences of one subject in the order of the recording, from `cut_filled`.
+        sequences: sequences of one subject in the order of the recording, from `cut_padded`.
         stretch: `(samples,)` stretch of every sample of the recording.
 
     Returns:

@@ -308,7 +308,7 @@ def run_main(main: Callable[[], Any]) -> NoReturn:
             status = error.code if isinstance(error.code, int) else int(error.code is not None)
             message = None if isinstance(error.code, int) else error.code
         except KeyboardInterrupt as error:
-            interrupt.report(": ".join(map(str, error.args)))
+            interrupt.report(printable(": ".join(map(str, error.args))))
             status = interrupt.STATUS
     if output and output.error and not status:
         message, status = f"standard output: {output.error.strerror}; some of it is missing", 1

@@ -84,24 +84,36 @@ def read_problem(path: Path) -> str | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object; its entry `digest`, if it has one, is checked and removed.
 
     Raises:
-        InputError: The file cannot be read, or contains anything else.
+        InputError: The file cannot be read, contains anything else, or its digest differs.
     """
+    problem = read_problem(path)
     try:
-        problem = read_problem(path)
-        content = problem or json.loads(path.read_text(encoding="utf-8"))
+        content = None if problem else json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict):
-            return content
+            if content.pop("digest", None) in (None, _json_digest(content)):
+                return content
+            problem = "damaged (its digest differs)"
         problem = problem or "damaged (not a JSON object)"
     except (OSError, ValueError, RecursionError) as error:
         problem = f"damaged ({shorten(error, 100)})"
     raise InputError(f"{path}: {problem}")
 
 
+def write_json(path: Path, content: Mapping[str, Any], indent: int | None = None) -> None:
+    """Write a JSON object atomically, with a digest of its content."""
+    text = json.dumps({**content, "digest": _json_digest(content)}, indent=indent)
+    write_text(path, text + "\n")
+
+
+def _json_digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 digest of a file; it is computed once per process while the file is same.
+    """Return the SHA-256 digest of a file; it is computed again only if the file has changed.
 
     Raises:
         OSError: The file cannot be read.
@@ -119,22 +131,22 @@ def _file_digest(path: Path, *_: int) -> str:
     return digest.hexdigest()
 
 
-def set_aside(path: Path, folder: Path | None = None) -> Path:
-    """Rename an unusable file or folder to `<name>.unusable`, with a number if that is taken.
+def set_aside(path: Path, problem: object) -> None:
+    """Rename a file or folder to `<name>.unusable`, with a number if that is taken, with a notice.
 
     Args:
         path: the file or folder.
-        folder: where to move it, by default nowhere else.
+        problem: why it cannot be used; names it.
 
     Raises:
         OSError: It cannot be renamed.
     """
-    new = first = (folder or path.parent) / f"{path.name}.unusable"
-    number = 1
+    new, number = path.with_name(f"{path.name}.unusable"), 1
     while os.path.lexists(new):
         number += 1
-        new = first.with_name(f"{first.name}{number}")
-    return path.rename(new)
+        new = path.with_name(f"{path.name}.unusable{number}")
+    path.rename(new)
+    print(f"NOTICE: {problem}; renamed to {new.name}", flush=True)
 
 
 @contextmanager

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +20,6 @@ from common.files import (
     PART_SUFFIX,
     InputError,
     file_digest,
-    load_checkpoint,
     name_problem,
     plural,
     read_json,
@@ -31,9 +28,9 @@ from common.files import (
     set_aside,
     shorten,
     write_atomically,
-    write_text,
+    write_json,
 )
-from common.metrics import METRICS, with_phase
+from common.metrics import with_phase
 
 SUFFIXES = {
     "results": ".json",  # metrics and history of a finished task
@@ -41,11 +38,6 @@ SUFFIXES = {
     "checkpoints": CHECKPOINT_SUFFIX,  # the trained network
     "unfinished": ".pt",  # state to resume from
 }
-NUMBERS = {  # in the lines of a result
-    "metrics": ("parameters", "n", *METRICS),
-    "history": ("epoch", "training_loss", "validation_loss", "seconds"),
-}
-MANY_BYTES = 1e9  # of results, which take about a second to check
 
 
 class Task(NamedTuple):
@@ -54,6 +46,9 @@ class Task(NamedTuple):
     row: str
     subject: str
 
+    def __str__(self) -> str:
+        return f"{self.row}, subject {self.subject}"
+
 
 class RunFolder:
     """The folder of a run: `<output-dir>/<script>/<run>`.
@@ -61,22 +56,23 @@ class RunFolder:
     It contains `config.json`, `history.csv`, `metrics.csv` and the folders `results`,
     `predictions`, `checkpoints`, `unfinished` and `figures`. A task is finished once its file in
     `results` exists; this file is written last, and the CSV files are assembled from all of them.
+    A result states the settings of the run and the SHA-256 digests of its checkpoint, of its
+    predictions and of itself. A task whose files do not match them is not finished.
 
     Args:
         path: the folder, which need not exist.
         rows: names of the rows, in the order of the table.
 
-    A result contains SHA-256 digests of its checkpoint and its predictions, of itself, and the
-    settings of the run. A task whose files do not match them is not finished.
-
     Attributes:
         results: task -> content of its file in `results`, once loaded.
+        problems: task -> why its result cannot be used.
         settings: everything that affects the results; None accepts results with any settings.
     """
 
     def __init__(self, path: Path, rows: Sequence[str]) -> None:
         self.path, self.rows = path, list(rows)
         self.results: dict[Task, dict[str, Any]] = {}
+        self.problems: dict[Task, InputError] = {}
         self.settings: dict[str, Any] | None = None
 
     def file(self, kind: str, task: Task) -> Path:
@@ -94,21 +90,21 @@ class RunFolder:
             The earlier calls.
 
         Raises:
-            InputError: The run has different settings, is damaged, is in use, or cannot be written.
+            InputError: The run has different settings, is in use, or cannot be written.
         """
+        settings = json.loads(json.dumps(settings))  # as they are read: tuples become lists
         self.lock = FileLock(self.path / ".lock", timeout=0)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.lock.acquire()
-            for path in self.path.rglob(f".*{PART_SUFFIX}"):
-                if not path.is_dir():
-                    path.unlink()  # left by a process that was killed while writing
-            self._set_folders_aside()
-            calls = self._check_config(_as_json(settings))
-            text = json.dumps({"settings": settings, "calls": [*calls, call]}, indent=2)
-            write_text(self.path / "config.json", text + "\n")
-            self.settings = _as_json(settings)
+            self._clear()
+            calls = self._check_settings(settings)
+            config = {"settings": settings, "calls": [*calls, call]}
+            write_json(self.path / "config.json", config, indent=2)
+            self.settings = settings
             self.load_results()
+            for task, problem in self.problems.items():
+                print(f"NOTICE: {problem}; {task} counts as unfinished", flush=True)
             if self.results:
                 self.write_tables()
         except Timeout as error:
@@ -129,105 +125,67 @@ class RunFolder:
         """Release the lock."""
         self.lock.release()
 
-    def _set_folders_aside(self) -> None:
-        """Rename folders that are where a file must be written.
+    def _clear(self) -> None:
+        """Delete what killed processes were writing, and rename folders where a file belongs."""
+        for path in [*self.path.rglob("*.*")]:
+            if path.is_dir() and path.suffix in (".csv", *SUFFIXES.values()):
+                set_aside(path, f"{path}: is a folder")
+            elif path.suffix == PART_SUFFIX and not path.is_dir():
+                path.unlink()
 
-        Raises:
-            OSError: A file is where a folder must be.
-        """
-        files = [self.path / name for name in ("config.json", "history.csv", "metrics.csv")]
-        for kind, suffix in SUFFIXES.items():
-            if (self.path / kind).exists():
-                files += [path for path in (self.path / kind).iterdir() if path.suffix == suffix]
-        for path in files:
-            if path.is_dir():
-                new = set_aside(path, self.path)
-                print(f"NOTICE: {path}: is a folder, renamed to {new}", flush=True)
+    def _check_settings(self, settings: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the earlier calls of this run after checking that it has the same settings.
 
-    def _check_config(self, settings: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the earlier calls of this run after checking that its settings are the same.
-
-        Each result states its settings, so that a damaged `config.json` can be replaced.
+        If `config.json` cannot be used, the settings are those that the results state, and saved
+        states, which state none, are renamed.
 
         Raises:
             InputError: The settings are not the same, or not known.
         """
-        path = self.path / "config.json"
+        path, problem = self.path / "config.json", None
         try:
-            config, problem = read_config(self.path), "has other settings than the finished rows"
+            config = read_config(self.path)
+            found = [config["settings"]]
         except InputError as error:
-            config = {"settings": None, "calls": []}
-            problem = str(error).removeprefix(f"{path}: ")
-        old, calls = config["settings"], config["calls"]
-        if old == settings:
-            return calls
-        self.load_results(report=False)
-        trained = [self._settings_of(task) for task in self.results]
-        others = [other for other in (old, *trained) if other not in (None, settings)]
-        is_agreed = bool(trained) and all(one == settings for one in trained)
-        if others and not is_agreed:
-            raise InputError(
-                f"{self.path}: this run has different settings{_differences(others[0], settings)}; "
-                "use another --run-name"
-            )
-        if trained and not is_agreed:
-            raise InputError(
-                f"{path}: {problem if path.exists() else 'missing'}, and the settings of the "
-                "finished rows are not known; use another --run-name"
-            )
-        if path.exists():
-            print(f"NOTICE: {path}: {problem}; renamed to {set_aside(path).name}", flush=True)
-        if trained:
-            count = plural(len(trained), "finished task")
-            print(f"NOTICE: {path}: restored from the settings of {count}", flush=True)
-            return calls
-        for state in (self.path / "unfinished").glob(f"*{SUFFIXES['unfinished']}"):
-            name = set_aside(state).name
-            print(f"NOTICE: {state}: its settings are not known; renamed to {name}", flush=True)
-        return calls
+            self.load_results()
+            config, problem = {"calls": []}, error
+            found = [result.get("settings") for result in self.results.values()]
+        for old in found:
+            if old is None:  # a result of version 1.0.0
+                raise InputError(
+                    f"{problem}, and the settings of the finished rows are not known; use another "
+                    "--run-name"
+                )
+            if differences := _differences(old, settings):
+                raise InputError(
+                    f"{self.path}: this run has different settings ({differences}); use another "
+                    "--run-name"
+                )
+        if problem:
+            if path.exists():
+                set_aside(path, problem)
+            for state in (self.path / "unfinished").glob(f"*{SUFFIXES['unfinished']}"):
+                set_aside(state, f"{state}: its settings are not known")
+            if found:
+                count = plural(len(found), "finished task")
+                print(f"NOTICE: {path}: restored from the settings of {count}", flush=True)
+        return config["calls"]
 
-    def _settings_of(self, task: Task) -> dict[str, Any] | None:
-        """Return the settings of a finished task; in earlier versions, its checkpoint has them."""
-        settings = self.results[task].get("settings")
-        if settings is None:
-            try:
-                settings = load_checkpoint(self.file("checkpoints", task)).description["settings"]
-            except (InputError, KeyError):
-                return None
-        return settings
-
-    def load_results(self, report: bool = True) -> None:
-        """Load the results of all finished tasks.
-
-        Args:
-            report: whether to print a notice for those that cannot be used.
-        """
-        paths = sorted((self.path / "results").glob("*.json"))
-        files = [
-            path for kind in ("checkpoints", "predictions") for path in self.path.glob(f"{kind}/*")
-        ]
-        size = sum(path.stat().st_size for path in files if path.is_file())
-        if report and size > MANY_BYTES:
-            print(f"Checking the results: {size / 1e9:,.1f} GB", flush=True)
-        for path in paths:
+    def load_results(self) -> None:
+        """Load the results of all finished tasks."""
+        for path in sorted((self.path / "results").glob("*.json")):
             row, found, subject = path.stem.partition("-subject_")  # not part of any row's name
             if found:
-                self.load_result(Task(row, subject), report)
+                self.load_result(Task(row, subject))
 
-    def load_result(self, task: Task, report: bool = False) -> bool:
-        """Load the result of a task; return False if there is none or it cannot be used.
-
-        Args:
-            task: the task.
-            report: whether to print a notice if it cannot be used.
-        """
+    def load_result(self, task: Task) -> bool:
+        """Load the result of a task; return False if there is none or it cannot be used."""
         self.results.pop(task, None)
+        self.problems.pop(task, None)
         try:
             self.results[task] = self._read_result(task)
         except InputError as error:
-            if report:
-                row = f"{task.row}, subject {task.subject}"
-                print(f"NOTICE: {error}; {row} counts as unfinished", flush=True)
+            self.problems[task] = error
         return task in self.results
 
     def _read_result(self, task: Task) -> dict[str, Any]:
@@ -238,25 +196,27 @@ class RunFolder:
         """
         path = self.file("results", task)
         result = read_json(path)
-        digest = result.pop("digest", None)
         try:
-            has_digests = digest is not None or "sha256" in result
-            if has_digests and digest != _digest(result):
-                raise InputError(f"{path}: damaged (its digest differs)")
-            _check_lines(result, task)
-            if self.settings not in (None, result.get("settings", self.settings)):
-                differences = _differences(result["settings"], self.settings)
-                raise InputError(f"{path}: from a run with other settings{differences}")
+            stated = dict(result.get("settings", {}))  # none in version 1.0.0, as below
+            if stated and self.settings and (differences := _differences(stated, self.settings)):
+                raise InputError(f"{path}: from a run with other settings ({differences})")
+            tasks = {(line["row"], line["test_subject"]) for line in result["metrics"]}
+            if tasks != {task}:
+                raise InputError(f"{path}: not the result of this row")
+            digests = result.get("sha256", {})
             for file in (self.file("checkpoints", task), self.file("predictions", task)):
-                size = result["bytes"][file.name]
-                if size is None and file.suffix == CHECKPOINT_SUFFIX:
+                size, digest = result["bytes"][file.name], digests.get(file.name)
+                if size is None:
                     continue  # deleted on request
-                _check_file(file, size, result["sha256"][file.name] if has_digests else None)
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            if isinstance(error, InputError):
-                raise
+                problem = read_problem(file)
+                is_same = not problem and file.stat().st_size == size
+                if not is_same or (digest and file_digest(file) != digest):
+                    raise InputError(f"{file}: {problem or 'damaged (differs from its result)'}")
+            if not digests:
+                self.load_predictions(task)  # has checksums of its own
+            return result
+        except (AttributeError, KeyError, OSError, TypeError) as error:
             raise InputError(f"{path}: damaged, or not a result ({shorten(error, 60)})") from error
-        return result
 
     def load_predictions(self, task: Task) -> dict[str, np.ndarray]:
         """Return the arrays of a task's file in `predictions`.
@@ -302,13 +262,8 @@ class RunFolder:
             "settings": self.settings,
             **result,
         }
-        self._write_result(task, result)
+        write_json(self.file("results", task), result)
         self.file("unfinished", task).unlink(missing_ok=True)
-
-    def _write_result(self, task: Task, result: Mapping[str, Any]) -> None:
-        """Write the file of a task in `results`, with a digest of its content."""
-        text = json.dumps({**result, "digest": _digest(result)})
-        write_text(self.file("results", task), text + "\n")
 
     def save_diverged(
         self, task: Task, weights: Mapping[str, Tensor], description: Mapping[str, Any]
@@ -324,7 +279,7 @@ class RunFolder:
         path, result = self.file("checkpoints", task), self.results[task]
         if result["bytes"][path.name] is not None:
             result["bytes"][path.name] = None
-            self._write_result(task, result)
+            write_json(self.file("results", task), result)
         path.unlink(missing_ok=True)
 
     def write_tables(self) -> None:
@@ -360,8 +315,7 @@ def new_run(parent: Path, run_name: str | None) -> Path:
         InputError: The name is not a valid folder name.
     """
     if run_name is not None:
-        problem = name_problem(run_name)
-        if problem:
+        if problem := name_problem(run_name):
             name = shorten(repr(run_name), 60)
             raise InputError(f"--run-name {name}: must be a folder name, but {problem}")
         return parent / run_name
@@ -376,15 +330,13 @@ def find_run(parent: Path, run_name: str) -> Path:
     Raises:
         InputError: There is no such run.
     """
-    if run_name:
-        path = new_run(parent, run_name)
-        if not (path / "config.json").exists():
-            raise InputError(f"{path}: no run to resume; leave out --resume to start one")
-        return path
-    configs = sorted(parent.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+    folders = [new_run(parent, run_name)] if run_name else parent.glob("*")
+    configs = [path for folder in folders if (path := folder / "config.json").exists()]
     if not configs:
-        raise InputError(f"{parent}: no run to resume; leave out --resume to start one")
-    return configs[-1].parent
+        raise InputError(
+            f"{parent / run_name}: no run to resume; leave out --resume to start one"
+        )
+    return max(configs, key=lambda path: path.stat().st_mtime).parent
 
 
 def last_flags(path: Path) -> dict[str, Any]:
@@ -403,83 +355,21 @@ def last_flags(path: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the settings (None for a new run) and the calls of a run.
+    """Return the settings and the calls of a run.
 
     Raises:
-        InputError: Its `config.json` is damaged.
+        InputError: Its `config.json` is missing or damaged.
     """
     path = folder / "config.json"
-    if not path.exists():
-        return {"settings": None, "calls": []}
     config = read_json(path)
-    settings, calls = config.get("settings"), config.get("calls")
-    is_valid = isinstance(settings, dict) and isinstance(calls, list)
-    if not is_valid or not all(isinstance(call, dict) for call in calls):
-        raise InputError(f"{path}: damaged (no settings and calls)")
-    return {"settings": settings, "calls": calls}
-
-
-def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as they are after reading them from a file: tuples become lists."""
-    return json.loads(json.dumps(settings))
+    try:
+        return {"settings": dict(config["settings"]), "calls": list(map(dict, config["calls"]))}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: damaged (no settings and calls)") from error
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return the settings that differ, in parentheses."""
+    """Return the settings that differ, as text; empty if none do."""
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     parts = [f"{name}: {old.get(name)} in the run, {new.get(name)} now" for name in names]
-    return f" ({shorten('; '.join(parts), 2000)})"
-
-
-def _digest(result: Mapping[str, Any]) -> str:
-    """Return the SHA-256 digest of a result, which does not depend on how it is written."""
-    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
-
-
-def _check_lines(result: Mapping[str, Any], task: Task) -> None:
-    """Check the metrics and the history of a result.
-
-    Raises:
-        ValueError: They are not those of the task.
-    """
-    if not isinstance(result["summary"], str) or not result["metrics"]:
-        raise ValueError("no metrics")
-    for part, fold in (("metrics", "test_subject"), ("history", "fold")):
-        for line in result[part]:
-            if (line["row"], line[fold]) != task:
-                raise ValueError("of another row")
-            if not all(isinstance(line[name], int | float) for name in NUMBERS[part]):
-                raise ValueError("no numbers")
-            if part == "metrics" and not all(
-                isinstance(line[name], str) for name in ("activity", "target", "unit")
-            ):
-                raise ValueError("no names")
-
-
-def _check_file(path: Path, size: int, digest: str | None) -> None:
-    """Check that a file of a result is the one that was written.
-
-    Args:
-        path: the file.
-        size: its size in bytes.
-        digest: its SHA-256 digest; None in runs of earlier versions, whose predictions are checked
-            by the checksums in the file.
-
-    Raises:
-        InputError: It is another one, or damaged.
-    """
-    problem = read_problem(path)
-    try:
-        if not problem and path.stat().st_size != size:
-            problem = "damaged (its size differs from that in its result)"
-        elif not problem and digest is not None and file_digest(path) != digest:
-            problem = "damaged (its SHA-256 digest differs from that in its result)"
-        elif not problem and digest is None and path.suffix == SUFFIXES["predictions"]:
-            with zipfile.ZipFile(path) as archive:
-                problem = "damaged (a checksum differs)" if archive.testzip() else None
-    except OSError as error:
-        problem = f"cannot be read ({error.strerror})"
-    except Exception as error:  # a damaged file can raise any exception
-        problem = f"damaged ({shorten(error, 60)})"
-    if problem:
-        raise InputError(f"{path}: {problem}")
+    return shorten("; ".join(parts), 2000)

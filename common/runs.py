@@ -108,6 +108,7 @@ class Run:
         rate_hz: float,
     ) -> None:
         self.file, self.args, self.read = Path(file), args, read
+        self.flags = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
         self.rows = {row.name: row for row in rows}
         self.sensor_sets, self.targets = sensor_sets, targets
         self.window, self.rate_hz = window, rate_hz
@@ -143,8 +144,7 @@ class Run:
     def _settings(self) -> dict[str, Any]:
         """Return everything that affects the results: the data, and all flags but a few."""
         recording = self.recording
-        flags = {k: v for k, v in vars(self.args).items() if k not in cli.NOT_SETTINGS}
-        flags = {k: str(v) if isinstance(v, Path) else v for k, v in flags.items()}
+        flags = {k: v for k, v in self.flags.items() if k not in cli.NOT_SETTINGS}
         flags["device"] = self.device.type
         if self.device.type == "cuda":
             del flags["threads"]
@@ -174,12 +174,12 @@ class Run:
             InputError: The folder has a run with different settings or targets, cannot be written,
                 is in use; disk or GPU memory is too small.
         """
-        self.folder.load_results(report=False)
+        self.folder.load_results()
         self._check_targets()
         self._check_space()
         self._check_gpu_memory()
         call = {
-            "flags": {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.args).items()},
+            "flags": self.flags,
             "device_name": self._device_name(),
             "versions": _versions(),
             "git": _git_description(str(self.file.parent)),
@@ -215,7 +215,7 @@ class Run:
         self.retrained = {task for task in todo if task in self.folder.results}
         for task in self.tasks:
             if task not in todo:
-                print(f"{task.row}, subject {task.subject}: already done", flush=True)
+                print(f"{task}: already done", flush=True)
         if self.args.no_checkpoints:
             self._delete_checkpoints()
         if todo and (self.args.scheduler is not None or min(self.args.jobs, len(todo)) > 1):
@@ -275,7 +275,7 @@ class Run:
             raise KeyboardInterrupt from error
         except Exception as error:
             self.failures[task] = _reason(error)
-            print(f"{self._label(task)}: FAILED: {self.failures[task]}", flush=True)
+            print(f"{task}: FAILED: {self.failures[task]}", flush=True)
             if isinstance(error, DivergedError):
                 with suppress(OSError):
                     self._save_diverged(task, error)
@@ -289,12 +289,9 @@ class Run:
         self.current = None
 
         def line() -> str:
-            return self.current.line() if self.current else f"{self._label(task)}: preparing"
+            return self.current.line() if self.current else f"{task}: preparing"
 
         return training.log_lines(line, show) if self.is_logged else nullcontext()
-
-    def _label(self, task: Task) -> str:
-        return f"{task.row}, subject {task.subject}"
 
     def _finished(self) -> str:
         """Return how many of the tasks of this call are finished."""
@@ -306,7 +303,7 @@ class Run:
         with suppress(OSError):  # the report tries again, and fails if it cannot
             self.folder.write_tables()
         summary = self.folder.results[task]["summary"]
-        print(f"{self._label(task)}: {summary}; {self._finished()}", flush=True)
+        print(f"{task}: {summary}; {self._finished()}", flush=True)
         if self.args.no_checkpoints:
             self._delete_checkpoints()
         if all(Task(row, task.subject) in self.folder.results for row in self.chosen_rows):
@@ -332,10 +329,10 @@ class Run:
 
     def progress(self, row: Row, test_subject: str) -> Progress:
         """Return the progress of a row's training, to be resumed if a state was saved."""
-        label = self._label(Task(row.name, test_subject))
+        task = Task(row.name, test_subject)
         self.current = Progress(
-            label if self.is_worker else f"{label} ({self._finished()})",
-            self.folder.file("unfinished", Task(row.name, test_subject)),
+            str(task) if self.is_worker else f"{task} ({self._finished()})",
+            self.folder.file("unfinished", task),
             self.args.save_every,
             has_bar=not self.is_worker,
         )
@@ -353,10 +350,11 @@ class Run:
         Raises:
             InputError: The checkpoint is damaged or belongs to another network.
         """
-        path = self.folder.file("checkpoints", Task(row, test_subject))
+        task = Task(row, test_subject)
+        path = self.folder.file("checkpoints", task)
         try:
-            if not self.folder.load_result(Task(row, test_subject)):
-                raise InputError(f"{path}: differs from its result")
+            if not self.folder.load_result(task):
+                raise self.folder.problems[task]
             network.load_state_dict(load_checkpoint(path).tensors)
         except (InputError, RuntimeError) as error:
             raise InputError(
@@ -365,8 +363,9 @@ class Run:
 
     def used_parameters(self, row: str, test_subject: str) -> int:
         """Return the number of used parameters of a finished row."""
-        self.folder.load_result(Task(row, test_subject))
-        return int(self.folder.results[Task(row, test_subject)]["metrics"][0]["parameters"])
+        task = Task(row, test_subject)
+        self.folder.load_result(task)
+        return int(self.folder.results[task]["metrics"][0]["parameters"])
 
     def record(
         self,
@@ -462,7 +461,7 @@ class Run:
             for row in self.chosen_rows
             if all(Task(row, subject) in self.folder.results for subject in subjects)
         ]
-        problems = [f"{self._label(task)}: {why}" for task, why in self.failures.items()]
+        problems = [f"{task}: {why}" for task, why in self.failures.items()]
         try:
             if self.folder.results:
                 self.folder.write_tables()
@@ -657,7 +656,7 @@ class Run:
             found = list(dict.fromkeys(line["target"] for line in result["metrics"]))
             if found != names:
                 raise InputError(
-                    f"{self.folder.path}: {self._label(task)} has other targets "
+                    f"{self.folder.path}: {task} has other targets "
                     f"({', '.join(found)}) than {self.file.name} now; use another --run-name"
                 )
 
@@ -699,10 +698,17 @@ class Run:
             return
         jobs = min(self.args.jobs, len(todo))
         gpus = self._gpus(jobs)
+        per_gpu = math.ceil(jobs / len(gpus))
         free = min(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus)
         data = sum(values.nbytes for values in self.recording.samples.values())
         weights = STATE_BYTES * max(self._sizes({task.row for task in todo}).values())
-        _check_jobs(jobs, math.ceil(jobs / len(gpus)), CUDA_BYTES + data + weights, free)
+        needed = per_gpu * (CUDA_BYTES + data + weights)
+        if needed > free:
+            what = f"--jobs {jobs}: {per_gpu} jobs on a GPU need" if jobs > 1 else "a row needs"
+            raise InputError(
+                f"{what} at least {needed / 1e9:.1f} GB of its memory, but {free / 1e9:.1f} GB are "
+                f"free; use {'fewer --jobs' if per_gpu > 1 else 'another --device'}"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a worker needs; it reads the data itself."""
@@ -775,21 +781,6 @@ def _reason(error: Exception) -> str:
         return f"cannot write ({text})"
     traceback.print_exception(error)
     return f"{type(error).__name__}: {text}"
-
-
-def _check_jobs(jobs: int, per_gpu: int, job_bytes: float, free_bytes: float) -> None:
-    """Check that the memory of a GPU is enough for the jobs that share it.
-
-    Raises:
-        InputError: It is not.
-    """
-    if per_gpu * job_bytes > free_bytes:
-        fewer = f"--jobs {jobs}: {per_gpu} jobs on a GPU need" if jobs > 1 else "a row needs"
-        raise InputError(
-            f"{fewer} at least {per_gpu * job_bytes / 1e9:.1f} GB of its memory, but "
-            f"{free_bytes / 1e9:.1f} GB are free; use "
-            + ("fewer --jobs" if per_gpu > 1 else "another --device")
-        )
 
 
 def _is_hopeless(error: Exception) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -200,11 +201,9 @@ class Progress:
         """
         if not self.file.exists():
             return
-        initial = {name: value.clone() for name, value in self.network.state_dict().items()}
-        before = self.optimizer.state_dict(), self.shuffling.get_state(), torch.get_rng_state()
+        before = copy.deepcopy(self._state())
         try:
-            problem = read_problem(self.file)
-            if problem:
+            if problem := read_problem(self.file):
                 raise ValueError(problem)
             with zipfile.ZipFile(self.file) as archive:
                 if archive.testzip():  # torch.load ignores the checksums
@@ -212,32 +211,30 @@ class Progress:
             state = torch.load(self.file, map_location="cpu", weights_only=True)
             if state.get("file", self.file.name) != self.file.name:
                 raise ValueError("of another row or fold")
-            history = [Epoch(*epoch) for epoch in state["history"]]
-            best_epoch, best_loss = int(state["best_epoch"]), float(state["best_loss"])
-            if not 0 < best_epoch <= len(history):
+            if not 0 < state["best_epoch"] <= len(state["history"]):
                 raise ValueError("its best epoch is not in its history")
-            self.network.load_state_dict(state["best_weights"])
-            self.network.load_state_dict(state["network"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.shuffling.set_state(state["shuffling"])
-            torch.set_rng_state(state["random"])
-            if self.device.type == "cuda":
-                torch.cuda.set_rng_state(state["random_cuda"], self.device)
-            best = {name: value.to(self.device) for name, value in state["best_weights"].items()}
+            self.network.load_state_dict(state["best_weights"])  # fails if they do not fit
+            self._load(state)
         except Exception as error:  # a damaged file can raise any exception
-            self.network.load_state_dict(initial)
-            self.optimizer.load_state_dict(before[0])
-            self.shuffling.set_state(before[1])
-            torch.set_rng_state(before[2])
-            print(
-                f"NOTICE: {self.file}: cannot be resumed ({shorten(error, 100)}), because it is "
-                "damaged or from another version; training starts from scratch, and the file is "
-                f"renamed to {set_aside(self.file).name}",
-                flush=True,
+            self._load(before)
+            set_aside(
+                self.file,
+                f"{self.file}: cannot be resumed ({shorten(error, 100)}), because it is damaged or "
+                "from another version; training starts from scratch",
             )
-            return
-        self.history, self.best_weights = history, best
-        self.best_epoch, self.best_loss = best_epoch, best_loss
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.shuffling.set_state(state["shuffling"])
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        self.history = [Epoch(*epoch) for epoch in state["history"]]
+        self.best_epoch, self.best_loss = int(state["best_epoch"]), float(state["best_loss"])
+        best = state["best_weights"].items()
+        self.best_weights = {name: value.to(self.device) for name, value in best}
 
 
 @contextmanager

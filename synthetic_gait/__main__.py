@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--dataset", choices=("a", "b"), required=True, help="layout of the file")
     add("--subjects", type=int, default=3, metavar="N", help="number of subjects (default: 3)")
     add("--minutes", type=float, default=1.0, metavar="M", help="minutes per subject (default: 1)")
-    add("--seed", type=int, default=0, metavar="S", help="seed of the random numbers (default: 0)")
+    add("--seed", type=int, default=0, metavar="S", help="random seed (default: 0)")
     add("--out", type=Path, required=True, metavar="FILE", help="HDF5 file to write")
     args = parser.parse_args(argv)
     start_s = time.perf_counter()

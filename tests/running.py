@@ -58,7 +58,7 @@ def outcome(folder: Path) -> dict[str, object]:
     numbers["history"] = [line.rpartition(",")[0] for line in lines]  # without the seconds
     for path in sorted(folder.glob("predictions/*.npz")):
         numbers[path.name] = np.load(path)["prediction"].tobytes()
-    for path in sorted(folder.glob("checkpoints/*")):
+    for path in sorted(folder.glob("checkpoints/*.safetensors")):
         tensors = load_checkpoint(path).tensors
         numbers[path.name] = [(name, value.numpy().tobytes()) for name, value in tensors.items()]
     return numbers

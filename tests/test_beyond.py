@@ -80,7 +80,7 @@ def test_runs_of_an_ablation_are_compared_with_the_first_run(tmp_path: Path) -> 
     write_predictions(tmp_path / "other", "student-feet", range(12), **common, protocol="strict")
     with pytest.raises(InputError, match="protocol differs from"):
         evidence.find_predictions([tmp_path / "all", tmp_path / "other"])
-    with pytest.raises(InputError, match="not a run"):
+    with pytest.raises(InputError, match="pass folders such as"):
         evidence.find_predictions([tmp_path])
 
 

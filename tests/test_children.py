@@ -48,7 +48,7 @@ def c3d_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recording(c3d_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Recording:
     """Return the stances of these files."""
     path = tmp_path_factory.mktemp("data") / "children.h5"
-    children.convert(c3d_folder, path)
+    children.convert_files(c3d_folder, path)
     return children.read(path)
 
 
@@ -103,7 +103,7 @@ def test_files_that_cannot_be_used(tmp_path: Path, capsys: Capture) -> None:
     """A missing segment or a damaged file stops the conversion of all others, or is not noticed."""
     (tmp_path / "HC001A01.c3d").write_bytes(b"\x02P" + bytes(600))
     with pytest.raises(InputError, match="stances of 0 people; pass the folder of c3d files"):
-        children.convert(tmp_path, tmp_path / "x.h5")
+        children.convert_files(tmp_path, tmp_path / "x.h5")
     assert "NOTICE: HC001A01.c3d skipped: " in capsys.readouterr().out
     if FOLDER.exists():
         with pytest.raises(InputError, match="no point TRXO"):

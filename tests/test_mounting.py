@@ -19,7 +19,15 @@ from common.files import load_checkpoint
 from tests.conftest import Capture, Files
 from tests.networks import run_script
 from tests.predicting import predict
-from tools.mounting import ORIENTATIONS, RESTS, Statistics, detect, in_training, measure
+from tools.mounting import (
+    ORIENTATIONS,
+    RESTS,
+    Statistics,
+    compare_subjects,
+    detect,
+    in_training,
+    measure,
+)
 
 TREADMILL = "All_subjects/Subject_7/Treadmill"
 FOOT = [*script_a.COLUMNS["acc"][:3], *script_a.COLUMNS["gyr"][:3]]
@@ -158,3 +166,14 @@ def test_a_turned_sensor_is_reported_and_corrected(
     pd.testing.assert_frame_equal(corrected, expected)
     [entry] = json.loads((out / "prediction.json").read_text())["mounting"]
     assert (entry["sensor"], entry["corrected"]) == ("foot", True)
+
+
+def test_only_the_subject_with_a_turned_sensor_is_named(synthetic_files: Files) -> None:
+    """A turned sensor must not make the other subjects look wrong."""
+    recording = script_a.read(synthetic_files["a"])
+    people = [signals(recording, script_a, k) for k in range(3)]
+    people[1]["shank"] = turned(people[1]["shank"], ORIENTATIONS[7])
+    names = ["7", "8", "9"]
+    measured = {name: [statistics(one)] for name, one in zip(names, people, strict=True)}
+    [message] = compare_subjects(measured)
+    assert message.startswith("subject 8: shank: not mounted as in the other subjects; there, X is")

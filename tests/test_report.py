@@ -380,5 +380,5 @@ def test_readme_shows_complete_datasets_next_to_the_paper(tmp_path: Path) -> Non
     assert ["2 of 20" in line for line in lines] == [True, False]
     assert content.count("not run") == sum(map(len, paper.NRMSE_PERCENT.values())) - 1
     synthetic = make_run(tmp_path / "3", data=synthetic_data())
-    with pytest.raises(InputError, match="synthetic data do not belong in the README"):
+    with pytest.raises(InputError, match="results on synthetic data cannot be published"):
         main([str(synthetic), "--readme", str(path)])

@@ -162,16 +162,16 @@ def test_delayed_rmse_without_samples_is_zero() -> None:
 
 
 @torch.no_grad()
-def test_restoring_units_undoes_the_standardization() -> None:
+def test_fold_scale_into_head_undoes_the_standardization() -> None:
     """A network saved with standardized outputs would be wrong by a factor in every use."""
     mean, sd, x = torch.tensor([3.0, -1.0]), torch.tensor([10.0, 0.1]), sequence(20)
     expected = small_network()(*x) * sd + mean
     network, diverged = small_network(), small_network()
-    with script_a.restoring_units(network, mean, sd):
+    with script_a.fold_scale_into_head(network, mean, sd):
         pass
     torch.testing.assert_close(network(*x), expected, rtol=1e-5, atol=1e-5)
     for best in ({}, diverged.state_dict()):  # without and with a best epoch
-        with pytest.raises(DivergedError), script_a.restoring_units(diverged, mean, sd):
+        with pytest.raises(DivergedError), script_a.fold_scale_into_head(diverged, mean, sd):
             raise DivergedError("epoch 2", best)
     torch.testing.assert_close(diverged(*x), expected, rtol=1e-5, atol=1e-5)
 

@@ -17,8 +17,8 @@ from scipy.optimize import linear_sum_assignment
 
 from tools.trial_file import Source
 
-# Found for 160 correctly mounted sensors, each compared with the same sensor of other people: the
-# right orientation is the best for all of them, and clearly the best for 152
+# Found for 128 correctly mounted sensors, each compared with the same sensor of other people: the
+# right orientation is the best for all of them, and clearly the best for 122
 CLEAR = 0.8  # of the second smallest distance
 LARGEST_DISTANCE = 1.0  # of a sensor that moves as in training
 CLEAR_SWAP = 0.3  # of the distances in their own places; found: 0.38 (left and right shank)

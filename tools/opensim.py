@@ -1,4 +1,4 @@
-"""Read the files of OpenSim: `.mot` (motion, ground reaction forces) and `.sto` (storage)."""
+"""Read and write the files of OpenSim: `.mot` (motion, forces) and `.sto` (storage)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from common.files import InputError, plural, shorten
+from common.files import InputError, plural, shorten, write_text
 
 SUFFIXES = (".mot", ".sto")
 TIME = "time"
@@ -114,3 +114,15 @@ def read_opensim(path: Path, wanted: Collection[str]) -> OpenSimFile:
         units |= {name: angle_unit for name in names if re.search(f"{ANGLES}$", name)}
     kept = [name for name in names if name in {TIME, *wanted}]
     return OpenSimFile(names, table[kept], units, notices)
+
+
+def write_opensim(path: Path, table: pd.DataFrame) -> None:
+    """Write a `.mot` or `.sto` file of OpenSim 4; its first column is `time`, which increases.
+
+    Missing values are written as `nan`. OpenSim reads them from files of version 3, while from
+    those of version 1 its class `Storage` drops lines.
+    """
+    header = [path.stem, "DataType=double", "version=3"]
+    header += [f"nRows={len(table)}", f"nColumns={table.shape[1]}", "inDegrees=no", "endheader"]
+    lines = table.to_csv(sep="\t", index=False, na_rep="nan", lineterminator="\n")
+    write_text(path, "\n".join([*header, lines]))

@@ -18,8 +18,8 @@ Results are written one by one:
 
 A later call with the same --out replaces the results that it measures again and keeps the others,
 so that an interrupted call loses nothing. The CPU is always measured, CUDA if there is a device.
-With its defaults the command takes about an hour on two CPU cores; nothing else should run
-meanwhile.
+With its defaults the command takes about an hour on two CPU cores. Do not run anything else at the
+same time.
 
   python -m tools.benchmark
   python -m tools.benchmark --parts inference --rows 'student-*' --repeats 5

@@ -1,7 +1,7 @@
 """Check the HDF5 file of Dataset A or B, or a user-supplied file, before training on it.
 
 Prints the subjects, minutes and windows under both protocols, and the share of NaN and the range of
-every block. Warns of implausible values: wrong units, also in a single subject or trial, swapped
+every block. Warns about implausible values: wrong units, also in a single subject or trial, swapped
 axes, sensors mounted differently from those of the other subjects, dead sensors, zeros, held values
 and codes such as -9999 in place of missing values, trials that are in the file twice, ignored
 subjects. Draws mean and SD of every target over the stances of each activity. The exit status is 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from beyond.sequences import cut_filled
+from beyond.sequences import cut_padded
 from common.data import number_stretches
 from common.files import InputError
 from common.windows import Fold, Windows, cut_stretches
@@ -81,7 +81,7 @@ def cut_fold(
         InputError: There are fewer than two.
     """
     script, is_stream = trained.script, trained.lookahead is not None
-    cut: Callable[..., tuple[np.ndarray, np.ndarray]] = cut_filled if is_stream else cut_stretches
+    cut: Callable[..., tuple[np.ndarray, np.ndarray]] = cut_padded if is_stream else cut_stretches
     length = script.SEQUENCE if is_stream else script.WINDOW
     used = np.flatnonzero(stretch >= 0)
     numbers, is_scored = cut(used, stretch[used], length)

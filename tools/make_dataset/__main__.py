@@ -230,7 +230,7 @@ def _print_summary(used: pd.DataFrame, rate_hz: float, has_rule: bool) -> None:
 
 
 class _List(argparse.Action):
-    """Print what a file offers, and exit."""
+    """Print the columns of a file, and exit."""
 
     def __call__(
         self,

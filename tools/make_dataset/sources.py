@@ -341,7 +341,7 @@ def read_placements(path: Path) -> dict[str, Placement]:
         frame = [label for k, label in enumerate(frame) if label or k < len(frame) - 1]
         if not all([sensor, *frame, marker]) or sensor in placements:
             raise InputError(
-                f"{path}: line {i + 2}: a sensor needs a name of its own, `origin`, `x`, `y` (and "
+                f"{path}: line {i + 2}: a sensor needs a unique name, `origin`, `x`, `y` (and "
                 "`z` unless these are three markers) and `marker`; complete the line"
             )
         placements[sensor] = Placement(tuple(frame), marker)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import NamedTuple
 
+import numpy as np
 from scipy import constants
 
 from common.files import InputError, shorten
@@ -56,6 +57,22 @@ def unit_key(unit: str) -> str:
     return unit.translate(str.maketrans(IN_UNITS)).replace(".", "").casefold()
 
 
+def unit_factor(unit: str, new: str, person: Person | None) -> float:
+    """Return the factor that converts a unit to another one.
+
+    It is NaN if a unit is unknown, if they are units of different quantities, or if the body mass
+    or height that is needed is unknown (NaN).
+    """
+    sizes = {"": 1.0, **(person.sizes if person else {})}
+    for table, _ in DEFAULTS:
+        if unit_key(unit) in table and unit_key(new) in table:
+            (size, body), (new_size, new_body) = table[unit_key(unit)], table[unit_key(new)]
+            if body == new_body:
+                return size / new_size
+            return size / new_size * (sizes.get(body, np.nan) / sizes.get(new_body, np.nan))
+    return np.nan
+
+
 def target_factors(
     script: ModuleType, units: Mapping[str, str], person: Person | None
 ) -> dict[str, float]:
@@ -74,24 +91,21 @@ def target_factors(
     factors: dict[str, float] = {}
     for column, target in zip(script.COLUMNS["targets"], script.TARGETS, strict=True):
         for table, default in DEFAULTS:
-            if (new := table.get(unit_key(target.unit))) is None:
+            if unit_key(target.unit) not in table:
                 continue
             stated = units.get(column) or default or target.unit
-            if (own := table.get(unit_key(stated))) is None:
+            if unit_key(stated) not in table:
                 raise InputError(
                     f"{column}: in {shorten(stated, 40)} in the file, which is not converted to "
                     f"the {target.unit} of the script; correct TARGETS, or state its unit in a "
                     "column `unit` of the --columns file"
                 )
-            divided_by = {size for _, size in (own, new) if size and own[1] != new[1]}
-            if divided_by and person is None:
+            factors[column] = unit_factor(stated, target.unit, person)
+            if np.isnan(factors[column]):
                 raise InputError(
                     f"{column}: body mass and height are needed to convert {stated} to "
                     f"{target.unit}; pass --subjects FILE with id, mass_kg and height_m"
                 )
-            sizes = {"": 1.0, **(person.sizes if divided_by else {})}
-            ratio = sizes[own[1]] / sizes[new[1]] if divided_by else 1.0
-            factors[column] = own[0] / new[0] * ratio
     if not factors:
         raise InputError(
             "--normalize: no entry of TARGETS in the script has the unit of a force (BW, N), a "

@@ -1,24 +1,25 @@
 """Run a trained network on a recording, with or without measured moments and forces.
 
 The recording is an HDF5 file in the layout of the network's dataset, or a text file (CSV) with
-column names and a time column, or a MATLAB file with numeric arrays, at any sampling rate. Only the
-columns that the network reads are needed. The estimates of overlapping windows are blended into one
-curve; a streaming network runs sample by sample. Warnings name channels that look faulty, and
-sensors, axes and units that differ from those in training.
+column names and a time column, a MATLAB file with numeric arrays, a c3d file or a file of OpenSim,
+at any sampling rate. Only the columns that the network reads are needed. The estimates of
+overlapping windows are blended into one curve; a streaming network runs sample by sample. Warnings
+name channels that look faulty, and sensors, axes and units that differ from those in training.
 
 Writes into --out: prediction.csv (one line per sample: its source, its time, the sampling rate and
 the targets; empty where nothing can be estimated), prediction.png, prediction.json (checkpoint,
 data, settings, warnings), and the stances: stances.csv (peaks and impulses) and stances.png (mean
 and SD). They are found in the measured vertical force, or in the estimated one if none is measured.
+With --mass and --height, all of these have forces in N and moments in N·m and N·m/kg as well.
 
   python -m tools.predict --checkpoint FILE --data walk.csv --acc-unit g --out outputs/walk
   python -m tools.predict --checkpoint FILE --data data/dataset_a.h5 --as-tested --out outputs/test
 
 FILE is a checkpoint of a run: outputs/<script>/<run>/checkpoints/<row>-subject_<id>.safetensors
 
-Text files are read as devices and spreadsheets write them: commas, semicolons or tabs between
-columns, decimal points or commas, UTF-8 or UTF-16, lines above the column names, a line of units
-below them (which sets --acc-unit, --gyr-unit and --time-unit), and dates or times of day as time.
+Common variants of CSV files are recognized: commas, semicolons or tabs between columns, decimal
+points or commas, UTF-8 or UTF-16, lines above the column names, a line of units below them (which
+sets --acc-unit, --gyr-unit and --time-unit), and dates or times of day as time.
 Columns with other names are mapped by --columns, in pairs OURS=YOURS, with a minus sign where
 your axis points the other way:
 
@@ -46,6 +47,7 @@ from tools.predict import output
 from tools.predict.mounting import check_mounting
 from tools.predict.prediction import predict_as_tested, predict_recording
 from tools.predict.recording import join_pieces, read_file, read_hdf5
+from tools.predict.units import add_body_flags, add_units, parse_person
 from tools.trained import Trained, is_synthetic, load_trained
 from tools.trial_file import Units, add_flags, parse_clock, parse_mapping
 
@@ -58,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a network on a recording and write the results; return 0."""
     args = _parser().parse_args(argv)
     _check(args)
+    person = parse_person(args)
     device = choose_device(args.device)
     trained = load_trained(args.checkpoint)
     trained.network.to(device)
@@ -75,16 +78,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             pieces = read_hdf5(args.data, trained, args.subject, args.activity)
         else:
             mapping = parse_mapping(args.columns or (), script)
-            pieces, units = read_file(args.data, trained, parse_clock(args), units, mapping)
+            pieces, units = read_file(args.data, trained, parse_clock(args), units, mapping, person)
         samples = join_pieces(args.data, trained, pieces, units)
         samples, differences, mountings = check_mounting(trained, samples, mapping, args.mounting)
         result = predict_recording(trained, args.data, samples, hop, device)
         result = result._replace(warnings=[*differences, *result.warnings])
+    result, targets, shown = add_units(result, script.TARGETS, person)
     subject = result.labels["subject"].iloc[0] if "subject" in result.labels else None
     if trained.was_trained_on(args.data, subject):
         who = "this recording" if subject is None else f"subject {subject}"
         print(f"NOTICE: this network was trained on {who}; errors on a new person are larger.")
-    print(f"\n{output.table(result, script.TARGETS)}\n")
+    print(f"\n{output.table(result, targets)}\n")
     windows = {"window": script.WINDOW, "hop": None if args.as_tested else hop}
     description = {
         "title": f"{trained.row.name} on {args.data.name}",
@@ -101,7 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "mounting": mountings,
     }
     rate_hz, suffix = script.RATE_HZ, args.figure_format
-    output.save(args.out, result, script.TARGETS, rate_hz, description, suffix)
+    output.save(args.out, result, targets, rate_hz, description, suffix, shown)
+    if args.opensim:
+        output.save_opensim(args.out, result, targets, script.COLUMNS["targets"], rate_hz)
     print(f"Prediction: {args.out}")
     return 0
 
@@ -136,6 +142,8 @@ def _check(args: argparse.Namespace) -> None:
         inputs = [args.data, args.checkpoint, *mapping_files]
         check_writable(args.out / name, inputs, output.is_in_own_folder)
     kind, unfit = ("HDF5 file", ONLY_CSV) if h5py.is_hdf5(args.data) else ("CSV", ONLY_HDF5)
+    if args.opensim and not (args.mass and args.height):
+        raise InputError("--opensim: needs --mass and --height, to write N and N·m")
     reasons = dict.fromkeys(unfit, f"cannot be used with a {kind}")
     if args.as_tested:
         reasons |= dict.fromkeys(NOT_AS_TESTED, "cannot be used with --as-tested")
@@ -153,7 +161,7 @@ def _parser() -> ArgumentParser:
         type=Path,
         required=True,
         metavar="FILE",
-        help="the recording: HDF5, CSV or MATLAB",
+        help="the recording: HDF5, CSV, MATLAB, c3d or OpenSim",
     )
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write into")
     add("--subject", metavar="ID", help="subject in an HDF5 file (default: the only one)")
@@ -183,6 +191,12 @@ def _parser() -> ArgumentParser:
         choices=("auto",),
         help="auto: correct sensors that are clearly mounted differently from training, or swapped "
         "(default: only warn about them)",
+    )
+    add_body_flags(parser)
+    add(
+        "--opensim",
+        action="store_true",
+        help=f"write {' and '.join(output.OPENSIM)} for OpenSim as well; needs --mass and --height",
     )
     add_flags(parser)
     add_figure_format(parser)

@@ -1,8 +1,9 @@
-"""The results: the table on the screen, and a CSV, a JSON file and a figure."""
+"""The results: the printed table, and a CSV, a JSON file and a figure."""
 
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,27 +25,31 @@ from common.stances import (
     stance_table,
     vertical_force,
 )
+from tools.opensim import write_opensim
 from tools.output import explain_write_errors
 from tools.predict.prediction import Prediction
-from tools.predict.recording import TIME
+from tools.predict.recording import TIME, TIME_DIGITS
 
 JSON = "prediction.json"
+OPENSIM = ("prediction_grf.mot", "prediction_moments.sto")
+OPENSIM_AXES = {"antero-posterior": "x", "vertical": "y", "medio-lateral": "z"}  # of forces
 RATE = "sampling rate (Hz)"
 FIGURE_S = 5.0
 COLOR = "#2a6fb0"
 
 
 def table(result: Prediction, targets: Sequence[Target]) -> str:
-    """Return the range of each target, and its NRMSE where the targets were measured."""
+    """Return the range of each target, and its errors where the targets were measured."""
     lowest, highest = np.nanmin(result.prediction, axis=0), np.nanmax(result.prediction, axis=0)
-    nrmse = _nrmse_percent(result, targets)
+    rmse, nrmse = _errors(result, targets)
     body = [
         [target.name, target.unit, *(f"{n:.3g}" if np.isfinite(n) else "-" for n in numbers)]
-        for target, *numbers in zip(targets, lowest, highest, nrmse, strict=True)
+        for target, *numbers in zip(targets, lowest, highest, rmse, nrmse, strict=True)
     ]
     if np.isfinite(nrmse).any():
-        body.append(["mean", "", "", "", f"{np.mean(nrmse):.3g}"])
-    return aligned_table(["target", "unit", "lowest", "highest", "NRMSE %"], body)
+        per_target = pd.Series(nrmse, [target.name for target in targets]).groupby(level=0).first()
+        body.append(["mean", "", "", "", "", f"{per_target.mean():.3g}"])
+    return aligned_table(["target", "unit", "lowest", "highest", "RMSE", "NRMSE %"], body)
 
 
 def save(
@@ -54,20 +59,27 @@ def save(
     rate_hz: int,
     description: Mapping[str, Any],
     suffix: str = "png",
+    shown: Sequence[int] | None = None,
 ) -> None:
     """Write the estimates, a description of their source, the stances, and figures.
+
+    Removes the files of an earlier recording that are not written again.
 
     Args:
         folder: where to write.
         result: the estimates.
-        targets: names and units.
+        targets: names and units; the same target may be given in several units.
         rate_hz: sampling rate of the estimates.
         description: the content of the JSON file; the figure shows `title` and `latency`, too.
         suffix: format of the figures.
+        shown: the targets to draw; None for all.
 
     Raises:
         InputError: They cannot be written.
     """
+    shown = list(range(len(targets))) if shown is None else shown
+    drawn = result._replace(prediction=result.prediction[:, shown], truth=result.truth[:, shown])
+    drawn_targets = [targets[k] for k in shown]
     columns = [f"{target.name} ({target.unit})" for target in targets]
     predicted = pd.DataFrame(result.prediction, columns=columns)
     labels = result.labels.copy()
@@ -78,19 +90,65 @@ def save(
         write_text(paths[0], json.dumps(description, indent=2, ensure_ascii=False) + "\n")
         with write_atomically(paths[1]) as part:
             lines.to_csv(part, index=False, encoding="utf-8")
-        write_figure(paths[2], draw(result, targets, rate_hz, description))
+        write_figure(paths[2], draw(drawn, drawn_targets, rate_hz, description))
         for path in paths[3:]:
-            path.unlink(missing_ok=True)  # of an earlier recording
+            path.unlink(missing_ok=True)
         if (stances := find_stances(result, targets, rate_hz)) is None:
             return
         with write_atomically(paths[3]) as part:
             stances.table.to_csv(part, index=False, float_format="%.6g", encoding="utf-8")
-        write_figure(paths[4], draw_stances(stances, targets, description))
+        write_figure(paths[4], draw_stances(stances, shown, description))
+
+
+def save_opensim(
+    folder: Path,
+    result: Prediction,
+    targets: Sequence[Target],
+    columns: Sequence[str],
+    rate_hz: int,
+) -> None:
+    """Write forces in N and moments in N·m for OpenSim, after `save`.
+
+    Args:
+        folder: where to write.
+        result: the estimates.
+        targets: names and units; those in N with a direction in their names, and those in N·m, are
+            written.
+        columns: columns of the script's targets, in the order of the first targets; those that are
+            named like OpenSim's keep their names.
+        rate_hz: sampling rate of the estimates.
+
+    Raises:
+        InputError: They cannot be written.
+    """
+    time_s = result.labels[TIME].to_numpy()
+    if (np.diff(time_s) <= 0).any():
+        time_s = np.arange(len(time_s)) / rate_hz
+        print("NOTICE: several trials, one after another: time in the OpenSim files starts at 0")
+    ours = {t.name: column for t, column in zip(targets, columns, strict=False)}
+    forces, moments = ({"time": time_s.round(TIME_DIGITS)} for _ in OPENSIM)
+    for target, values in zip(targets, result.prediction.T, strict=True):
+        axis = next((axis for part, axis in OPENSIM_AXES.items() if part in target.name), "")
+        if target.unit == "N" and axis:
+            forces[f"ground_force_v{axis}"] = values
+        elif target.unit == "N·m":
+            own = ours[target.name]
+            is_named = own.endswith("_moment")
+            moments[own if is_named else re.sub(r"\W+", "_", f"{target.name}_moment")] = values
+    with explain_write_errors(folder, "--out"):
+        for name, table in zip(OPENSIM, (forces, moments), strict=True):
+            if len(table) > 1:
+                write_opensim(folder / name, pd.DataFrame(table))
+    print(
+        "OpenSim files: without centers of pressure, they can be plotted and compared, but cannot "
+        "drive inverse dynamics"
+    )
 
 
 def files(suffix: str) -> list[str]:
-    """Return the names of the files that `save` writes, in the order of writing."""
-    return [JSON, "prediction.csv", f"prediction.{suffix}", "stances.csv", f"stances.{suffix}"]
+    """Return the names of the files that are written, in the order of writing."""
+    names = [JSON, "prediction.csv", f"prediction.{suffix}", "stances.csv", f"stances.{suffix}"]
+    return [*names, *OPENSIM]
 
 
 class Stances(NamedTuple):
@@ -140,16 +198,17 @@ def find_stances(result: Prediction, targets: Sequence[Target], rate_hz: float) 
     return Stances(table, mean_curves([arrays], targets, rate_hz), is_measured)
 
 
-def draw_stances(
-    stances: Stances, targets: Sequence[Target], description: Mapping[str, Any]
-) -> Figure:
-    """Draw mean and SD over the stances."""
+def draw_stances(stances: Stances, shown: Sequence[int], description: Mapping[str, Any]) -> Figure:
+    """Draw mean and SD over the stances, of the targets with these indices."""
     truth = "simulated" if description["synthetic"] else "measured"
     title = f"{figure_title(description)}\n{plural(stances.curves.count, 'stance')}"
     if not stances.is_measured:
         title += ", found in the estimated vertical force"
-    measured = {truth: stances.curves.truth} if stances.is_measured else {}
-    return plots.stance_curves(measured, {"estimated": stances.curves.estimates}, targets, title)
+    mean_sds = {"estimated": stances.curves.estimates, truth: stances.curves.truth}
+    curves = {name: tuple(part[:, shown] for part in both) for name, both in mean_sds.items()}
+    estimated = {"estimated": curves.pop("estimated")}
+    targets = [stances.curves.targets[k] for k in shown]
+    return plots.stance_curves(curves if stances.is_measured else {}, estimated, targets, title)
 
 
 def is_in_own_folder(path: Path) -> bool:
@@ -175,7 +234,7 @@ def draw(
     truth_style["label"] = "simulated" if description["synthetic"] else "measured"
     figure = Figure(figsize=(plots.WIDTH_IN, 1.2 * len(targets) + 1.0))
     all_axes = np.atleast_1d(figure.subplots(len(targets), sharex=True))
-    nrmse = _nrmse_percent(result, targets)
+    rmse, nrmse = _errors(result, targets)
     for k, (axes, target) in enumerate(zip(all_axes, targets, strict=True)):
         if np.isfinite(result.truth[part, k]).any():
             axes.plot(time_s, np.insert(result.truth[part, k], breaks, np.nan), **truth_style)
@@ -186,11 +245,11 @@ def draw(
         axes.set_ylabel("\n".join([*plots.short_lines(target.name), f"({target.unit})"]))
         axes.margins(x=0.01)
         if np.isfinite(nrmse[k]):
-            text = f"NRMSE {nrmse[k]:.1f} % over the whole recording"
+            text = f"RMSE {rmse[k]:.3g} {target.unit}, NRMSE {nrmse[k]:.1f} % over all samples"
             axes.set_title(text, loc="right", pad=2)
     figure.align_ylabels(all_axes)
-    place = result.labels.iloc[part.start]
-    start = ", ".join(f"{name.split(' (')[0]} {value}" for name, value in place.items())
+    place = result.labels.iloc[[part.start]].items()
+    start = ", ".join(f"{name.split(' (')[0]} {column.iloc[0]}" for name, column in place)
     all_axes[-1].set_xlabel(f"time (s) from {start}")
     notes = ["Gray line: end of a stretch"] if len(breaks) else []
     if description.get("window") and not description["hop"]:
@@ -199,13 +258,12 @@ def draw(
     notes += [result.latency] if result.latency else []
     figure.suptitle(figure_title(description))
     figure.supxlabel("\n".join(notes), fontsize=plots.SMALL_PT)
-    handles, labels = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
+    all_axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
 
 
 def figure_title(description: Mapping[str, Any]) -> str:
-    """Return the title of the figure, with all reasons not to trust it."""
+    """Return the title of the figure, with all caveats."""
     title = description["title"]
     if description["synthetic"]:
         title += ", SYNTHETIC DATA"
@@ -226,12 +284,18 @@ def _part_to_draw(result: Prediction, rate_hz: int) -> slice:
     return slice(start, min(start + int(FIGURE_S * rate_hz), len(is_predicted)))
 
 
-def _nrmse_percent(result: Prediction, targets: Sequence[Target]) -> np.ndarray:
-    """Return NRMSE in % per target over samples with both truth and estimate, NaN without any."""
-    both = np.isfinite(result.prediction).all(axis=1) & np.isfinite(result.truth).all(axis=1)
-    if not both.any():
-        return np.full(len(targets), np.nan)
-    with warnings.catch_warnings():  # about a constant target, whose NRMSE is NaN
-        warnings.simplefilter("ignore", RuntimeWarning)
-        names = [target.name for target in targets]
-        return score(result.truth[both], result.prediction[both], names)["nrmse_percent"]
+def _errors(result: Prediction, targets: Sequence[Target]) -> np.ndarray:
+    """Return RMSE and NRMSE in % per target, `(2, K)`, over samples with truth and estimate.
+
+    They are NaN for targets that were not measured.
+    """
+    errors = np.full((2, len(targets)), np.nan)
+    measured = np.flatnonzero(np.isfinite(result.truth).any(axis=0))
+    truth, names = result.truth[:, measured], [targets[k].name for k in measured]
+    both = np.isfinite(result.prediction).all(axis=1) & np.isfinite(truth).all(axis=1)
+    if len(measured) and both.any():
+        with warnings.catch_warnings():  # about a constant target, whose NRMSE is NaN
+            warnings.simplefilter("ignore", RuntimeWarning)
+            scores = score(truth[both], result.prediction[both][:, measured], names)
+        errors[:, measured] = scores["rmse"], scores["nrmse_percent"]
+    return errors

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from beyond.sequences import cut_filled, cut_sequences, predict_stream
+from beyond.sequences import cut_padded, cut_sequences, predict_stream
 from common.data import Recording
 from common.files import InputError, printable
 from common.windows import PROTOCOLS, Windows, cut_windows
@@ -30,7 +30,7 @@ SEQUENCE = 500  # samples of a stream that the network reads at once
 WARM_UP_CALLS, TIMED_CALLS = 3, 10
 TIMED_SAMPLES = 100  # of a stream
 MAX_THREADS = 1024
-OTHER_UNIT = 20.0  # times the estimates: newtons are 500 times body weights
+UNIT_MISMATCH_RATIO = 20.0  # measured to estimated; newtons are 500 times body weights
 
 
 class Prediction(NamedTuple):
@@ -164,7 +164,7 @@ def predict_stretches(
     prediction = torch.full((len(stretch), len(trained.script.TARGETS)), torch.nan)
     samples = np.flatnonzero(stretch >= 0)
     if len(samples):
-        sequences = Windows(signals, signals[0], *cut_filled(samples, stretch[samples], SEQUENCE))
+        sequences = Windows(signals, signals[0], *cut_padded(samples, stretch[samples], SEQUENCE))
         predicted, is_estimated = predict_stream(trained.network, sequences, stretch)
         _check_finite(predicted)
         prediction[sequences.samples[is_estimated].cpu()] = predicted[is_estimated].cpu()
@@ -241,13 +241,15 @@ def _describe_latency(
 
 
 def _compare_sizes(trained: Trained, prediction: np.ndarray, truth: np.ndarray) -> Iterator[str]:
-    """Yield the targets whose measured values must have another unit than the estimates."""
+    """Yield a warning for each target whose measured values seem to be in another unit."""
     for k, target in enumerate(trained.script.TARGETS):
         sizes = [percentile(np.abs(values[:, k]), 99) for values in (truth, prediction)]
-        if sizes[0] > OTHER_UNIT * sizes[1]:  # False for NaN
+        if sizes[0] > UNIT_MISMATCH_RATIO * sizes[1]:  # False for NaN
             yield (
                 f"{target.name}: measured values are {sizes[0] / sizes[1]:.0f} times as large as "
-                f"the estimates; not in {target.unit}? Then its NRMSE means nothing"
+                f"the estimates; not in {target.unit}? Then its errors mean nothing: state the "
+                "unit in the file or in a column `unit` of the --columns file, and pass --mass and "
+                "--height"
             )
 
 

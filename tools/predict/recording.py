@@ -24,6 +24,9 @@ from common.data import (
     trial_tables,
 )
 from common.files import InputError, printable
+from tools.make_dataset.sources import C3D_SUFFIX, Sources
+from tools.make_dataset.units import Person
+from tools.predict.units import measured_factors
 from tools.trained import Trained, dataset_name, input_columns, to_modalities
 from tools.trial_file import TIME, TIME_DIGITS, Clock, Source, Units, print_template, read_trial
 
@@ -119,9 +122,22 @@ def join_pieces(path: Path, trained: Trained, pieces: Iterable[Piece], units: Un
 
 
 def read_file(
-    path: Path, trained: Trained, clock: Clock, units: Units, mapping: Mapping[str, Source]
+    path: Path,
+    trained: Trained,
+    clock: Clock,
+    units: Units,
+    mapping: Mapping[str, Source],
+    person: Person | None = None,
 ) -> tuple[list[Piece], Units]:
-    """Read a CSV or MATLAB file; the arguments are those of `read_trial`.
+    """Read a CSV, MATLAB, c3d or OpenSim file.
+
+    Args:
+        path: the file.
+        trained: the network.
+        clock: how to find the times.
+        units: the units that the user has stated.
+        mapping: column of the script -> column of the file, for those with another name.
+        person: the person, to convert measured targets; None if unknown.
 
     Returns:
         A piece per stretch, and the units: those of the user, or else those of the file.
@@ -129,19 +145,26 @@ def read_file(
     Raises:
         InputError: The file cannot be used; the message says where and how to fix it.
     """
-    script = trained.script
+    script, sensor_set, read = trained.script, trained.sensor_set, None
+    if path.suffix.lower() == C3D_SUFFIX:  # points and analog channels have different rates
+        inputs = {mapping.get(n, Source(n)).name for n in input_columns(script, sensor_set)}
+        sources = Sources(clock, script.RATE_HZ, inputs, {}, {})
+        read = lambda _, __, measured: sources.read([path], path, measured)  # noqa: E731
     with print_template():
-        trial = read_trial(path, script, trained.sensor_set, clock, units, mapping)
+        trial = read_trial(path, script, sensor_set, clock, units, mapping, read=read)
     for note in (*trial.notes, *(f"NOTICE: {notice}" for notice in trial.notices)):
         print(printable(note))
     count = len(trial.stretches)
     if count > 1:
         print(f"NOTICE: gaps split the recording into {count} stretches; see --max-gap")
     positions = {name: i for i, name in enumerate(trial.names)}
+    has_targets = {*script.COLUMNS["targets"]} <= {*trial.names}
+    factors = measured_factors(script, trial.target_units if has_targets else {}, person)
     pieces = []
     for number, (time_s, values, recorded, recorded_s) in enumerate(trial.stretches):
         labels = {TIME: np.round(trial.start_s + time_s, TIME_DIGITS)}
         groups = select_columns(values, positions, script.COLUMNS, str(path), fill_missing=True)
+        groups["targets"] = groups["targets"] * factors
         numbers, recorded_at = np.full(len(values), number), {TIME: trial.start_s + recorded_s}
         pieces.append(Piece(labels, groups, numbers, recorded, recorded_at, trial.own_hz))
     return pieces, trial.units

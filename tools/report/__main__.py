@@ -1,4 +1,4 @@
-"""Turn finished runs into the paper's tables, with its statistics and figures.
+"""Turn finished runs into the paper's tables, plus statistics and figures.
 
     python -m tools.report outputs/*/full
     python -m tools.report outputs/Dataset_B_*/full --out report_b --agreement teacher
@@ -7,14 +7,14 @@ Pass the folders of any runs, of one script or several, with all test subjects o
 dataset that share the data file, protocol, seed and training go into the same tables; others are
 reported separately, with a notice. The command prints Markdown and writes into DIR:
 
-  report.html            tables, figures, settings and versions on one page
+  report.html            tables, figures, settings and versions: one self-contained page
   report.md              the printed text
   tables.tex             all tables in LaTeX (booktabs), ready to compile
-  per_subject.csv        all numbers behind the tables
+  per_subject.csv        the values of each test subject
   <A|B>-<protocol>/      each table as CSV in full precision, the figures, and MODEL_CARD.md of
-                         each run in a folder of its own
+                         each run in a separate folder
 
-Runs that cannot be used end the command with exit status 2 and one line that says how to fix it.
+If a run cannot be used, the command exits with status 2 and one line that says how to fix it.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def _introduction(results: Results) -> str:
 
 
 def update_readme(path: Path, all_results: Sequence[Results]) -> None:
-    """Replace the text between the marks in a README with tables of the results.
+    """Replace the text between the marks in a page with tables of the results.
 
     Raises:
         InputError: The file cannot be used or lacks the marks, or the data are synthetic.

@@ -27,7 +27,7 @@ PAPER = (
     "  IMUs via Multi-Modal Sensor Distillation*, IEEE Sensors Journal"
 )
 SELECTION = {
-    "paper": "windows of the training subjects, which is optimistic",
+    "paper": "windows from the training subjects, which is optimistic",
     "strict": "training subjects that were set aside for it",
 }
 
@@ -60,8 +60,9 @@ def model_card(run: Run, script: ModuleType) -> str:
 
 {_networks(script, metrics)}
 
-- Inputs: windows of {script.WINDOW} samples at {script.RATE_HZ} Hz ({window_s:g} s), of these
-  modalities: {", ".join(units)}. Each network normalizes its inputs itself.
+- Inputs, at {script.RATE_HZ} Hz: {", ".join(units)}; the table lists the modalities of each
+  network. Windows have {script.WINDOW} samples ({window_s:g} s); streaming networks read one
+  sample at a time. Each network normalizes its inputs itself.
 - Outputs, at every sample: {", ".join(targets)}. BW is body weight, BH body height.
 - The sensors must be placed and oriented as in the data: see `docs/data_card.md`.
 
@@ -97,7 +98,8 @@ In the folder of this repository, with the path of a checkpoint of this run:
     python -m tools.predict --checkpoint {checkpoint} --data walk.csv --out outputs/walk
     python -m tools.export_onnx --checkpoint {checkpoint} --out network.onnx
 
-For a subject of the data, use the checkpoint that held this subject out; for a new person, any.
+For a subject of the data, use the checkpoint for which that subject was held out; for a new
+person, any.
 
 ## Citation
 

@@ -113,7 +113,7 @@ NRMSE_PERCENT = {  # mean over targets; mean ± SD over subjects where the SD is
     },
 }
 LSTM_NOTE = (
-    "The paper labels this row Bi-LSTM; its parameter count is that of a one-directional LSTM, our "
+    "The paper labels this row Bi-LSTM; its parameter count is that of a unidirectional LSTM, our "
     "row `lstm`."
 )
 DISTILLATION_NOTE = (

@@ -261,18 +261,18 @@ def _rows_of_paper(results: Results) -> set[str]:
     return set(results.metrics.loc[is_of_paper, "row"])
 
 
-# The README's tables ------------------------------------------------------------------------------
+# Tables for a page of the documentation -----------------------------------------------------------
 
 
 def readme_tables(all_results: Sequence[Results]) -> str:
-    """Return the README's tables: the paper's values next to ours, then other measured results.
+    """Return tables for a page: the paper's values next to ours, then other measured results.
 
     Raises:
         InputError: Some of the results are for synthetic data.
     """
     if synthetic := [results.name for results in all_results if results.is_synthetic]:
         raise InputError(
-            f"{', '.join(synthetic)}: synthetic data do not belong in the README; leave them out"
+            f"{', '.join(synthetic)}: results on synthetic data cannot be published; leave them out"
         )
     comparable = {r.dataset: r for r in reversed(all_results) if is_comparable_to_paper(r)}
     others = [results for results in all_results if results not in comparable.values()]
