@@ -30,7 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from beyond.ridge import LaggedRegression
-from common.cli import ArgumentParser, run_main
+from common.cli import ArgumentParser, file_path, run_main
 from common.data import Recording
 from common.files import InputError, shorten, write_text
 from common.folder import read_config
@@ -338,9 +338,15 @@ def _markdown(table: pd.DataFrame, digits: str) -> str:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m beyond.evidence", description=__doc__)
     add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs with different seeds")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of the tables")
-    add("--data", type=Path, metavar="FILE", help="data of the runs, for overlapping windows")
+    add(
+        "runs",
+        nargs="+",
+        type=file_path,
+        metavar="RUN",
+        help="folders of runs with different seeds",
+    )
+    add("--out", type=file_path, required=True, metavar="DIR", help="folder of the tables")
+    add("--data", type=file_path, metavar="FILE", help="data of the runs, for overlapping windows")
     return parser
 
 

@@ -13,7 +13,6 @@ Without --subject, each network is tested on the subject that was held out when 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 from tqdm import tqdm
 
-from common.cli import ArgumentParser, finite_number, positive_int, run_main
+from common.cli import ArgumentParser, file_path, finite_number, positive_int, run_main
 from common.data import Recording, find_subject
 from common.files import CHECKPOINT_SUFFIX, InputError
 from common.metrics import score
@@ -113,9 +112,9 @@ def nrmse_percent(
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m beyond.rotations", description=__doc__)
     add = parser.add_argument
-    add("--checkpoints", nargs="+", type=Path, default=[], metavar="FILE", help="networks")
-    add("--runs", nargs="+", type=Path, default=[], metavar="DIR", help="all networks of runs")
-    add("--data", type=Path, required=True, metavar="FILE", help="HDF5 file of their dataset")
+    add("--checkpoints", nargs="+", type=file_path, default=[], metavar="FILE", help="networks")
+    add("--runs", nargs="+", type=file_path, default=[], metavar="DIR", help="all networks of runs")
+    add("--data", type=file_path, required=True, metavar="FILE", help="HDF5 file of their dataset")
     add("--subject", metavar="ID", help="subject to test on (default: that held out in training)")
     text = f"angles (default: {' '.join(f'{angle:g}' for angle in DEGREES)})"
     add("--degrees", nargs="+", type=finite_number, default=DEGREES, metavar="X", help=text)

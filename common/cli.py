@@ -109,7 +109,8 @@ def parse(
     from common.folder import find_run, last_flags  # imports PyTorch, which is slow
 
     parser = ArgumentParser(
-        description=description, epilog="\n  ".join(["rows of the table:", *rows])
+        description=(description or "").partition("\nSPDX-")[0],
+        epilog="\n  ".join(["rows of the results table:", *rows]),
     )
     default_data = Path("data") / f"dataset_{dataset}.h5"
     paper = {"epochs": epochs or "those of the paper", "batch_size": batch_size}
@@ -125,17 +126,14 @@ def parse(
         args = parser.parse_args([*_as_arguments(parser, flags), *given])
         args.run_name = folder.name
     chosen = args.rows or ["all"]
-    unknown = [name for name in chosen if name not in (*rows, "all")]
-    if unknown:
-        choices = " ".join([*rows, "all"])
+    if unknown := [name for name in chosen if name not in (*rows, "all")]:
         names = shorten(" ".join(unknown), 100)
-        raise InputError(f"--rows: no such row: {names}; choose from {choices}")
+        raise InputError(f"--rows: no such row: {names}; choose from {' '.join([*rows, 'all'])}")
     if args.data and args.sample:
         raise InputError("use either --data or --sample, not both")
     if not args.data and default_data.is_file() and not args.sample:
         args.data = default_data
-    is_quick = args.data is None
-    if is_quick:
+    if is_quick := args.data is None:
         args.data = synthetic_file(default_data, dataset, quick_look)
         chosen = args.rows or quick_look.get("rows", ["all"])
         args.epochs = args.epochs or quick_look["epochs"]
@@ -176,10 +174,9 @@ def synthetic_file(default_data: Path, dataset: str, quick_look: Mapping[str, An
     from synthetic_gait import MAX_SUBJECTS, write_file  # slow to import
 
     if dataset not in MAX_SUBJECTS:
-        raise InputError(
-            f"{default_data}: no such file; see docs/your_own_data.md for how to create it, or "
-            "name another one with --data (synthetic data exist for Datasets A and B only)"
-        )
+        advice = "see docs/your_own_data.md for how to create it, or name another one with --data"
+        note = "synthetic data exist for Datasets A and B only"
+        raise InputError(f"{default_data}: no such file; {advice} ({note})")
     subjects, minutes = quick_look["subjects"], quick_look["minutes"]
     name = f"synthetic_{dataset}_{subjects}x{minutes:g}_seed{SYNTHETIC_SEED}.h5"
     path = default_data.with_name(name)
@@ -206,17 +203,13 @@ def _add_shared_flags(
         text += "" if default is None else f" (default: {default})"
         parser.add_argument(flag, help=text, default=default, **options)
 
-    count = {"type": positive_int, "metavar": "N"}
+    path, count = {"type": file_path}, {"type": positive_int, "metavar": "N"}
     text = f"HDF5 file (default: {default_data} if it exists, else synthetic data)"
-    add("--data", text, type=file_path, metavar="FILE")
-    text = "use synthetic data even if there is a data file"
-    parser.add_argument("--sample", action="store_true", help=text)
+    add("--data", text, metavar="FILE", **path)
+    add("--sample", "use synthetic data even if there is a data file", action="store_true")
     text = "subjects to hold out, one fold each, or `all` (default: last subject of the file)"
     add("--test-subjects", text, nargs="+", metavar="ID")
-    text = (
-        "rows of the table to run, from the list below, or `all` (default: all; on synthetic data, "
-        "some scripts select fewer rows)"
-    )
+    text = "rows to run, from the list below, or `all` (default: all; fewer on synthetic data)"
     add("--rows", text, nargs="+", metavar="NAME")
     text = (
         "paper: windows cut from one stream, 20 %% of them for validation; strict: windows within "
@@ -228,36 +221,26 @@ def _add_shared_flags(
     add("--patience", "stop after N epochs without a lower validation loss", patience, **count)
     text = f"windows per batch (default: {batch_size}; fewer on synthetic data in some scripts)"
     add("--batch-size", text, **count)
-    text = "learning rate of Adam"
-    add("--learning-rate", text, learning_rate, type=positive_float, metavar="X")
+    rate = {"type": positive_float, "metavar": "X"}
+    add("--learning-rate", "learning rate of Adam", learning_rate, **rate)
     text = "random seed, reset for every row and fold"
     add("--seed", text, 42, type=whole_number, metavar="N")
     add_device(parser)
     text = "results are written to DIR/<script>/<run>/"
-    add("--output-dir", text, Path("outputs"), type=file_path, metavar="DIR")
-    text = (
-        "name of the run; an existing run with the same settings is resumed (default: date and "
-        "time)"
-    )
+    add("--output-dir", text, Path("outputs"), metavar="DIR", **path)
+    text = "name of the run, resumed if it exists with the same settings (default: date and time)"
     add("--run-name", text, metavar="NAME")
-    text = (
-        "resume a run of this script (default: the most recent one) with its flags; finished rows "
-        "are skipped, unfinished ones continue after their last saved epoch"
-    )
+    text = "resume a run of this script (default: the most recent one) with its flags"
     add("--resume", text, nargs="?", const="", metavar="RUN")
     text = "save the state of training at the end of an epoch, at most every SECONDS"
     add("--save-every", text, 180.0, type=positive_float, metavar="SECONDS")
     text = "delete the weights of a finished row as soon as no unfinished row needs them"
-    parser.add_argument("--no-checkpoints", action="store_true", help=text)
+    add("--no-checkpoints", text, action="store_true")
     add_figure_format(parser)
-    text = "rows to train at the same time, each in a process of its own, spread over the GPUs"
+    text = "rows to train in parallel, each in its own process, spread over the GPUs"
     add("--jobs", text, 1, **count)
-    text = "CPU threads per row; the number affects rounding"
-    add("--threads", text, 1, **count)
-    text = (
-        "address of a Dask scheduler whose workers train the rows; the data and the output folder "
-        "must be on a path that all workers can reach"
-    )
+    add("--threads", "CPU threads per row; the number affects rounding", 1, **count)
+    text = "address of a Dask scheduler whose workers train the rows; see docs/cluster.md"
     add("--scheduler", text, metavar="ADDRESS")
 
 

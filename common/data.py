@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -183,14 +182,12 @@ class Table(NamedTuple):
     """An HDF5 dataset with samples of one subject.
 
     Attributes:
-        path: the file.
         subject: subject id.
         activity: name of the activity; empty in Dataset B.
         dataset: `(samples, columns)` in Dataset A, `(steps, samples, columns)` in Dataset B.
         positions: column name -> position.
     """
 
-    path: Path
     subject: str
     activity: str
     dataset: h5py.Dataset
@@ -212,17 +209,15 @@ class Table(NamedTuple):
         try:
             values = self.dataset[()]
         except (OSError, RuntimeError) as error:
-            raise InputError(
-                f"{self.path}: {self.dataset.name}: damaged ({error}); copy the file again"
-            ) from error
+            raise _error(self.dataset, f"damaged ({error}); copy the file again") from error
         if values.ndim == 2:
-            trial = _trials(self.path, self.dataset)
+            trial = _trials(self.dataset)
         else:
             body = [i for name, i in self.positions.items() if name.startswith(BODY_PREFIX)]
             is_valid = samples_before_padding(values, body)
             trial = np.repeat(np.arange(len(values)), np.count_nonzero(is_valid, axis=1))
             values = values[is_valid]
-        place = f"{self.path}: {self.dataset.name}"
+        place = _place(self.dataset)
         return select_columns(values, self.positions, columns, place, fill_missing), trial
 
 
@@ -279,11 +274,12 @@ def dataset_a_tables(path: Path, file: h5py.File, all_activities: bool = True) -
     Raises:
         InputError: The file does not have the layout of Dataset A.
     """
-    positions = _positions(path, file) if "columns" in file.attrs else DATASET_A_POSITIONS
-    width = len(positions) if "columns" in file.attrs else DATASET_A_WIDTH
+    is_named = "columns" in file.attrs
+    positions = _positions(path, file) if is_named else DATASET_A_POSITIONS
+    width = len(positions) if is_named else DATASET_A_WIDTH
     return [
-        _table(path, subject, activity, _member(path, group, activity), positions, width)
-        for subject, group in _subjects(path, _member(path, file, "All_subjects"), "Subject_")
+        _table(subject, activity, _member(group, activity), positions, width)
+        for subject, group in _subjects(_member(file, "All_subjects"), "Subject_")
         for activity in DATASET_A_ACTIVITIES
         if all_activities or activity in group
     ]
@@ -297,20 +293,20 @@ def trial_tables(path: Path, file: h5py.File) -> list[Table]:
     """
     positions = _positions(path, file)
     tables = []
-    for subject, group in _subjects(path, _member(path, file, "All_subjects"), "Subject_", NAME):
+    for subject, group in _subjects(_member(file, "All_subjects"), "Subject_", NAME):
         if not isinstance(group, h5py.Group) or not len(group):
-            raise InputError(f"{path}: {group.name}: no activities; add a dataset for each")
+            raise _error(group, "no activities; add a dataset for each")
         for activity in group:
-            dataset = _member(path, group, activity)
-            table = _table(path, subject, activity, dataset, positions, len(positions))
+            dataset = _member(group, activity)
+            tables.append(_table(subject, activity, dataset, positions, len(positions)))
             if activity == ALL:
-                raise InputError(f"{path}: {dataset.name}: a reserved name; rename it")
+                raise _error(dataset, "a reserved name; rename it")
             if "trial_starts" not in dataset.attrs:
-                raise InputError(
-                    f"{path}: {dataset.name}: no attribute `trial_starts`; add the indices of the "
-                    "samples at which its trials start, [0] if there is one trial"
+                raise _error(
+                    dataset,
+                    "no attribute `trial_starts`; add the indices of the samples at which its "
+                    "trials start, [0] if there is one trial",
                 )
-            tables.append(table)
     return tables
 
 
@@ -322,8 +318,8 @@ def dataset_b_tables(path: Path, file: h5py.File) -> list[Table]:
     """
     positions = _positions(path, file)
     return [
-        _table(path, subject, "", steps, positions, len(positions))
-        for subject, steps in _subjects(path, file, "subject_")
+        _table(subject, "", steps, positions, len(positions))
+        for subject, steps in _subjects(file["/"], "subject_")
     ]
 
 
@@ -359,20 +355,21 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         raise InputError(f"{path}: permission denied; change the file's permissions") from error
     except OSError as error:
         with path.open("rb") as raw:
-            if raw.read(len(MATLAB_5)) == MATLAB_5:
-                raise InputError(
-                    f"{path}: a MATLAB 5.0 file (.mat before version 7.3), not HDF5; write the "
-                    "data with h5write, or save them with -v7.3, in the layout of the README"
-                ) from error
+            is_matlab = raw.read(len(MATLAB_5)) == MATLAB_5
         problem = "truncated" if "truncated" in str(error) else "not an HDF5 file"
-        raise InputError(f"{path}: {problem}; download or copy the file again") from error
+        problem += "; download or copy the file again"
+        if is_matlab:
+            problem = (
+                "a MATLAB 5.0 file (.mat before version 7.3), not HDF5; write the data with "
+                "h5write, or save them with -v7.3, in the layout of docs/data.md"
+            )
+        raise InputError(f"{path}: {problem}") from error
     with file:
         try:
             _check_content(path, file)
         except (KeyError, OSError, OverflowError, RuntimeError, TypeError) as error:
-            raise InputError(
-                f"{path}: damaged ({shorten(error)}); download or copy the file again"
-            ) from error
+            problem = f"damaged ({shorten(error)})"
+            raise InputError(f"{path}: {problem}; download or copy the file again") from error
         yield file
 
 
@@ -390,66 +387,58 @@ def check_expansion(place: object, needed: int, stored: int) -> None:
 
 
 def _check_content(path: Path, file: h5py.File) -> None:
-    """Check every object of a file, so that reading it opens no other file and fits into memory.
-
-    Raises:
-        InputError: There is an external link, external storage, a virtual dataset, a loop of links,
-            or a dataset or an attribute that declares far more than is stored.
-    """
-    groups, visited, soft_links, total = [file["/"]], set(), [], 0
-    while groups:
-        group = groups.pop()
-        _check_attributes(path, group)
-        for name in group:
-            place = f"{path}: {group.name.rstrip('/')}/{shorten(name)}"
-            kind = group.id.links.get_info(name.encode(errors="surrogateescape")).type
-            if kind == h5py.h5l.TYPE_SOFT:
-                soft_links.append((place, group, name))
-                continue
-            if kind != h5py.h5l.TYPE_HARD:
-                raise InputError(f"{place}: links to another file; copy the data into this file")
-            member = group[name]
-            if isinstance(member, h5py.Datatype) or member.id in visited:
-                continue
-            visited.add(member.id)
-            if isinstance(member, h5py.Group):
-                groups.append(member)
-                continue
-            _check_attributes(path, member)
-            layout = member.id.get_create_plist()
+    """Check every object of a file, so that reading it opens no other file and fits into memory."""
+    found, visited, soft_links, total = [file["/"]], set(), [], 0
+    while found:
+        item = found.pop()
+        if isinstance(item, h5py.Datatype) or item.id in visited:
+            continue
+        visited.add(item.id)
+        for name in item.attrs:
+            attribute = item.attrs.get_id(name)
+            size = max(attribute.get_storage_size(), math.prod(attribute.shape or ()))
+            if size > LARGEST_ATTRIBUTE:
+                problem = f"attribute {shorten(name, 60)} of {size:,} bytes"
+                raise _error(item, f"{problem}; remove it, or store it as a dataset")
+        if isinstance(item, h5py.Dataset):
+            layout = item.id.get_create_plist()
             if layout.get_external_count():
-                raise InputError(f"{place}: stored in another file; copy the data into this file")
+                raise _error(item, "stored in another file; copy the data into this file")
             if layout.get_layout() == h5py.h5d.VIRTUAL:
-                raise InputError(f"{place}: a virtual dataset; copy the data into this file")
-            stored, item = member.id.get_storage_size(), member.dtype.itemsize
-            for shape in (member.chunks, member.shape):  # a chunk is read as a whole
-                needed = item * math.prod(shape or ())
-                check_expansion(place, needed, stored)
+                raise _error(item, "a virtual dataset; copy the data into this file")
+            for shape in (item.chunks, item.shape):  # a chunk is read as a whole
+                needed = item.dtype.itemsize * math.prod(shape or ())
+                check_expansion(_place(item), needed, item.id.get_storage_size())
             total += needed
             check_expansion(path, total, path.stat().st_size)
-    for place, group, name in soft_links:  # now that no link leads out of the file
+            continue
+        for name in item:
+            link = item.get(name, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                raise _error(item, "links to another file; copy the data into this file", name)
+            if isinstance(link, h5py.SoftLink):
+                soft_links.append((item, name))
+            else:
+                found.append(item[name])
+    for group, name in soft_links:  # now that no link leads out of the file
         try:
             group.get(name)
         except RuntimeError as error:
-            raise InputError(f"{place}: its links form a loop; remove it") from error
+            raise _error(group, "its links form a loop; remove it", name) from error
 
 
-def _check_attributes(path: Path, item: h5py.Group | h5py.Dataset) -> None:
-    for name in item.attrs:
-        attribute = item.attrs.get_id(name)
-        size = max(attribute.get_storage_size(), math.prod(attribute.shape or ()))
-        if size > LARGEST_ATTRIBUTE:
-            raise InputError(
-                f"{path}: {item.name}: attribute {shorten(name, 60)} of {size:,} bytes; remove it, "
-                "or store it as a dataset"
-            )
+def _place(item: h5py.Group | h5py.Dataset, member: str = "") -> str:
+    """Return file and name of an HDF5 object, or of a member of a group, for errors."""
+    name = f"{item.name.rstrip('/')}/{member}" if member else item.name
+    return f"{item.file.filename}: {shorten(name)}"
+
+
+def _error(item: h5py.Group | h5py.Dataset, problem: str, member: str = "") -> InputError:
+    return InputError(f"{_place(item, member)}: {problem}")
 
 
 def _positions(path: Path, file: h5py.File) -> dict[str, int]:
-    """Return the position of every column that the file's attribute `columns` names.
-
-    The attribute is a JSON list or an array of strings.
-    """
+    """Return column name -> position from `columns`, a JSON list or an array of strings."""
     if "columns" not in file.attrs:
         raise InputError(f"{path}: no attribute `columns` (a JSON list of names); add it")
     stored = file.attrs["columns"]
@@ -463,35 +452,32 @@ def _positions(path: Path, file: h5py.File) -> dict[str, int]:
         raise InputError(
             f"{path}: the attribute `columns` must be a JSON list of names or an array of strings"
         ) from error
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise InputError(f"{path}: the attribute `columns` names {repeated[0]} twice; rename one")
-    return {name: i for i, name in enumerate(names)}
+    positions = {name: i for i, name in enumerate(names)}
+    if len(positions) < len(names):
+        twice = next(name for i, name in enumerate(names) if positions[name] != i)
+        raise InputError(f"{path}: the attribute `columns` names {twice} twice; rename one")
+    return positions
 
 
 def _subjects(
-    path: Path, group: h5py.Group, prefix: str, pattern: str = NUMBER
+    group: h5py.Group | h5py.Dataset, prefix: str, pattern: str = NUMBER
 ) -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
     """Yield id and member for every member named `<prefix><id>`, sorted by id."""
     if not isinstance(group, h5py.Group):
-        raise InputError(f"{path}: {group.name}: is a dataset; it must be a group of subjects")
-    matches = [re.fullmatch(f"{prefix}({pattern})", key) for key in group]
-    keys = {match[1]: match[0] for match in matches if match and match[1] != ALL}
+        raise _error(group, "is a dataset; it must be a group of subjects")
+    matches = [re.fullmatch(f"{prefix}(?!{ALL}$)({pattern})", key) for key in group]
+    keys = {match[1]: match[0] for match in matches if match}
     if not keys:
         members = f"; it contains {shorten(', '.join(group), 100)}" if len(group) else ""
-        wanted = "a number" if pattern == NUMBER else "an id"
-        raise InputError(
-            f"{path}: {group.name}: no subjects found; their names must be {prefix} followed by "
-            f"{wanted}{members}"
-        )
+        wanted = f"{prefix} followed by {'a number' if pattern == NUMBER else 'an id'}"
+        raise _error(group, f"no subjects found; their names must be {wanted}{members}")
     subjects = sort_subjects(keys)
     for first, second in pairwise(subjects):
         if pattern == NUMBER and int(first) == int(second):
-            raise InputError(
-                f"{path}: {keys[first]} and {keys[second]} have the same number; rename one of them"
-            )
+            both = f"{keys[first]} and {keys[second]}"
+            raise _error(group, f"{both} have the same number; rename one of them")
     for subject in subjects:
-        yield subject, _member(path, group, keys[subject])
+        yield subject, _member(group, keys[subject])
 
 
 def sort_subjects(subjects: Iterable[str]) -> list[str]:
@@ -517,17 +503,14 @@ def ignored_members(file: h5py.File, pattern: str = NUMBER) -> list[str]:
     In Dataset A and user-supplied data, these are all other members of `/All_subjects`; in Dataset
     B, those whose name begins with "subject" and the arrays with three axes.
     """
-    is_b = "All_subjects" not in file
-    group, prefix = (file, "subject_") if is_b else (file["All_subjects"], "Subject_")
+    if "All_subjects" in file:
+        wanted = f"Subject_(?!{ALL}$){pattern}"
+        return [name for name in file["All_subjects"] if not re.fullmatch(wanted, name)]
+    others = [name for name in file if not re.fullmatch(f"subject_{pattern}", name)]
     return [
-        key
-        for key in group
-        if (not re.fullmatch(f"{prefix}{pattern}", key) or key == f"Subject_{ALL}")
-        and (
-            not is_b
-            or key.lower().startswith("subject")
-            or getattr(file.get(key), "ndim", None) == 3
-        )
+        name
+        for name in others
+        if name.lower().startswith("subject") or getattr(file.get(name), "ndim", None) == 3
     ]
 
 
@@ -539,54 +522,43 @@ def describe_ignored(ignored: Sequence[str]) -> str:
     )
 
 
-def _member(path: Path, group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
+def _member(group: h5py.Group | h5py.Dataset, name: str) -> h5py.Group | h5py.Dataset:
     """Return `group[name]`."""
-    if isinstance(group, h5py.Group):
-        found = group.get(name)  # None also for a broken link
-        if found is not None:
-            return found
-    raise InputError(f"{path}: {group.name}: {name} is missing; see docs/data.md for the layout")
+    found = group.get(name) if isinstance(group, h5py.Group) else None  # also for a broken link
+    if found is None:
+        raise _error(group, f"{name} is missing; see docs/data.md for the layout")
+    return found
 
 
 def _table(
-    path: Path,
-    subject: str,
-    activity: str,
-    dataset: h5py.Dataset,
-    positions: dict[str, int],
-    width: int,
+    subject: str, activity: str, dataset: h5py.Dataset, positions: dict[str, int], width: int
 ) -> Table:
     """Return a table after checking its type and shape."""
     axes = 2 if activity else 3
     if not isinstance(dataset, h5py.Dataset):
-        raise InputError(f"{path}: {dataset.name}: is a group; it must be a dataset of samples")
+        raise _error(dataset, "expected a dataset of samples, found a group")
     if dataset.dtype.kind not in "fiu":
-        raise InputError(f"{path}: {dataset.name}: {dataset.dtype} values; store it as float32")
+        raise _error(dataset, f"{dataset.dtype} values; store it as float32")
     if dataset.ndim == axes and dataset.shape[0] == width != dataset.shape[-1]:
         order = " ".join(map(str, range(axes, 0, -1)))
-        raise InputError(
-            f"{path}: {dataset.name}: shape {dataset.shape}: its axes are reversed, as MATLAB's "
-            f"h5write stores them; write permute(x, [{order}]) in MATLAB, or transpose the dataset "
-            f"in Python (numpy.transpose), so that its last axis has the {width} columns"
+        raise _error(
+            dataset,
+            f"shape {dataset.shape}: its axes are reversed, as MATLAB's h5write stores them; write "
+            f"permute(x, [{order}]) in MATLAB, or transpose the dataset in Python "
+            f"(numpy.transpose), so that its last axis has the {width} columns",
         )
     if dataset.ndim != axes or dataset.shape[-1] != width:
-        raise InputError(
-            f"{path}: {dataset.name}: shape {dataset.shape}; expected {axes} axes, the last one "
-            f"with {width} columns"
-        )
-    return Table(path, subject, activity, dataset, positions)
+        expected = f"expected {axes} axes, the last one with {width} columns"
+        raise _error(dataset, f"shape {dataset.shape}; {expected}")
+    return Table(subject, activity, dataset, positions)
 
 
-def _trials(path: Path, dataset: h5py.Dataset) -> np.ndarray:
+def _trials(dataset: h5py.Dataset) -> np.ndarray:
     """Return the index of the trial of each sample."""
     starts = np.asarray(dataset.attrs.get("trial_starts", [0]))
     is_numbers = starts.ndim == 1 and starts.dtype.kind in "iu"
-    starts = starts.astype(int) if is_numbers else starts  # unsigned differences wrap around
-    if not is_numbers or (np.diff(starts) <= 0).any():
-        raise InputError(
-            f"{path}: {dataset.name}: the attribute `trial_starts` must contain increasing sample "
-            "indices"
-        )
+    if not is_numbers or (np.diff(starts.astype(int)) <= 0).any():  # unsigned ones wrap around
+        raise _error(dataset, "the attribute `trial_starts` must contain increasing sample indices")
     return np.searchsorted(starts, np.arange(len(dataset)), side="right")
 
 
@@ -609,11 +581,7 @@ def _read(
     has_trials: bool,
     pattern: str,
 ) -> Recording:
-    """Read the usable samples of all tables, one table at a time.
-
-    Raises:
-        InputError: A column of a subject is all NaN, or the file has only one subject.
-    """
+    """Read the usable samples of all tables, one table at a time."""
     subjects = list(dict.fromkeys(table.subject for table in tables))
     ignored = ignored_members(file, pattern)
     if len(subjects) < 2:
@@ -624,28 +592,25 @@ def _read(
         )
     activities = list(dict.fromkeys(table.activity for table in tables))
     samples: dict[str, list[np.ndarray]] = {}
-    labels: dict[str, list[np.ndarray]] = {"subject": [], "activity": [], "stretch": []}
+    stretches: list[np.ndarray] = []
     dropped: dict[str, int] = {}
     empty: dict[str, list[str]] = {}  # subject -> columns that are NaN in all of its tables
-    stretches = 0
+    first = 0
     for table in tables:
         groups, trial = table.read(columns)
         if len(trial):
             names = _empty_columns(groups, columns)
             empty[table.subject] = [n for n in empty.get(table.subject, names) if n in names]
-        converted = _convert(groups, convert, f"{path}: {table.dataset.name}")
+        converted = _convert(groups, convert, _place(table.dataset))
         is_kept = np.ones(len(trial), bool)
         for values in converted.values():
             if not np.isfinite(values).all():
                 is_kept &= ~np.isnan(values).any(axis=1)
-        stretch = number_stretches(is_kept, trial, first=stretches)[is_kept]
-        stretches = max(stretches, int(stretch.max(initial=-1)) + 1)
+        stretch = number_stretches(is_kept, trial, first)[is_kept]
+        first = max(first, int(stretch.max(initial=-1)) + 1)
+        stretches.append(stretch.astype(np.int32))
         for name, values in converted.items():
             samples.setdefault(name, []).append(values if is_kept.all() else values[is_kept])
-        numbers = subjects.index(table.subject), activities.index(table.activity)
-        for label, number in zip(("subject", "activity"), numbers, strict=True):
-            labels[label].append(np.full(len(stretch), number, np.int32))
-        labels["stretch"].append(stretch.astype(np.int32))
         if len(stretch) < len(trial):
             dropped[table.dataset.name] = len(trial) - len(stretch)
     for subject, names in empty.items():
@@ -656,12 +621,17 @@ def _read(
             )
     import torch  # slow to import, and not needed to run a network live
 
+    counts = [len(stretch) for stretch in stretches]
+    subject = np.array([subjects.index(table.subject) for table in tables], np.int32)
+    activity = np.array([activities.index(table.activity) for table in tables], np.int32)
     return Recording(
         path=path,
         samples={name: torch.from_numpy(_join(parts)) for name, parts in samples.items()},
         subjects=subjects,
         activities=activities,
-        **{name: _join(parts) for name, parts in labels.items()},
+        subject=subject.repeat(counts),
+        activity=activity.repeat(counts),
+        stretch=_join(stretches),
         dropped=dropped,
         has_trials=has_trials,
         is_synthetic=bool(file.attrs.get("synthetic", False)),

@@ -36,10 +36,7 @@ class FailedTasksError(RuntimeError):
 
 
 def printable(text: object) -> str:
-    """Return `text` without characters that control a terminal or reverse the direction of text.
-
-    Line breaks remain.
-    """
+    """Return `text` without characters that control a terminal or the direction of text."""
     return "".join(c if c.isprintable() or c == "\n" else " " for c in str(text))
 
 
@@ -136,7 +133,7 @@ def set_aside(path: Path, problem: object) -> None:
 
     Args:
         path: the file or folder.
-        problem: why it cannot be used; names it.
+        problem: path and reason, for the notice.
 
     Raises:
         OSError: It cannot be renamed.
@@ -237,29 +234,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         InputError: The file is missing, damaged or not a checkpoint of this project.
     """
-    problem = read_problem(path)
-    if problem:
-        advice = {
-            "no such file": "checkpoints are in the folder checkpoints/ of a run",
-            "is a folder": "pass the path of one checkpoint in it",
-        }
-        raise InputError(f"{path}: {problem}; {advice.get(problem, 'pass a checkpoint of a run')}")
+    if problem := read_problem(path):
+        advice = "checkpoints are in the folder checkpoints/ of a run"
+        raise InputError(f"{path}: {problem}; {advice}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: damaged, or not a checkpoint ({shorten(error)}); copy it again"
-        ) from error
+        problem = f"damaged, or not a checkpoint ({shorten(error)})"
+        raise InputError(f"{path}: {problem}; copy it again") from error
     try:
         description = json.loads(metadata["about"])
         version = dict(description)["format"]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path}: has no description of its network; use a checkpoint that was written by this "
-            "project"
-        ) from error
+        advice = "use a checkpoint that was written by this project"
+        raise InputError(f"{path}: has no description of its network; {advice}") from error
     if version != CHECKPOINT_FORMAT:
         raise InputError(
             f"{path}: checkpoint format {shorten(version, 20)}, but this version reads format "

@@ -72,7 +72,7 @@ class RunFolder:
     def __init__(self, path: Path, rows: Sequence[str]) -> None:
         self.path, self.rows = path, list(rows)
         self.results: dict[Task, dict[str, Any]] = {}
-        self.problems: dict[Task, InputError] = {}
+        self.problems: dict[Task, str] = {}
         self.settings: dict[str, Any] | None = None
 
     def file(self, kind: str, task: Task) -> Path:
@@ -138,9 +138,6 @@ class RunFolder:
 
         If `config.json` cannot be used, the settings are those that the results state, and saved
         states, which state none, are renamed.
-
-        Raises:
-            InputError: The settings are not the same, or not known.
         """
         path, problem = self.path / "config.json", None
         try:
@@ -185,23 +182,20 @@ class RunFolder:
         try:
             self.results[task] = self._read_result(task)
         except InputError as error:
-            self.problems[task] = error
+            self.problems[task] = str(error)
         return task in self.results
 
     def _read_result(self, task: Task) -> dict[str, Any]:
-        """Read a result, and check it and its files.
-
-        Raises:
-            InputError: The message names the file that is missing, damaged or not that of the task.
-        """
+        """Read a result, and check it and its files."""
         path = self.file("results", task)
         result = read_json(path)
         try:
             stated = dict(result.get("settings", {}))  # none in version 1.0.0, as below
             if stated and self.settings and (differences := _differences(stated, self.settings)):
                 raise InputError(f"{path}: from a run with other settings ({differences})")
-            tasks = {(line["row"], line["test_subject"]) for line in result["metrics"]}
-            if tasks != {task}:
+            lines = [line for line in result["metrics"] if line["target"]]
+            tasks = {(line["row"], line["test_subject"]) for line in lines}
+            if tasks != {task} or not {"history", "summary"} <= result.keys():
                 raise InputError(f"{path}: not the result of this row")
             digests = result.get("sha256", {})
             for file in (self.file("checkpoints", task), self.file("predictions", task)):
@@ -265,15 +259,6 @@ class RunFolder:
         write_json(self.file("results", task), result)
         self.file("unfinished", task).unlink(missing_ok=True)
 
-    def save_diverged(
-        self, task: Task, weights: Mapping[str, Tensor], description: Mapping[str, Any]
-    ) -> None:
-        """Save the best epoch of a diverged network next to the checkpoints; delete its state."""
-        if weights:
-            path = self.file("checkpoints", task)
-            save_checkpoint(path.with_suffix(f".diverged{path.suffix}"), weights, description)
-        self.file("unfinished", task).unlink(missing_ok=True)
-
     def delete_checkpoint(self, task: Task) -> None:
         """Delete the weights of a finished task, and record that its result is complete."""
         path, result = self.file("checkpoints", task), self.results[task]
@@ -333,9 +318,7 @@ def find_run(parent: Path, run_name: str) -> Path:
     folders = [new_run(parent, run_name)] if run_name else parent.glob("*")
     configs = [path for folder in folders if (path := folder / "config.json").exists()]
     if not configs:
-        raise InputError(
-            f"{parent / run_name}: no run to resume; leave out --resume to start one"
-        )
+        raise InputError(f"{parent / run_name}: no run to resume; leave out --resume to start one")
     return max(configs, key=lambda path: path.stat().st_mtime).parent
 
 

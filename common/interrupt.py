@@ -26,11 +26,11 @@ def catch_in_imports() -> None:
     A notebook, a worker or a program that imports something is left alone: only a command calls
     `run_main` in its own text, or is looked for by `python -m`.
     """
-    frame = sys._getframe()
-    while frame.f_globals.get("__name__", "").startswith(("common", "importlib", "_frozen_importlib")):
+    frame, importing = sys._getframe(), ("common", "importlib", "_frozen_importlib")
+    while (name := frame.f_globals.get("__name__", "")).startswith(importing):
         frame = frame.f_back
-    is_main = frame.f_globals.get("__name__") == "__main__" and "run_main" in frame.f_code.co_names
-    if is_main or sys.argv[:1] == ["-m"]:
+    is_command = name == "__main__" and "run_main" in frame.f_code.co_names
+    if is_command or sys.argv[:1] == ["-m"]:
         catch(end_now)
 
 

@@ -101,7 +101,7 @@ def long_form(
 
 
 def with_phase(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Return metrics, possibly none, with the columns of today.
+    """Return metrics, possibly none, with the current columns.
 
     Lines of earlier versions have no phase, since they are those of all samples.
     """

@@ -25,7 +25,7 @@ from common.folder import Task
 DASK = {
     "distributed.scheduler.worker-saturation": 1.0,  # tasks wait on the scheduler, not on workers
     "distributed.deploy.lost-worker-timeout": "1d",  # do not give up workers that restart slowly
-    "distributed.scheduler.no-workers-timeout": "10 minutes",  # do not wait forever if none does
+    "distributed.scheduler.no-workers-timeout": "10 minutes",  # give up if no worker starts
     "distributed.scheduler.http.routes": [],  # its pages would be open to other users
     "distributed.worker.http.routes": [],
 }
@@ -106,7 +106,7 @@ def _connect(stack: ExitStack, jobs: int, scheduler: str | None) -> Client:
             atexit.register(interrupt.end_now)
             raise
         return Client(stack.enter_context(cluster))
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # we report a lost scheduler
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # reported below
     try:
         return Client(scheduler, timeout=30)  # its TLS credentials are in Dask's configuration
     except (OSError, ValueError) as error:

@@ -36,6 +36,7 @@ from common.files import (
     load_checkpoint,
     name_problem,
     plural,
+    save_checkpoint,
     shorten,
     write_atomically,
     write_figure,
@@ -119,9 +120,8 @@ class Run:
         if args.threads > cores and not args.scheduler:
             raise InputError(f"--threads {args.threads}: this machine has {cores} cores; use fewer")
         torch.set_num_threads(args.threads)
-        self.folder = RunFolder(
-            new_run(args.output_dir / self.file.stem, args.run_name), [*self.rows]
-        )
+        path = new_run(args.output_dir / self.file.stem, args.run_name)
+        self.folder = RunFolder(path, [*self.rows])
         self.recording = read(args.data)
         check_windows(self.recording, window, args.protocol)
         self.test_subjects = choose_subjects(self.recording, args.test_subjects)
@@ -129,12 +129,9 @@ class Run:
         self.chosen_rows = self._with_needed(args.rows)
         self.tasks = [Task(row, s) for s in self.test_subjects for row in self.chosen_rows]
         for name in {name for task in self.tasks for name in task}:
-            problem = name_problem(name, NAME_BYTES)
-            if problem:
-                raise InputError(
-                    f"{shorten(repr(name), 60)}: a part of file names, but {problem}; rename the "
-                    "row or subject"
-                )
+            if problem := name_problem(name, NAME_BYTES):
+                place = f"{shorten(repr(name), 60)}: a part of file names"
+                raise InputError(f"{place}, but {problem}; rename the row or subject")
         self.failures: dict[Task, str] = {}
         self.retrained: set[Task] = set()  # finished, but their deleted weights are needed
         self.current: Progress | None = None
@@ -188,10 +185,8 @@ class Run:
         earlier = self.folder.open(self.settings, call)
         print(self._introduction())
         if any(c.get("script_digest", "") not in ("", call["script_digest"]) for c in earlier):
-            print(
-                f"NOTICE: {self.file.name} has changed since this run was started; its rows may "
-                "come from different versions of the script."
-            )
+            changed = f"{self.file.name} has changed since this run was started"
+            print(f"NOTICE: {changed}; its rows may come from different versions of the script.")
         print(f"Run: {self.folder.path}\n", flush=True)
         return self
 
@@ -251,9 +246,8 @@ class Run:
         todo = {task for task in self.tasks if task not in self.folder.results}
         for task in reversed(self.tasks):  # a row comes after the rows that it needs
             if task in todo:
-                todo |= {
-                    n for n in self._needs(task) if not self.folder.file("checkpoints", n).exists()
-                }
+                needs = self._needs(task)
+                todo |= {n for n in needs if not self.folder.file("checkpoints", n).exists()}
         return [task for task in self.tasks if task in todo]
 
     def _needs(self, task: Task) -> list[Task]:
@@ -270,7 +264,7 @@ class Run:
         try:
             yield
             if not self.folder.load_result(task):
-                raise InputError("its result is missing; all workers must reach --output-dir")
+                raise InputError("no result file; all workers must share --output-dir")
         except bdb.BdbQuit as error:  # `q` in the debugger ends the run, not only this row
             raise KeyboardInterrupt from error
         except Exception as error:
@@ -320,9 +314,13 @@ class Run:
                     self.folder.delete_checkpoint(task)
 
     def _save_diverged(self, task: Task, error: DivergedError) -> None:
-        """Save the best epoch before the divergence."""
-        description = self._checkpoint_description(self.rows[task.row], task.subject)
-        self.folder.save_diverged(task, error.best_weights, description)
+        """Save the best epoch before the divergence; delete the state of the row."""
+        if error.best_weights:
+            path = self.folder.file("checkpoints", task)
+            path = path.with_suffix(f".diverged{path.suffix}")
+            description = self._checkpoint_description(self.rows[task.row], task.subject)
+            save_checkpoint(path, error.best_weights, description)
+        self.folder.file("unfinished", task).unlink(missing_ok=True)
         error.best_weights = {}  # not sent along when a worker returns the error
 
     # Called by the scripts ------------------------------------------------------------------------
@@ -354,7 +352,7 @@ class Run:
         path = self.folder.file("checkpoints", task)
         try:
             if not self.folder.load_result(task):
-                raise self.folder.problems[task]
+                raise InputError(self.folder.problems[task])
             network.load_state_dict(load_checkpoint(path).tensors)
         except (InputError, RuntimeError) as error:
             raise InputError(
@@ -406,8 +404,8 @@ class Run:
         if not prediction.isfinite().all():
             message = "the estimates for the test subject are not finite"
             raise DivergedError(message, network.state_dict())
-        is_scored, samples = fold.test.is_scored.cpu(), fold.test.samples.cpu()
-        samples = samples[is_scored].numpy()
+        is_scored, sensor_set = fold.test.is_scored.cpu(), self.sensor_sets[row.sensor_set]
+        samples = fold.test.samples.cpu()[is_scored].numpy()
         arrays = {
             "truth": fold.test.targets.cpu()[is_scored].numpy(),
             "prediction": prediction.cpu()[is_scored].numpy(),
@@ -421,7 +419,7 @@ class Run:
         shared = {
             "row": row.name,
             "sensor_set": row.sensor_set,
-            "modalities": "+".join(self.sensor_sets[row.sensor_set].modalities),
+            "modalities": "+".join(sensor_set.modalities),
             "parameters": parameters,
             "test_subject": fold.test_subject,
         }
@@ -429,21 +427,18 @@ class Run:
         found = stances.find_in(arrays, self.targets, self.rate_hz)
         is_stance = stances.in_stance(found, len(samples))
         scores = long_form(truth, prediction, arrays["activity"], self.targets, shared, is_stance)
-        history = [
-            {"row": row.name, "fold": fold.test_subject, **epoch._asdict()} for epoch in history
-        ]
+        place = {"row": row.name, "fold": fold.test_subject}
+        epochs = [{**place, **epoch._asdict()} for epoch in history]
         self.folder.save_result(
             Task(row.name, fold.test_subject),
             network.state_dict(),
             {
                 **self._checkpoint_description(row, fold.test_subject),
-                "sensor_statistics": sensor_statistics(
-                    fold.train, self.sensor_sets[row.sensor_set].sensors
-                ),
+                "sensor_statistics": sensor_statistics(fold.train, sensor_set.sensors),
                 **(about or {}),
             },
             arrays,
-            {"history": history, "metrics": scores.to_dict("records"), "summary": summary},
+            {"history": epochs, "metrics": scores.to_dict("records"), "summary": summary},
         )
 
     def report(self) -> pd.DataFrame:
@@ -465,12 +460,11 @@ class Run:
         try:
             if self.folder.results:
                 self.folder.write_tables()
-            if rows:
-                print(final_table(metrics, rows, subjects), flush=True)
-            if self.folder.results:
+                if rows:
+                    print(final_table(metrics, rows, subjects), flush=True)
                 self._write_stances(metrics)
-            if rows:
-                self._draw(metrics, rows)
+                if rows:
+                    self._draw(metrics, rows)
         except (OSError, InputError) as error:
             problems.append(f"tables and figures: {_reason(error)}")
         if self.recording.is_synthetic:
@@ -488,23 +482,22 @@ class Run:
 
     def _draw(self, metrics: pd.DataFrame, rows: Sequence[str]) -> None:
         """Write the learning curves of the whole run, and figures of the rows of this call."""
-        subjects, is_synthetic = self.test_subjects, self.recording.is_synthetic
+        subjects, figures, history = self.test_subjects, {}, self.folder.history
+        is_synthetic = self.recording.is_synthetic
         mark = ", SYNTHETIC DATA" if is_synthetic else ""
-        figures, history = {}, self.folder.history
-        suffix = self.args.figure_format
+        truth = "simulated" if is_synthetic else "measured"
+        tested = f"test subject {subjects[0]}"
+        if len(subjects) > 1:
+            tested = plural(len(subjects), "test subject")
         with plots.figure_style():
             if len(history):  # some networks are not trained and have no epochs
                 order = {row: i for i, row in enumerate(self.rows)}
                 history = history.sort_values("row", key=lambda row: row.map(order), kind="stable")
-                figures["learning_curves"] = plots.learning_curves(
-                    history, f"Learning curves{mark}"
-                )
+                title = f"Learning curves{mark}"
+                figures["learning_curves"] = plots.learning_curves(history, title)
             shown = overall(metrics[metrics["test_subject"].isin(subjects)])
-            tested = plural(len(subjects), "test subject")
-            tested = tested if subjects[1:] else f"test subject {subjects[0]}"
-            title = f"NRMSE per target, {'mean over ' if subjects[1:] else ''}{tested}"
-            figures["nrmse"] = plots.nrmse_heat_map(shown, rows, title + mark)
-            truth = "simulated" if is_synthetic else "measured"
+            title = f"NRMSE per target, {'mean over ' if subjects[1:] else ''}{tested}{mark}"
+            figures["nrmse"] = plots.nrmse_heat_map(shown, rows, title)
             figures["estimates"] = plots.estimates_over_time(
                 {row: self.folder.load_predictions(Task(row, subjects[0])) for row in rows},
                 self.targets,
@@ -526,7 +519,8 @@ class Run:
                     f"{plural(first.count, 'stance')}, {tested}{mark}",
                 )
             for name, figure in figures.items():
-                write_figure(self.folder.path / "figures" / f"{name}.{suffix}", figure)
+                file = f"{name}.{self.args.figure_format}"
+                write_figure(self.folder.path / "figures" / file, figure)
 
     def _write_stances(self, metrics: pd.DataFrame) -> None:
         """Write `stances.csv` with the stances of all finished rows, and print their number."""
@@ -542,21 +536,13 @@ class Run:
                 table = stances.stance_table(arrays, found, self.targets, self.rate_hz)
                 table.insert(0, "row", task.row)
                 table.insert(1, "test_subject", task.subject)
-                table.to_csv(
-                    part,
-                    index=False,
-                    mode="a",
-                    header=i == 0,
-                    float_format="%.6g",
-                    encoding="utf-8",
-                )
+                style = {"index": False, "float_format": "%.6g", "encoding": "utf-8"}
+                table.to_csv(part, mode="a", header=i == 0, **style)
                 counts[task.subject] = max(len(found), counts.get(task.subject, 0))
         without = [subject for subject, count in counts.items() if not count]
         note = f"; none of subject {', '.join(without)}" if without else ""
-        total = plural(sum(counts.values()), "complete stance")
-        print(
-            f"\n{total} of {plural(len(counts), 'test subject')} in stances.csv{note}", flush=True
-        )
+        total, tested = sum(counts.values()), plural(len(counts), "test subject")
+        print(f"\n{plural(total, 'complete stance')} of {tested} in stances.csv{note}", flush=True)
 
     # Descriptions ---------------------------------------------------------------------------------
 
@@ -567,7 +553,7 @@ class Run:
             **describe_network(
                 row, self.sensor_sets[row.sensor_set], self.targets, self.window, self.rate_hz
             ),
-            "normalisation": "by the input BatchNorm of the network, whose statistics are tensors",
+            "normalization": "by the input BatchNorm of the network, whose statistics are tensors",
             "test_subject": test_subject,
             "settings": self.settings,
             "versions": _versions(),
@@ -600,7 +586,7 @@ class Run:
             )
         if added:
             rows = [row for row in self.chosen_rows if row in added]
-            lines.append(f"Rows added because others need them: {', '.join(rows)}")
+            lines.append(f"Rows added because others depend on them: {', '.join(rows)}")
         return "\n".join(lines)
 
     def _device_name(self) -> str:
@@ -625,8 +611,8 @@ class Run:
                 idle = f"{count - used} of {count} GPUs stay idle"
                 print(f"NOTICE: {idle}{hint if more > used else ''}.\n", flush=True)
             return
-        has_affinity = hasattr(os, "sched_getaffinity")
-        cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+        is_linux = hasattr(os, "sched_getaffinity")
+        cores = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
         more = min(cores // self.args.threads, tasks)
         if jobs == 1 and more > 1:
             print(f"Hint: --jobs {more} uses more cores, if there is enough memory.\n", flush=True)
@@ -640,32 +626,21 @@ class Run:
     def _sizes(self, rows: Collection[str]) -> dict[str, int]:
         """Return the number of weights of rows."""
         with torch.device("meta"):
-            networks = {row: self.rows[row].network() for row in rows}
-        return {
-            row: sum(p.numel() for p in network.parameters()) for row, network in networks.items()
-        }
+            return {
+                row: sum(p.numel() for p in self.rows[row].network().parameters()) for row in rows
+            }
 
     def _check_targets(self) -> None:
-        """Check that the finished rows have the targets of the script, by name.
-
-        Raises:
-            InputError: They have other targets.
-        """
+        """Check that the finished rows have the targets of the script, by name."""
         names = [target.name for target in self.targets]
         for task, result in self.folder.results.items():
             found = list(dict.fromkeys(line["target"] for line in result["metrics"]))
             if found != names:
-                raise InputError(
-                    f"{self.folder.path}: {task} has other targets "
-                    f"({', '.join(found)}) than {self.file.name} now; use another --run-name"
-                )
+                others = f"{task} has other targets ({', '.join(found)}) than {self.file.name} now"
+                raise InputError(f"{self.folder.path}: {others}; use another --run-name")
 
     def _check_space(self) -> None:
-        """Check that there is enough disk space for the results and the saved states.
-
-        Raises:
-            InputError: There is not enough disk space.
-        """
+        """Check that there is enough disk space for the results and the saved states."""
         todo = self._todo()
         sizes = self._sizes({task.row for task in todo})
         # Two states per process, because a new one is written before the old one is deleted
@@ -689,9 +664,6 @@ class Run:
         """Check that the GPUs have room for the data, the weights and Adam's moments of all jobs.
 
         This is a lower limit: the memory for a batch is not known before training.
-
-        Raises:
-            InputError: The free memory is too small.
         """
         todo = self._todo()
         if self.device.type != "cuda" or self.args.scheduler or not todo:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from common.files import InputError, read_problem, save_state, set_aside, shorten
 from common.windows import Windows
 
-tqdm.set_lock(threading.RLock())  # the default lock is reported as leaked after a kill
+tqdm.set_lock(threading.RLock())  # tqdm's own is reported as leaked after a kill
 
 LINE_EVERY_S = 25.0  # between two lines of progress, if the output is not a terminal
 

@@ -100,11 +100,9 @@ def precompute(
 ) -> tuple[Tensor, ...]:
     """Return the outputs of `function` on the inputs of all windows, `(windows, ...)` each.
 
-    The windows are processed in chunks to limit memory use.
-
     Args:
         function: a network, or a function of one tensor `(B, T, C)` per modality.
-        windows: the windows.
+        windows: the windows, processed in chunks to limit memory use.
     """
     results: list[Tensor] = []
     for indices in windows.batches(CHUNK):
@@ -151,7 +149,7 @@ def make_fold(
             within a trial or step, 20 % of the training subjects (at least one) for validation;
             the test windows also cover the end of each stretch.
         seed: seed for drawing the validation subjects of `strict`.
-        cut: cuts the samples; None for `cut_windows`.
+        cut: function that cuts the windows; None for `cut_windows`.
     """
     cut = cut or cut_windows
     training = [subject for subject in recording.subjects if subject != test_subject]
@@ -286,14 +284,13 @@ def check_windows(recording: Recording, window: int, protocol: str) -> None:
     counts = np.bincount(recording.subject, minlength=len(recording.subjects))
     for subject, count in zip(recording.subjects, counts, strict=True):
         if count < window or not len(cut_windows(recording, [subject], window, protocol)[0]):
+            problem = f"no full window of {window} in {count} usable samples"
             raise InputError(
-                f"{recording.path}: subject {subject}: no full window of {window} in {count} "
-                "usable samples; remove the subject from the file"
+                f"{recording.path}: subject {subject}: {problem}; remove the subject from the file"
             )
     if protocol == "paper" and counts.sum() - counts.max() <= window:
-        raise InputError(
-            f"{recording.path}: only one window for training and validation together; add subjects"
-        )
+        problem = "only one window for training and validation together"
+        raise InputError(f"{recording.path}: {problem}; add subjects")
 
 
 def choose_subjects(recording: Recording, wanted: Sequence[str] | None) -> list[str]:
@@ -313,8 +310,6 @@ def choose_subjects(recording: Recording, wanted: Sequence[str] | None) -> list[
     found = {name: find_subject(recording.subjects, name) for name in wanted}
     unknown = [shorten(name, 60) for name, subject in found.items() if subject is None]
     if unknown:
-        raise InputError(
-            f"{recording.path}: no subject {', '.join(unknown)}; for --test-subjects, choose from "
-            f"{' '.join(recording.subjects)}, or `all`"
-        )
+        choices = f"for --test-subjects, choose from {' '.join(recording.subjects)}, or `all`"
+        raise InputError(f"{recording.path}: no subject {', '.join(unknown)}; {choices}")
     return list(dict.fromkeys(found.values()))

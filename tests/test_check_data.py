@@ -298,6 +298,10 @@ def test_other_files_are_refused(synthetic_files: Files, tmp_path: Path) -> None
         check(tmp_path / "a.mat", tmp_path)
     with pytest.raises(InputError, match="nowhere.h5: no such file"):
         check(tmp_path / "nowhere.h5", tmp_path)
+    with pytest.raises(InputError, match="is a folder; give the path of an HDF5 file"):
+        check(tmp_path, tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(["x" * 300])
     with pytest.raises(InputError, match="not a figure format"):
         main([str(synthetic_files["a"]), "--figure", str(tmp_path / "page.txt")])
 

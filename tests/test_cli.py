@@ -86,6 +86,20 @@ def test_output_that_cannot_be_written_stops_the_printing_and_not_the_work(
     assert done.stderr == (line if is_lost and "2>" not in redirection else "")
 
 
+def test_ctrl_c_is_not_changed_for_a_program_that_only_imports(tmp_path: Path) -> None:
+    """A user's own program cleans up after Ctrl-C as before; only commands end with one line."""
+    path = tmp_path / "program.py"
+    path.write_text(
+        "import signal, sys\n"
+        "before = signal.getsignal(signal.SIGINT)\n"
+        "from common.cli import ArgumentParser\n"
+        "assert signal.getsignal(signal.SIGINT) == before\n"
+        "assert sys.excepthook is sys.__excepthook__\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, str(path)], env=environment, check=True)
+
+
 @pytest.mark.parametrize("kind", ["folder", "pipe", "missing"])
 def test_data_and_checkpoints_that_are_no_files_are_named(kind: str, tmp_path: Path) -> None:
     """A pipe must not hang a script, and a folder exists, whatever is wrong with it."""

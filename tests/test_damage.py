@@ -61,7 +61,7 @@ def flip_bit(path: Path) -> None:
 
 
 def swap_with_other(path: Path) -> None:
-    """Replace the file by that of the other row."""
+    """Replace the file with that of the other row."""
     others = [p for p in path.parent.iterdir() if p != path and p.suffix == path.suffix]
     shutil.copy(others[0] if others else path.parent / "metrics.csv", path)
 
@@ -101,6 +101,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "link": replace_by_link,
     "missing": lambda path: path.unlink(),
 }
+QUICK = ("a bit", "empty", "folder")  # damages of the default suite
+SOME = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in DAMAGE]
 FILES = {
     "config": "config.json",
     "result": f"results/{ROWS[0]}-subject_03.json",
@@ -111,7 +113,7 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("damage", SOME)
 @pytest.mark.parametrize("file", FILES)
 def test_a_damaged_file_is_replaced(
     file: str, damage: str, main: Main, folder: Path, finished: tuple, capsys: Capture
@@ -154,15 +156,12 @@ def test_a_changed_number_of_a_result_is_noticed(
     assert outcome(folder) == finished[1]
 
 
-OF_THIS_VERSION = ("digest", "sha256", "settings")  # in a result
-
-
 def to_earlier_version(folder: Path) -> None:
     """Remove digests, and settings from the results, as in runs of version 1.0.0."""
     for path in (folder / "config.json", *folder.glob("results/*.json")):
         content = json.loads(path.read_text())
-        names = ("digest", "sha256") if path.name == "config.json" else OF_THIS_VERSION
-        path.write_text(json.dumps({k: v for k, v in content.items() if k not in names}) + "\n")
+        names = {"digest", "sha256", *(["settings"] if "metrics" in content else [])}
+        path.write_text(json.dumps({k: v for k, v in content.items() if k not in names}))
 
 
 def test_a_run_of_an_earlier_version_is_kept(
@@ -298,7 +297,7 @@ def test_flags_of_a_damaged_run_are_checked(
 # Saved states ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", [name for name in DAMAGE if name not in ("missing", "link")])
+@pytest.mark.parametrize("damage", SOME[:-2])  # all but "link" and "missing"
 def test_a_damaged_state_is_set_aside(
     damage: str, main: Main, finished: tuple, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:

@@ -155,7 +155,10 @@ BAD_FILES = {  # what is replaced in a good file, or deleted for None, and the m
     "not a group": ({"All_subjects": np.zeros(3)}, "/All_subjects: is a dataset; it must be a gr"),
     "missing activity": ({PLACE: None}, "/All_subjects/Subject_8: Ramp is missing"),
     "dangling link": ({PLACE: h5py.SoftLink("/nowhere")}, "Subject_8: Ramp is missing"),
-    "group": ({PLACE: None, f"{PLACE}/left": np.zeros(3)}, "Subject_8/Ramp: is a group"),
+    "group": (
+        {PLACE: None, f"{PLACE}/left": np.zeros(3)},
+        "Subject_8/Ramp: expected a dataset of samples",
+    ),
     "wrong width": (
         {PLACE: random_samples(120)[:, :100]},
         r"Subject_8/Ramp: shape \(120, 100\).*129 columns",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -153,12 +154,21 @@ def test_an_unusable_trial_is_skipped_and_named(
     assert not Path("made.h5").exists()
 
 
+def test_what_is_no_file_is_named(place: Path, capsys: Capture) -> None:
+    """The trial of a broken link would be missing from the dataset, and a pipe would hang."""
+    ANNA.with_name("02.csv").symlink_to("nowhere.csv")
+    os.mkfifo(ANNA.with_name("03.csv"))
+    make()
+    assert "NOTICE: 2 other files ignored: 02.csv, 03.csv" in capsys.readouterr().out
+
+
 def test_missing_columns_everywhere_print_a_template(place: Path, capsys: Capture) -> None:
     """Nobody should have to type fourteen names to find out what the script expects."""
     for lines, message in (
         ("device,script\nFz,vertical_force\n", "no column ours and no column yours; its first"),
         ("yours,ours\na,shank_acc_x\n", "not a column of Dataset my_gait such as shank_Accel_X"),
         ("yours,ours\nFz,vertical_force\n", "no column shank_Accel_X"),
+        ("yours,ours\nForce,vertical_force\n", "no column shank_Accel_X"),  # none of the file's
     ):
         Path("columns.csv").write_text(lines)
         with pytest.raises(InputError, match=message):

@@ -39,7 +39,7 @@ def test_card_describes_the_networks_and_their_errors(tmp_path: Path) -> None:
     assert result[:2] == ["3", f"{by_subject.mean():.2f} ± {by_subject.std():.2f}"]
     assert result[3] == f"9 ({by_subject['9']:.2f})"
     for words in (
-        *("run mine", "100 samples at 200 Hz (0.5 s)", "gyr (rad/s)", "ankle moment (BW·BH)"),
+        *("run mine", "at 200 Hz", "100 samples (0.5 s)", "gyr (rad/s)", "ankle moment (BW·BH)"),
         *("3 subjects: 7, 8, 9", "protocol paper", "epochs 40", "seed 42", "alpha 0.25"),
         *("adults who walk", "optimistic", "placed and oriented", "latency of up to 0.75 s"),
         "Not for clinical decisions",

@@ -101,7 +101,7 @@ def test_workers_that_do_not_share_the_folder_are_named(
 ) -> None:
     """Results that a worker writes to its own disk must not end as a traceback."""
     monkeypatch.setattr(script, "train_and_test", lambda row, test_subject, run: None)
-    with pytest.raises(FailedTasksError, match="its result is missing; all workers must reach"):
+    with pytest.raises(FailedTasksError, match="no result file; all workers must share"):
         script.main([*usual, "--scheduler", address])
 
 

@@ -72,13 +72,16 @@ def test_standing_still_is_no_wrong_unit() -> None:
     still = np.random.default_rng(0).normal(0, 0.02, (200, 12))
     still[:, [1, 4]] += 9.8
     assert not check(still, "deg/s")
+    assert not check(still, "rad/s")
     assert "in rad/s?" in check(walk() * np.r_[np.ones(6), np.full(6, 0.3)], "deg/s")[0]
+    slow = walk() * np.r_[np.ones(6), np.full(6, 1 / 57.3)]
+    assert "rad/s taken as deg/s?" in check(slow, "rad/s")[0]
 
 
 FAULTS: dict[str, tuple[Callable[[np.ndarray], object], str]] = {
     "held for 25 ms": (
         lambda v: hold(v, slice(50, 55), [0, 1, 2, 6, 7, 8]),
-        "foot: all six channels unchanged for 0.025 s from 0.250 s on, 1.2 % of *almost certainly*",
+        "foot: all six channels unchanged for 0.025 s from 0.250 s on, 1.25 % *almost certainly*",
     ),
     "held at the end": (
         lambda v: hold(v, slice(360, 400), slice(None)),
@@ -109,6 +112,10 @@ FAULTS: dict[str, tuple[Callable[[np.ndarray], object], str]] = {
         lambda v: v.__setitem__((slice(0, None, 50), 7), -9999.0),
         "foot gyr Y: -9999 in 2 % of the samples; if *",
     ),
+    "damaged cell": (
+        lambda v: v.__setitem__((40, 4), 1e6),
+        "accelerometer trunk: up to 1e+06 m/s² in 0.25 % of the samples, almost certainly damaged*",
+    ),
 }
 
 
@@ -123,6 +130,8 @@ def test_a_fault_of_samples_is_found(spoil: Callable[[np.ndarray], object], expe
 COUNTS: dict[str, tuple[np.ndarray, str]] = {
     "intact": (np.arange(100), ""),
     "starts again at 2^16": ((65_500 + np.arange(100)) % 2**16, ""),
+    "starts again every second": (np.arange(500) % 200, ""),
+    "starts again after 255": (np.arange(600) % 255, ""),
     "by twos": (np.arange(0, 200, 2), ""),
     "not a counter": (np.random.default_rng(0).integers(0, 9, 100), ""),
     "lost": (np.delete(np.arange(100), slice(40, 47)), "by 8 instead of 1 after sample 39: *7 sam"),
@@ -171,6 +180,10 @@ UNITS_MIXED = {
         {("Ben", 0): {"force": 1 / 735, "moment": 1 / 1300}},
         "subject Ben: trial 0: forces in BW: 1/* of those of the other subjects; probably N",
     ),
+    "divided by mass": (
+        {("Ben", i): {"force": 1 / 75, "moment": 1 / 75} for i in range(2)},
+        "subject Ben: * in BW*: 1/75 of those of the other subjects; probably N*/kg*",
+    ),
     "kN": (
         {("P 9", 0): {"force": 1e-3}},
         "subject P 9: trial 0: forces in BW: 1/* probably N, and",
@@ -198,11 +211,24 @@ def test_a_subject_or_trial_in_another_unit_is_found(
     assert len({message.split(":")[0] for message in found}) == 1
 
 
+def test_one_damaged_cell_is_no_wrong_unit() -> None:
+    """The message would name a unit that is right, and users would convert it."""
+    intact = [trial(name, "1", k) for k, name in enumerate("ABCD")]
+    values = walk(4)
+    values[50, 0], values[60, 7] = 1e6, 1e4
+    targets = np.abs(np.sin(values[:, :2])) * [0.1, 1.0]
+    damaged = summarize_trial("E", "1", SENSORS, values[:, :6], values[:, 6:], targets, UNITS)
+    assert not compare_trials([*intact, damaged])
+
+
 def test_two_subjects_in_different_units_are_reported_once() -> None:
     """The message would say of each of two subjects that it is wrong."""
     trials = [trial("A", "1", 0), trial("B", "1", 1, {"gyr": 1 / 57.3})]
     [message] = compare_trials(trials)
     assert "those of the other subject;" in message
+    [message] = compare_trials([trial("A", "1", 0), trial("A", "2", 1, {"force": 1e-3})])
+    assert "subject A: 1: forces in BW: 1,0" in message  # neither is 1/1 of the other
+    assert "those of the other trials; probably N, and kN" in message
 
 
 def test_copies_of_a_trial_are_found() -> None:

@@ -57,12 +57,12 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "dead": (fill(NAMES[:1], 0.0), "foot_Accel_X (SD * in training): constant (0) throughou"),
     "frozen": (
         freeze(NAMES[:6], slice(10, 310)),
-        "foot: all six channels unchanged for 1.5 s from 0.050 s on, 94 % of the samples; almost",
+        "foot: all six channels unchanged for 1.5 s from 0.050 s on, 93.8 % of the samples; almost",
     ),
     "held": (
         freeze(NAMES[6:], slice(40, 60)),
-        "trunk: all six channels unchanged for 0.1 s from 0.200 s on, 6.2 % of the samples; almost "
-        "certainly lost samples filled with the last value",
+        "trunk: all six channels unchanged for 0.1 s from 0.200 s on, 6.25 % of the samples; "
+        "almost certainly lost samples filled with the last value",
     ),
     "zeros": (
         fill(NAMES, 0.0, slice(100, 180)),
@@ -70,15 +70,15 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     ),
     "zeros of an accelerometer": (
         fill(NAMES[:3], 0.0, slice(100, None, 100)),
-        "foot: accelerometer exactly 0 in 3 places, 0.94 % of the samples; the longest, 0.005 s, f",
+        "foot: accelerometer exactly 0 in 3 places, 0.938 % of the samples; the longest, 0.005 s*",
     ),
     "a gyroscope repeats itself": (
         freeze(NAMES[9:], slice(80, 140)),
-        "trunk: gyroscope unchanged for 0.3 s from 0.400 s on, 19 % of the samples; almost certain",
+        "trunk: gyroscope unchanged for 0.3 s from 0.400 s on, 18.8 % of the samples; almost*",
     ),
     "half the rate": (
         lambda frame: frame.__setitem__(NAMES, frame[NAMES].to_numpy()[np.arange(320) // 2 * 2]),
-        "foot, trunk: all six channels unchanged from one sample to the next in 50 % of the samples",
+        "foot, trunk: all six channels unchanged from one sample to the next in 50 %*",
     ),
     "clipped": (
         lambda frame: frame.update(frame["foot_Gyro_Z"].clip(-3.5, 3.5)),

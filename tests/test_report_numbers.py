@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -86,6 +88,39 @@ def test_rows_with_different_subjects_are_compared_on_common_ones(tmp_path: Path
     assert list(means["NRMSE % on 2 common subjects mean"]) == [3.5, 2.5]
     assert "common subjects: 03, 04" in find(found, "table_IV").notes[1]
     assert "different subjects" in find(found, "table_IV_nrmse_per_target").notes[1]
+
+
+@pytest.mark.parametrize("dataset", ["A", "B"])
+def test_moments_per_kg_need_the_bodies_in_the_data_file(dataset: str, tmp_path: Path) -> None:
+    """RMSE in N·m/kg would be that of another person, or of the data file of another run."""
+    heights = {"07": 1.5, "08": 2.0, "09": 180.0}  # the last one is not in m
+    data = tmp_path / "data.h5"
+    with h5py.File(data, "w") as file:
+        file.attrs["columns"] = json.dumps(["body weight", "body height", "EXT_KM_X"])
+        for subject, height_m in heights.items():
+            if dataset == "B":
+                file[f"subject_{subject}"] = np.full((2, 152, 3), [60.0, height_m, 1.0], "f4")
+                continue
+            group = file.create_group(f"All_subjects/Subject_{subject}")
+            group.attrs["mass_kg"], group.attrs["height_m"] = 60.0, height_m
+    script = f"Dataset_{dataset}_Sensor_Distillation"
+    rows = [("student-foot", "foot", 1000)] if dataset == "A" else [("student-feet", "feet", 1000)]
+    run = write_run(tmp_path / "run", script, rows, lambda *_: 10.0, subjects=[*heights])
+    config = json.loads((run / "config.json").read_text())
+    config["calls"] = [{"flags": {"data": str(data)}}]
+    for size, expected in ((data.stat().st_size, True), (1, False)):
+        config["settings"]["data"]["bytes"] = size
+        (run / "config.json").write_text(json.dumps(config))
+        [results] = load_results([run])
+        assert ("rmse_nm_per_kg" in results.metrics) == expected
+        if expected:
+            first = results.metrics.groupby("test_subject").first()
+            factor = 9.8 if dataset == "A" else 0.098
+            known = (factor * first["rmse"] * pd.Series(heights))[["07", "08"]]
+            np.testing.assert_allclose(first["rmse_nm_per_kg"][["07", "08"]], known, rtol=1e-6)
+            of_force = results.metrics["unit"] == "BW"
+            assert results.metrics.loc[of_force, "rmse_nm_per_kg"].isna().all()
+            assert np.isnan(first["rmse_nm_per_kg"]["09"])
 
 
 def test_undefined_scores_make_their_means_undefined(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_order_and_choice_of_rows_change_nothing(finished: Finished, capsys: Cap
     printed = capsys.readouterr().out
     needs = row_named(finished.script, row).needs
     assert bool(needs) == (row.split("-")[0] in ("distilled", "dlr"))
-    note = f"Rows added because others need them: {', '.join(needs)}\n"
+    note = f"Rows added because others depend on them: {', '.join(needs)}\n"
     assert (note in printed) == bool(needs)
     for name in (row, *needs):
         prediction = finished.saved(name)["prediction"]
@@ -290,8 +290,8 @@ def test_both_folds_of_the_measured_example(example_b: Path, tmp_path: Path) -> 
         (["--device", "gpu"], "--device gpu: no such device"),
         (["--device", "meta"], "--device meta: no such device"),
         (["--device", "cuda:99"], "--device cuda:99: "),
-        (["--run-name", "a/b"], "--run-name 'a/b': must be a folder name, not a path"),
-        (["--run-name", ""], "--run-name '': must be a folder name, not a path"),
+        (["--run-name", "a/b"], "--run-name 'a/b': must be a folder name, but is a path"),
+        (["--run-name", ""], "--run-name '': must be a folder name, but is a path"),
         (["--epochs", "2.5"], "--epochs: must be a whole number from 1"),
         (["--learning-rate", "inf"], "--learning-rate: must be a finite number"),
         (["--batch-size", "0"], "--batch-size: must be a whole number from 1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from beyond import Dataset_A_streaming as script_a
 from beyond import Dataset_B_streaming as script_b
@@ -255,8 +257,12 @@ REFUSED = {
     "few cells": (f"{GOOD}0.005,1,2,3\n", "line 3: 4 cells, but 7 column"),
     "text": (f"{GOOD}\n0.005,1,x,3,4,5,6\n", "line 4: foot_Accel_Y: x is not a"),
     "infinity": (f"{GOOD}1,1,2,3,4,5,inf\n", "line 3: foot_Gyro_Z: inf is not a number"),
+    "two columns": (f"{HEADER},{FOOT[0]}\n", "line 1: two columns are named foot_Accel_X; rename"),
     "no time": (f"{GOOD},1,2,3,4,5,6\n", "line 3: no time in time"),
-    "earlier time": (f"{GOOD}-1,1,2,3,4,5,6\n", "line 3: the time decreases"),
+    "earlier time": (
+        f"{GOOD}-1,1,2,3,4,5,6\n",
+        "line 3: the time falls back by 1 s; the clock",
+    ),
     "too large": (f"{GOOD}1,1,2,3,4,5,1e300\n", "line 3: foot_Gyro_Z: 1e300 is far too large"),
     "long cell": (f"{GOOD[:-1]},{'1' * 131_073}\n", "line 2: not a line of a CSV"),
     "binary": ("\x00\x01\x7f\n", "line 1: no column foot_Accel_X"),
@@ -312,6 +318,32 @@ def test_a_repeated_time_does_not_end_a_session(
     printed = capsys.readouterr().err
     assert printed.count("NOTICE: line 52 has the same time as the line before") == 1
     assert "skipped: 2 lines" in printed
+
+
+@pytest.mark.parametrize(("period_s", "unit_s"), [(86400, 1), (2**32 * 1e-6, 1e-6)])
+def test_a_clock_that_starts_again_does_not_end_a_session(
+    period_s: float, unit_s: float, network: Path, walk: pd.DataFrame, capsys: Capture
+) -> None:
+    """At midnight, or when a counter of microseconds overflows, the exoskeleton would stop."""
+    expected = stream(network, walk)
+    time_s = (walk["time"] + period_s - 0.5) % period_s
+    flags = ["--time-unit", {1: "s", 1e-6: "us"}[unit_s]]
+    found = stream(network, walk.assign(time=(time_s / unit_s).round(9)), *flags)
+    check_equal(found, target_values(expected))
+    assert (np.diff(found["time (s)"]) > 0).all()
+    printed = capsys.readouterr().err
+    assert f"NOTICE: line 102: the clock starts again after {period_s:.10g} s" in printed
+
+
+def test_a_counter_shows_lost_lines(network: Path, walk: pd.DataFrame, capsys: Capture) -> None:
+    """Without times, the walking before and after them would be joined silently."""
+    counted = walk.drop(columns="time").assign(PacketCounter=(walk.index + 60_000) % 2**16)
+    stream(network, counted)
+    assert capsys.readouterr().err.count("NOTICE: no time column") == 1
+    stream(network, counted.drop(index=range(100, 120)))
+    printed = capsys.readouterr().err
+    assert "NOTICE: PacketCounter counts on by 21 instead of 1 after line 101: almost" in printed
+    assert printed.count("PacketCounter") == 1
 
 
 def damage(kind: str, walk: pd.DataFrame) -> pd.DataFrame:
@@ -398,6 +430,12 @@ def test_unusable_flags_and_networks_are_refused(
         stream(network, walk, "--columns", "foot_Accel_X=-Acc_X")
     with pytest.raises(InputError, match="no column Clock; correct --time-column"):
         stream(network, walk, "--time-column", "Clock")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: is a pipe or a device, not a file"):
+        stream(tmp_path / "pipe", walk)
+    save_file({"x": np.zeros(1)}, tmp_path / "deep.safetensors", {"about": "[" * 100_000})
+    with pytest.raises(InputError, match="has no description of its network"):
+        stream(tmp_path / "deep.safetensors", walk)
     tensors, description = load_checkpoint(network)
     tensors["head.bias"][:] = torch.nan
     save_checkpoint(tmp_path / "nan.safetensors", tensors, description)

@@ -17,7 +17,13 @@ from torch import Tensor
 import Dataset_A_lmfn_tfn_fusion_models as script
 import Dataset_B_sensor_distillation as script_b
 from beyond import Dataset_A_streaming as streaming
-from common.files import InputError, load_checkpoint, save_checkpoint
+from common.files import (
+    InputError,
+    file_digest,
+    load_checkpoint,
+    save_checkpoint,
+    write_json,
+)
 from tests.conftest import Files
 from tests.networks import BEYOND, SCRIPTS, random_samples, row_named
 from tests.predicting import describe, random_network
@@ -215,5 +221,14 @@ def test_other_files_are_refused_and_not_executed(
         refusal(path)
     shutil.copy(synthetic_files["a"], path)
     refusal(path)
+    (tmp_path / "run" / "results").mkdir(parents=True)
+    path = tmp_path / "run" / "checkpoints" / "x.safetensors"
+    path.parent.mkdir()
+    save_checkpoint(path, *valid)
+    result = tmp_path / "run" / "results" / "x.json"
+    write_json(result, {"sha256": {path.name: file_digest(path)}})
+    load_trained(path)
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 64]))
+    assert "damaged or replaced (differs from" in refusal(path)
     assert "is a folder" in refusal(tmp_path)
     assert "no such file" in refusal(tmp_path / "none.safetensors")

@@ -423,13 +423,21 @@ FAULTS: dict[str, tuple[Spoil, str]] = {
         lambda frame: frame.assign(time=frame["time"] % 0.5),
         "time, line 101 below the names: the time falls back by 0.495 s there; .*: split the file",
     ),
+    "one damaged time": (
+        put("time", 60, 1e6),
+        "line 62 below the names: the time falls back by .*: correct or remove the line",
+    ),
+    "two lines swapped": (
+        lambda frame: frame.iloc[[*range(60), 61, 60, *range(62, len(frame))]],
+        "line 62 below the names: the time falls back by 0.005 s there; .* out of order: correct",
+    ),
     "joined recordings of one second": (
         lambda frame: pd.concat([frame, frame, frame]).assign(time=np.arange(450) % 200 / 200),
         "line 201 below the names: the time falls back by 0.995 s there; .*: split the file there",
     ),
     "coarse times": (
         lambda frame: frame.assign(time=frame["time"].round(1)),
-        "as in 9[0-9] % of the lines; the times are too coarse: state --recorded-hz",
+        "as in 9[0-9.]+ % of the lines; the times are too coarse: state --recorded-hz",
     ),
     "extra cell": (edit_line(30, lambda line: f"9,{line}"), "line 31: 8 cells, but 7 column names"),
     "extra cell in all lines": (

@@ -426,7 +426,7 @@ def test_duplicates_gaps_and_zeros_are_reported(tmp_path: Path, capsys: Capture)
     assert (
         "TOE: missing in 6 of 200 frames, at most 5 in succession; 1 of them are 0" in printed.err
     )
-    with pytest.raises(InputError, match="no such file; pass one file of a trial"):
+    with pytest.raises(InputError, match="is a folder; pass one file of a trial"):
         main(["--list", str(tmp_path)])
     table = pd.read_csv(io.StringIO(printed.out)).set_index("yours")
     assert table.loc["TOE_X", ["unit", "rate_hz", "missing_percent"]].tolist() == ["mm", 100, 3]

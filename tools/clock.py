@@ -17,6 +17,7 @@ DAY_OR_MONTH = r"\d{1,2}([./-])\d{1,2}\1\d{2,4}\b"  # a date that does not begin
 MINUTES = r"\d+:\d\d(?:\.\d+)?"  # spreadsheets leave the hours out
 LONGEST_DATE_GAP_S = 86400.0
 PERIODS_S = (1, 60, 3600, 43200, 86400, 604800)  # after which a clock starts again
+COUNT_BITS = (16, 24, 31, 32)  # of a count of time units that starts again at 0
 DATE_PERIODS_S = (3600, 86400)  # daylight saving time; a date that was not counted on
 WRAP_INTERVALS = 3.0  # median intervals to the first time after that, at most
 
@@ -101,9 +102,13 @@ def increase(
     if len(falls):
         period_s, after = _find_wrap(time_s, steps_s, unit_s, is_date), where(int(falls[0]) + 1)
         if period_s is None:
+            k = int(falls[0])
+            before, later = time_s[max(k - 1, 0) : k + 1], time_s[k + 1 : k + 3]
+            cause = "clock was set or restarted, or recordings were joined: split the file there"
+            if later[-1] > time_s[k] or later[0] > before[0]:
+                cause = "time of a single line is wrong or out of order: correct or remove the line"
             raise InputError(
-                f"{place}, {after}: the time falls back by {-steps_s[falls[0]]:.6g} s there; the "
-                "clock was set or restarted, or recordings were joined: split the file there"
+                f"{place}, {after}: the time falls back by {-steps_s[k]:.6g} s there; the {cause}"
             )
         cause = "at midnight" if period_s == 86400 else f"after {period_s:.10g} s"
         cause = "at the end of daylight saving time" if is_date and period_s == 3600 else cause
@@ -119,8 +124,13 @@ def increase(
         hint = "the times are too coarse: state --recorded-hz instead of a time column"
     raise InputError(
         f"{place}, {where(int(repeated[0]) + 1)}: the time does not increase there, as in "
-        f"{percent:.2g} % of the lines; {hint}"
+        f"{percent:.3g} % of the lines; {hint}"
     )
+
+
+def clock_periods(unit_s: float) -> list[float]:
+    """Return the periods in s after which a clock that counts units may start again."""
+    return sorted([*PERIODS_S, *(unit_s * 2**bits for bits in COUNT_BITS)])
 
 
 def _find_wrap(
@@ -128,8 +138,7 @@ def _find_wrap(
 ) -> float | None:
     """Return the period after which a clock started again; None if none explains all falls."""
     usual_s = float(np.median(steps_s[steps_s > 0])) if (steps_s > 0).any() else 0.0
-    counts = [] if is_date else [unit_s * 2**bits for bits in (16, 24, 31, 32)]
-    for period_s in sorted([*(DATE_PERIODS_S if is_date else PERIODS_S), *counts]):
+    for period_s in DATE_PERIODS_S if is_date else clock_periods(unit_s):
         longest_s = max(WRAP_INTERVALS * usual_s, period_s / 1000)
         if find_period(time_s, [period_s], longest_s, is_within=not is_date):
             after_s = time_s[1:][steps_s < 0]

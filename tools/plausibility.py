@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from common.files import plural, shorten
+from tools.signals import TO_RAD_S
 
 GRAVITY_M_S2 = 9.8
 ANY_NORM_M_S2 = (4.0, 40.0)  # of a recording that may be all running
@@ -28,6 +29,8 @@ HELD_SAMPLES, HELD_S = 5, 0.1  # equal in all channels, each of which has noise 
 LOST = "almost certainly zeros in place of lost samples"
 REPEATED_SHARE = 0.25  # of the samples that equal the one before
 SENTINELS = (999.0, 9999.0, 99999.0)  # common codes for missing values, with either sign
+LARGEST_M_S2, LARGEST_RAD_S = 20_000.0, 350.0  # ten times the range of sensors for impacts
+OUTLIER_SHARE = 0.05  # of the samples, at most; more is another unit
 SENTINEL_GAP = 0.9  # all other values of the column are below this fraction of a sentinel
 COUNTER_BITS = (8, 16, 32)  # of a counter that starts again at 0
 FEWEST_COUNTED, COUNTING_SHARE = 10, 0.8  # numbers, and share of equal steps, of a counter
@@ -39,8 +42,15 @@ UNLIKE_RATIO = {"gyroscope": 10.0, "accelerometer": 3.0, "forces": 4.0, "targets
 FACTORS = {  # between units that are easily mistaken for each other
     "gyroscope": {57.3: "rad/s and deg/s", 1000.0: "thousandths"},
     "accelerometer": {9.81: "g and m/s²", 1000.0: "thousandths, as mg", 102.0: "mg and m/s²"},
-    "forces": {700.0: "N, and kN or body weights", 9.8: "N and kgf, or body weights and mass"},
-    "targets": {1200.0: "N·m, and divided by body weight", 100.0: "fractions and percent"},
+    "forces": {
+        700.0: "N, and kN or body weights",
+        65.0: "N and N/kg",
+        9.8: "N and kgf, or body weights and mass",
+    },
+    "targets": {
+        1200.0: "N·m, and divided by body weight",
+        80.0: "N·m and N·m/kg, or fractions and percent",
+    },
 }  # fmt: skip
 SAME_FACTOR = 2.5  # ratio of a measured factor to that of a unit
 
@@ -73,8 +83,9 @@ def check_samples(
     acc, gyr, _ = np.split(values, [3 * len(sensors), 6 * len(sensors)], axis=1)
     return [
         *check_accelerometers(sensors, acc, ANY_NORM_M_S2),
-        *(check_gyroscopes(sensors, gyr, gyr_unit) if _is_moving(sensors, acc) else ()),
+        *check_gyroscopes(sensors, acc, gyr, gyr_unit),
         *check_held(sensors, acc, gyr, rate_hz, where),
+        *check_outliers(sensors, acc, gyr, gyr_unit),
         *check_sentinels(names, values),
     ]
 
@@ -106,21 +117,26 @@ def check_accelerometers(
             )
 
 
-def check_gyroscopes(sensors: Sequence[str], gyr: np.ndarray, unit: str) -> Iterator[str]:
-    """Yield a message for each gyroscope too fast for rad/s, or one if all are too slow for deg/s.
+def check_gyroscopes(
+    sensors: Sequence[str], acc: np.ndarray, gyr: np.ndarray, unit: str
+) -> Iterator[str]:
+    """Yield a message for each gyroscope that is too fast, or one if all are too slow.
 
     Args:
         sensors: names of the sensors.
-        gyr: `(samples, 3 * sensors)` in `unit`.
+        acc: `(samples, 3 * sensors)`, which shows whether they move.
+        gyr: the same samples of the gyroscopes, in `unit`.
         unit: `rad/s` or `deg/s`.
     """
     fast = [percentile(norm, 99) for norm in _norms(sensors, gyr)]
+    largest = np.nanmax([*fast, 0.0])
     if unit == "rad/s":
         for sensor, speed in zip(sensors, fast, strict=True):
             if speed > FASTEST_RAD_S:
                 yield f"gyroscope {sensor}: 99th percentile {speed:.3g} rad/s; in deg/s?"
-    elif np.nanmax([*fast, 0.0]) < SLOWEST_DEG_S:
-        yield f"gyroscopes: 99th percentile at most {np.nanmax([*fast, 0.0]):.3g} deg/s; in rad/s?"
+    if largest * TO_RAD_S[unit] < TO_RAD_S["deg/s"] * SLOWEST_DEG_S and _is_moving(sensors, acc):
+        hint = "in rad/s?" if unit == "deg/s" else "rad/s taken as deg/s?"
+        yield f"gyroscopes: 99th percentile at most {largest:.3g} {unit}; {hint}"
 
 
 # Lost samples -------------------------------------------------------------------------------------
@@ -207,7 +223,7 @@ def _describe(
     start = int(starts[longest])
     place = where(start) if where else f"{start / rate_hz:.3f} s"
     duration = f"{lengths[longest] / rate_hz:.3g} s"
-    percent = f"{100 * lengths.sum() / samples:.2g} % of the samples"
+    percent = f"{100 * lengths.sum() / samples:.3g} % of the samples"
     if len(starts) == 1:
         return f"for {duration} from {place} on, {percent}"
     return f"in {len(starts):,} places, {percent}; the longest, {duration}, from {place} on"
@@ -226,6 +242,34 @@ def longest_constant_run(values: np.ndarray) -> tuple[int, int]:
         return 0, 1
     longest = int(np.argmax(lengths))
     return int(starts[longest]), int(lengths[longest]) + 1
+
+
+def check_outliers(
+    sensors: Sequence[str], acc: np.ndarray, gyr: np.ndarray, unit: str
+) -> Iterator[str]:
+    """Yield a message for each sensor with a few values that no sensor can measure.
+
+    Codes for missing values are left to `check_sentinels`.
+
+    Args:
+        sensors: names of the sensors.
+        acc: `(samples, 3 * sensors)` in m/s².
+        gyr: the same samples of the gyroscopes, in `unit`.
+        unit: `rad/s` or `deg/s`.
+    """
+    largest_speed = LARGEST_RAD_S / TO_RAD_S[unit]
+    for kind, values, limit, of in (
+        ("accelerometer", acc, LARGEST_M_S2, "m/s²"),
+        ("gyroscope", gyr, largest_speed, unit),
+    ):
+        measured = np.where(np.isin(np.abs(values), SENTINELS), np.nan, values)
+        for sensor, norm in zip(sensors, _norms(sensors, measured), strict=True):
+            share = (norm > limit).mean()
+            if 0 < share <= OUTLIER_SHARE:
+                yield (
+                    f"{kind} {sensor}: up to {np.fmax.reduce(norm):.3g} {of} in {100 * share:.3g} "
+                    "% of the samples, almost certainly damaged: no sensor measures that"
+                )
 
 
 def check_sentinels(names: Sequence[str], values: np.ndarray) -> Iterator[str]:
@@ -290,6 +334,9 @@ def unwrap_counter(counts: np.ndarray) -> tuple[np.ndarray, int | None]:
     """
     steps = np.diff(counts)
     usual = float(np.median(steps)) if len(steps) else 1.0
+    falls = steps[steps < 0]
+    if len(falls) > 1 and np.ptp(falls) == 0:  # any period, but not a single restart
+        return unwrap(counts, usual - falls[0]), int(usual - falls[0])
     periods = [*(2**bits for bits in range(7, 33)), *(10**digits for digits in range(2, 10))]
     period = find_period(counts, periods, usual)  # no sample was lost there
     for bits in COUNTER_BITS:
@@ -375,12 +422,11 @@ def summarize_trial(
     hashes = pd.util.hash_pandas_object(pd.DataFrame(imus[is_new]), index=False).to_numpy()
     sizes = {}
     with np.errstate(divide="ignore", invalid="ignore"):
-        speeds = [_rms(norm) for norm in _norms(sensors, gyr)]
+        speeds = [percentile(norm, 75) for norm in _norms(sensors, gyr)]
         for sensor, speed, norm in zip(sensors, speeds, _norms(sensors, acc), strict=True):
-            sizes[f"accelerometer: {sensor}"] = percentile(norm, 50)
-            finite = norm[np.isfinite(norm)]
-            movement = finite.std() / finite.mean() if len(finite) else np.nan
-            sizes[f"gyroscope: {sensor}"] = speed / movement
+            low, median, high = (percentile(norm, percent) for percent in (10, 50, 90))
+            sizes[f"accelerometer: {sensor}"] = median
+            sizes[f"gyroscope: {sensor}"] = speed * median / (high - low)
     for unit in dict.fromkeys(units):
         columns = [k for k, other in enumerate(units) if other == unit]
         largest = [percentile(np.abs(targets[:, k]), 99) for k in columns]
@@ -431,7 +477,7 @@ def _check_sizes(trials: Sequence[Trial]) -> Iterator[str]:
         return
     logs = np.log(table)
     typical = logs.groupby(subjects).median()
-    found: dict[tuple[str, str, str], list[tuple[str, float]]] = {}
+    found: dict[tuple[str, str, bool], list[tuple[int, str, float]]] = {}
     for quantity in table:
         kind, _, name = quantity.partition(": ")
         for subject, rows in logs.groupby(subjects, sort=False):
@@ -440,56 +486,51 @@ def _check_sizes(trials: Sequence[Trial]) -> Iterator[str]:
             for i, own in rows[quantity].dropna().items():
                 if len(typical) == 1:
                     reference = rows[quantity].drop(i).dropna()
-                if not len(reference):
-                    continue
-                ratio = float(np.exp(own - reference.median()))
-                if max(ratio, 1 / ratio) > UNLIKE_RATIO[kind]:
-                    found.setdefault((kind, subject, trials[i].name), []).append((name, ratio))
+                ratio = own - reference.median()  # NaN without a reference
+                if abs(ratio) > np.log(UNLIKE_RATIO[kind]):
+                    found.setdefault((kind, subject, ratio > 0), []).append((i, name, ratio))
     yield from _describe_sizes(trials, found)
 
 
 def _describe_sizes(
-    trials: Sequence[Trial], found: Mapping[tuple[str, str, str], list[tuple[str, float]]]
+    trials: Sequence[Trial], found: Mapping[tuple[str, str, bool], list[tuple[int, str, float]]]
 ) -> Iterator[str]:
-    """Yield one message per kind of quantity and subject."""
-    by_subject: dict[tuple[str, str], dict[str, list[tuple[str, float]]]] = {}
-    for (kind, subject, trial), ratios in found.items():
-        by_subject.setdefault((kind, subject), {})[trial] = ratios
+    """Yield one message per kind of quantity, subject and direction.
+
+    Args:
+        trials: the trials.
+        found: kind, subject, and whether it is larger -> trial, name of the quantity, log of ratio.
+    """
     totals = pd.Series([trial.subject for trial in trials]).value_counts()
-    is_described: dict[str, bool] = {}
-    whole = [key for key, by_trial in by_subject.items() if len(by_trial) == totals[key[1]]]
-    for (kind, subject), by_trial in by_subject.items():
-        if (kind, subject) in whole and is_described.get(kind, False):
-            continue  # two subjects differ: either may be wrong
-        is_described[kind] = totals.size == 2 and (kind, subject) in whole
-        ratios = [ratio for values in by_trial.values() for _, ratio in values]
-        names = dict.fromkeys(name for values in by_trial.values() for name, _ in values)
-        ratio = float(np.exp(np.median(np.log(ratios))))
-        factor = max(ratio, 1 / ratio)
+    others = f"other {'trials' if len(totals) == 1 else 'subject' + 's' * (len(totals) > 2)}"
+    is_described = set()
+    for (kind, subject, is_larger), ratios in found.items():
+        places = dict.fromkeys(i for i, _, _ in ratios)
+        is_whole = len(places) == totals[subject]
+        if (len(totals) == 2 and is_whole) or len(trials) == 2:  # either may be wrong
+            if kind in is_described:
+                continue
+            is_described.add(kind)
+        factor = float(np.exp(np.median([abs(ratio) for _, _, ratio in ratios])))
         text = f"{factor:,.0f}" if factor > 100 else f"{factor:.3g}"
-        size = f"{text} times" if ratio > 1 else f"1/{text} of"
+        size = f"{text} times" if is_larger else f"1/{text} of"
         hints = [
             text for f, text in FACTORS[kind].items() if 1 / SAME_FACTOR < factor / f < SAME_FACTOR
         ]
         cause = f"; probably {hints[0]} mixed up" if hints else "; another unit, or a fault?"
-        where = f": {shorten(', '.join(by_trial), 100)}" if len(by_trial) < totals[subject] else ""
+        where = shorten(", ".join(trials[i].name for i in places), 100)
         link = " " if kind in ("gyroscope", "accelerometer") else " in "
-        what = f"{kind}{link}{shorten(', '.join(names), 60)}"
-        others = "those of the other trials"
-        if totals.size > 1:
-            others = "those of the other subject" + ("s" if totals.size > 2 else "")
-        yield f"subject {subject}{where}: {what}: {size} {others}{cause}"
+        names = shorten(", ".join(dict.fromkeys(name for _, name, _ in ratios)), 60)
+        yield (
+            f"subject {subject}{'' if is_whole and len(totals) > 1 else f': {where}'}: "
+            f"{kind}{link}{names}: {size} those of the {others}{cause}"
+        )
 
 
 def percentile(values: np.ndarray, percent: float) -> float:
     """Return a percentile of the finite values, NaN if there are none."""
     values = values[np.isfinite(values)]
     return float(np.percentile(values, percent)) if len(values) else np.nan
-
-
-def _rms(values: np.ndarray) -> float:
-    values = values[np.isfinite(values)]
-    return float(np.sqrt(np.mean(values.astype(float) ** 2))) if len(values) else np.nan
 
 
 def _norms(sensors: Sequence[str], values: np.ndarray) -> np.ndarray:

@@ -25,7 +25,10 @@ HEAD_BYTES, HEAD_LINES = 2**17, 100  # from which the format is recognized
 LONGEST_LINE = 2**20  # characters; reading a line must not need much memory
 INCOMPLETE = "the last line is incomplete and was left out"
 DELIMITERS = ",;\t|"
-COUNTER = r"(?i)counter|count$|packet|frame|sequence|\bseq\b|sample_?(no|num|id|index)|^(index|n)$"
+COUNTER = (
+    r"(?i)counter|count$|pack(et|age)|frame|sequence|\bseq\b|sample[ _]?(no|nr|num|id|index)"
+    r"|^(index|n|no\.?|nr\.?)$"
+)
 STATED_RATE = r"(?im)^(?=.*hz).*(?:rate|freq)\D*(\d+(?:\.\d+)?)"
 UNIT_SPELLINGS = {  # in a line of units, without the characters of `IN_UNITS`
     **dict.fromkeys(("m/s2", "m/s/s", "ms-2", "mps2"), "m/s2"),
@@ -294,7 +297,7 @@ def _find_names(lines: Sequence[str], wanted: set[str]) -> tuple[int, str, list[
             if len(above) > 1 and len(cells) > 1 and is_text and not any(map(find_unit, cells)):
                 groups = pd.Series(above).reindex(range(len(cells))).replace("", None).ffill()
                 joined = [
-                    "_".join(filter(None, (group, cell)))
+                    "_".join(dict.fromkeys(filter(None, (group, cell))))
                     for group, cell in zip(groups.fillna(""), cells, strict=True)
                 ]
                 candidates.append((i, delimiter, joined))

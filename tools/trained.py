@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from common.data import SensorSet, open_hdf5
 from common.files import InputError, load_checkpoint, shorten
 from common.runs import Row, describe_network
+from tools.checkpoint import check_checkpoint
 
 PROJECT = Path(__file__).parents[1]  # the folder of the scripts, including user-supplied ones
 USED_NAMES = (  # of a script, by the tools
@@ -132,6 +133,7 @@ def load_trained(path: Path) -> Trained:
     Raises:
         InputError: The file is damaged or does not match a row of these scripts.
     """
+    check_checkpoint(path)
     tensors, description = load_checkpoint(path)
     try:
         script = find_script(_entry(description, "script"))

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from common.cli import ArgumentParser, positive_float
-from common.files import InputError, printable, shorten
+from common.files import InputError, printable, read_problem, shorten
 from tools import opensim
 from tools.clock import count_to_time, increase, parse_times
 from tools.events import align_sensors, sort_events
@@ -324,9 +324,9 @@ def parse_mapping(arguments: Sequence[str], script: ModuleType) -> dict[str, Sou
     """
     if len(arguments) == 1 and "=" not in arguments[0]:
         path = Path(arguments[0])
-        if not path.is_file():
+        if problem := read_problem(path):
             raise InputError(
-                f"--columns {path}: no such file; pass a CSV with the columns yours,ours, or pairs "
+                f"--columns {path}: {problem}; pass a CSV with the columns yours,ours, or pairs "
                 "such as foot_Accel_X=-Acc_Y"
             )
         table = read_table(path, ["ours", "yours"], ["unit"])

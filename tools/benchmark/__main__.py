@@ -39,7 +39,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from common.cli import ArgumentParser, positive_int, run_main
+from common.cli import ArgumentParser, file_path, positive_int, run_main
 from common.files import InputError, read_json, write_figure, write_text
 from common.training import choose_device
 from tools.benchmark import inference, streaming, tables, training
@@ -171,7 +171,7 @@ def _parser() -> ArgumentParser:
     text = "samples from one live estimate to the next (default: half a window)"
     add("--hop", type=positive_int, metavar="SAMPLES", help=text)
     text = "folder of the results (default: outputs/benchmark)"
-    add("--out", type=Path, default=Path("outputs/benchmark"), metavar="DIR", help=text)
+    add("--out", type=file_path, default=Path("outputs/benchmark"), metavar="DIR", help=text)
     return parser
 
 

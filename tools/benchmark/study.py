@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from common.cli import ArgumentParser, positive_float, positive_int, run_main
+from common.cli import ArgumentParser, file_path, positive_float, positive_int, run_main
 from common.files import InputError
 from tools.benchmark import training
 from tools.benchmark.inference import count_multiply_adds
@@ -141,7 +141,13 @@ def seconds_per_window(rows: pd.DataFrame, measured: Path) -> pd.Series:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tools.benchmark.study", description=__doc__)
     add = parser.add_argument
-    add("--measured", type=Path, required=True, metavar="FILE", help="results of tools.benchmark")
+    add(
+        "--measured",
+        type=file_path,
+        required=True,
+        metavar="FILE",
+        help="results of tools.benchmark",
+    )
     text = "samples per subject of Dataset {} (default: {:,}{})"
     add(
         "--samples-a",

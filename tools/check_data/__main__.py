@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from common.cli import ArgumentParser, run_main
+from common.cli import ArgumentParser, file_path, run_main
 from common.data import describe_ignored, number_stretches, open_hdf5
-from common.files import InputError, plural, printable
+from common.files import InputError, plural, printable, read_problem
 from common.metrics import aligned_table
 from common.stances import NO_VERTICAL_FORCE
 from common.windows import PROTOCOLS, cut_stream, cut_stretches
@@ -48,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     page = args.figure or Path("outputs") / f"check_{args.file.stem}.png"
     if page.suffix not in FORMATS:
         raise InputError(f"--figure {page}: not a figure format; use {', '.join(FORMATS)}")
-    if not args.file.is_file():
-        raise InputError(f"{args.file}: no such file; give the path of an HDF5 file")
+    if problem := read_problem(args.file):
+        raise InputError(f"{args.file}: {problem}; give the path of an HDF5 file")
     check_writable(page, filter(None, [args.file, args.script]), is_figure, "--figure")
     script = open_script(args.script) if args.script else None
     with open_hdf5(args.file) as file:
@@ -100,16 +100,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tools.check_data", description=__doc__)
-    parser.add_argument("file", type=Path, metavar="FILE", help="HDF5 file")
+    parser.add_argument("file", type=file_path, metavar="FILE", help="HDF5 file")
     parser.add_argument(
         "--script",
-        type=Path,
+        type=file_path,
         metavar="FILE",
         help="script that reads the file, if it is not one of Dataset A or B",
     )
     parser.add_argument(
         "--figure",
-        type=Path,
+        type=file_path,
         metavar="FILE",
         help="page of figures, .png, .pdf or .svg (default: outputs/check_<file>.png)",
     )

@@ -17,6 +17,7 @@ from tools.plausibility import (
     check_accelerometers,
     check_gyroscopes,
     check_held,
+    check_outliers,
     check_sentinels,
     percentile,
     summarize_trial,
@@ -34,6 +35,8 @@ def check_subject(layout: Layout, parts: Sequence[Part]) -> Iterator[str]:
     script = layout.script
     for part in parts:
         yield from _check_trial_starts(part.activity, part.table)
+        if part.activity and not len(part.trial):
+            yield f"{part.activity}: no samples"
     columns, samples = (
         {name: np.concatenate([p[name] for p in of_parts]) for name in of_parts[0]}
         for of_parts in ([part.columns for part in parts], [part.samples for part in parts])
@@ -45,7 +48,10 @@ def check_subject(layout: Layout, parts: Sequence[Part]) -> Iterator[str]:
         yield from check_sentinels(names, columns[group])
     yield from _check_channels(layout, samples)
     yield from check_accelerometers(script.SENSORS, samples["acc"])
-    yield from check_gyroscopes(script.SENSORS, samples["gyr"], script.UNITS["gyr"])
+    gyr_unit = script.UNITS["gyr"]
+    imus = samples["acc"], samples["gyr"]
+    yield from check_gyroscopes(script.SENSORS, *imus, gyr_unit)
+    yield from check_outliers(script.SENSORS, *imus, gyr_unit)
     for part in parts:
         imus = part.samples["acc"], part.samples["gyr"]
         where = partial(_locate, part, script.RATE_HZ)
@@ -115,7 +121,11 @@ def _check_forces(layout: Layout, targets: np.ndarray) -> Iterator[str]:
     forces = targets[:, layout.forces]
     is_loaded = np.linalg.norm(forces, axis=1) > LOADED_BW
     if not is_loaded.any():
-        yield "ground reaction: the foot is never loaded"
+        largest = percentile(np.linalg.norm(forces, axis=1), 100)
+        yield (
+            f"ground reaction: the foot is never loaded, at most {largest:.3g} BW; in kN, or "
+            "divided by body weight twice?"
+        )
         return
     medians = np.median(np.abs(forces[is_loaded]), axis=0)
     largest = layout.forces[int(np.argmax(medians))]

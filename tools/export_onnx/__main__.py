@@ -7,8 +7,8 @@ The batch can have any size. The metadata of the file contain the description of
 (`about`) and the unit and channels of each input (`inputs`).
 
 The exported network is run in onnxruntime and compared with PyTorch in batches of 1, 2 and 64
-windows: random ones and, with --data, recorded ones. If the results differ by more than 1e-4, no
-file is written and the exit status is 2.
+windows: random ones and, with --data, recorded ones. If the results differ by more than 1e-4 (for
+targets above 1, relative to the largest value), no file is written and the exit status is 2.
 
 A streaming network has one more input, `state`, (batch, units), zeros at the start of a stream, and
 one more output, `new_state`, which is the state of the next call. A call may have one sample or
@@ -24,9 +24,8 @@ FILE is a checkpoint of a run: outputs/<script>/<run>/checkpoints/<row>-subject_
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from common.cli import ArgumentParser, run_main
+from common.cli import ArgumentParser, file_path, run_main
 from common.files import InputError, write_atomically
 from tools.export_onnx import graph, runtime
 from tools.output import check_writable, explain_write_errors
@@ -58,11 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tools.export_onnx", description=__doc__)
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="FILE", help="trained network to export")
-    add("--out", type=Path, required=True, metavar="FILE", help="ONNX file to write (.onnx)")
+    add(
+        "--checkpoint",
+        type=file_path,
+        required=True,
+        metavar="FILE",
+        help="trained network to export",
+    )
+    add("--out", type=file_path, required=True, metavar="FILE", help="ONNX file to write (.onnx)")
     add(
         "--data",
-        type=Path,
+        type=file_path,
         metavar="FILE",
         help="HDF5 file of the network's dataset: compare on its windows too",
     )

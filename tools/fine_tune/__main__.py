@@ -23,18 +23,26 @@ import numpy as np
 from common.cli import (
     ArgumentParser,
     add_device,
+    file_path,
     positive_float,
     positive_int,
     run_main,
     whole_number,
 )
-from common.files import CHECKPOINT_SUFFIX, InputError, load_checkpoint, save_checkpoint
+from common.files import (
+    CHECKPOINT_SUFFIX,
+    InputError,
+    load_checkpoint,
+    read_problem,
+    save_checkpoint,
+)
 from common.metrics import aligned_table
 from common.training import choose_device
 from tools.fine_tune.data import cut_fold, is_beginning, number_measured
 from tools.fine_tune.tuning import nrmse_percent, tune
 from tools.output import check_writable, explain_write_errors
 from tools.predict.recording import join_pieces, read_file, read_hdf5
+from tools.predict.units import add_body_flags, parse_person
 from tools.trained import load_trained
 from tools.trial_file import Units, add_flags, parse_clock, parse_mapping
 
@@ -45,11 +53,12 @@ RECORDED += ("seed",)
 def main(argv: Sequence[str] | None = None) -> int:
     """Fine-tune a network, test it on the rest, and write it; return 0."""
     args = _parser().parse_args(argv)
-    if not args.data.is_file():
-        raise InputError(f"{args.data}: no such file; pass an HDF5 file or a CSV with --data")
+    if problem := read_problem(args.data):
+        raise InputError(f"{args.data}: {problem}; pass a recording with --data")
     if args.out.suffix != CHECKPOINT_SUFFIX:
         raise InputError(f"--out {args.out}: must end in {CHECKPOINT_SUFFIX}")
     check_writable(args.out, [args.checkpoint, args.data], _is_fine_tuned)
+    person = parse_person(args)
     device, trained = choose_device(args.device), load_trained(args.checkpoint)
     trained.network.to(device)
     units = Units(args.acc_unit, args.gyr_unit)
@@ -59,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         subject = pieces[0].labels["subject"][0] if pieces else subject
     else:
         mapping = parse_mapping(args.columns or (), trained.script)
-        pieces, units = read_file(args.data, trained, parse_clock(args), units, mapping)
+        pieces, units = read_file(args.data, trained, parse_clock(args), units, mapping, person)
     samples = join_pieces(args.data, trained, pieces, units)
     stretch = number_measured(args.data, trained, samples)
     rate_hz, targets = trained.script.RATE_HZ, samples.values["targets"].to(device)
@@ -121,10 +130,10 @@ def _is_fine_tuned(path: Path) -> bool:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tools.fine_tune", description=__doc__)
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="FILE", help="a trained network")
+    add("--checkpoint", type=file_path, required=True, metavar="FILE", help="a trained network")
     text = "the recording with measured targets: HDF5, CSV or MATLAB"
-    add("--data", type=Path, required=True, metavar="FILE", help=text)
-    add("--out", type=Path, required=True, metavar="FILE", help="the new checkpoint")
+    add("--data", type=file_path, required=True, metavar="FILE", help=text)
+    add("--out", type=file_path, required=True, metavar="FILE", help="the new checkpoint")
     add("--subject", metavar="ID", help="subject in an HDF5 file (default: the only one)")
     text = "activities in an HDF5 file (default: all in the file)"
     add("--activity", nargs="+", metavar="NAME", help=text)
@@ -144,6 +153,7 @@ def _parser() -> ArgumentParser:
         text += f" (default: {default})"
         add(flag, type=positive_int, default=default, metavar="N", help=text)
     add("--seed", type=whole_number, default=42, metavar="N", help="random seed (default: 42)")
+    add_body_flags(parser)
     add_flags(parser)
     add_device(parser)
     return parser

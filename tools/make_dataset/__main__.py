@@ -32,7 +32,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from common.cli import ArgumentParser, run_main
+from common.cli import ArgumentParser, file_path, run_main
 from common.files import InputError, plural, printable, shorten, write_atomically
 from common.metrics import aligned_table
 from tools import plausibility
@@ -249,20 +249,26 @@ class _List(argparse.Action):
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tools.make_dataset", description=__doc__)
     add = parser.add_argument
-    add("--script", type=Path, required=True, metavar="FILE", help="script that reads the dataset")
+    add(
+        "--script",
+        type=file_path,
+        required=True,
+        metavar="FILE",
+        help="script that reads the dataset",
+    )
     add(
         "--trials",
-        type=Path,
+        type=file_path,
         required=True,
         metavar="PATH",
         help="folder with files <subject>/<activity>/<trial>.csv, .mat, .c3d, .mot or .sto, or "
         "with several files for each trial, or a table (CSV) with the columns file, subject and "
         "activity",
     )
-    add("--out", type=Path, required=True, metavar="FILE", help="HDF5 file to write")
+    add("--out", type=file_path, required=True, metavar="FILE", help="HDF5 file to write")
     add(
         "--subjects",
-        type=Path,
+        type=file_path,
         metavar="FILE",
         help="table (CSV) of the subjects with the columns id, mass_kg and height_m (default: "
         "those in c3d files)",
@@ -282,7 +288,7 @@ def _parser() -> ArgumentParser:
     )
     add(
         "--virtual-imus",
-        type=Path,
+        type=file_path,
         metavar="TABLE",
         help="compute IMUs from the points of c3d files: a CSV with the columns sensor, origin, x, "
         "y, z and marker",

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from common.files import InputError, plural, shorten
+from common.files import InputError, plural, read_problem, shorten
 from tools.c3d_file import C3dFile, read_c3d
 from tools.make_dataset.units import FORCES, MOMENTS, unit_key
 from tools.plausibility import percentile
@@ -90,11 +90,11 @@ class Sources(NamedTuple):
                     "names of the files with `-`"
                 )
         notices = [text for part in parts for text in part.notices]
-        if len(used) == 1:
-            file = used[0]
-        else:
-            file, more = self._join(path, used or parts)
+        if len(used) > 1:
+            file, more = self._join(path, used)
             notices += more
+        else:  # without any of the columns, the caller names those that are missing
+            file = (used or parts)[0]
         return file._replace(names=names, notices=notices)
 
     def parts(self, file: Path, measured: Sequence[str]) -> Iterator[NamedColumns]:
@@ -357,8 +357,8 @@ def describe(path: Path) -> tuple[pd.DataFrame, list[str]]:
     Raises:
         InputError: The file cannot be read.
     """
-    if not path.is_file():
-        raise InputError(f"--list {path}: no such file; pass one file of a trial")
+    if problem := read_problem(path):
+        raise InputError(f"--list {path}: {problem}; pass one file of a trial")
     sources = Sources(Clock(), 1.0, (), {}, {})
     names = [name for part in sources.parts(path, ()) for name in part.names if name]
     lines: list[tuple[str, str, str, float, float]] = []

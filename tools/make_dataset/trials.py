@@ -16,13 +16,12 @@ from tools import opensim, plausibility
 from tools.c3d_file import read_c3d
 from tools.make_dataset.contact import Contact
 from tools.make_dataset.sources import C3D_SUFFIX, Sources
-from tools.make_dataset.units import FORCES, Person, other_units, target_factors, unit_key
+from tools.make_dataset.units import FORCES, LIMITS, Person, other_units, target_factors, unit_key
 from tools.trained import all_sensors, channel_names
 from tools.trial_file import MATLAB_SUFFIX, Source, Units, read_table, read_trial
 
 SUFFIXES = (".csv", ".txt", ".tsv", MATLAB_SUFFIX, C3D_SUFFIX, *opensim.SUFFIXES)
 PART = re.compile(r"(.+)_([^_\d]+)")  # name of a file with a part of a trial: 01_grf
-LIMITS = {"mass_kg": (5.0, 300.0), "height_m": (0.5, 2.5)}
 
 
 class TrialPath(NamedTuple):
@@ -84,8 +83,8 @@ def find_trials(path: Path) -> tuple[list[TrialPath], list[str]]:
 
 def _list_files(folder: Path) -> tuple[list[Path], list[str]]:
     """Return the files in a folder that can be read, sorted, and the names of the others."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    is_known = {file: file.suffix.lower() in SUFFIXES for file in files}
+    files = sorted(p for p in folder.rglob("*") if not p.is_dir() and not p.name.startswith("."))
+    is_known = {file: file.is_file() and file.suffix.lower() in SUFFIXES for file in files}
     return [f for f in files if is_known[f]], [f.name for f in files if not is_known[f]]
 
 

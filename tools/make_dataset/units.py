@@ -13,6 +13,8 @@ from common.files import InputError, shorten
 from tools.signals import BODY_WEIGHT_M_S2
 from tools.text_file import IN_UNITS
 
+LIMITS = {"mass_kg": (5.0, 300.0), "height_m": (0.5, 2.5)}  # of what a user can mean
+
 
 class Person(NamedTuple):
     """Body mass and height of a subject."""

@@ -134,7 +134,7 @@ def _check(args: argparse.Namespace) -> None:
             fit.
     """
     if not args.data.is_file():
-        raise InputError(f"{args.data}: no such file; pass an HDF5 file or a CSV with --data")
+        raise InputError(f"{args.data}: no such file; pass a recording with --data")
     if args.out.is_file():
         raise InputError(f"{args.out}: is a file; pass a folder with --out")
     mapping_files = [Path(text) for text in args.columns or () if "=" not in text]

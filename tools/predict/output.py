@@ -124,24 +124,26 @@ def save_opensim(
     time_s = result.labels[TIME].to_numpy()
     if (np.diff(time_s) <= 0).any():
         time_s = np.arange(len(time_s)) / rate_hz
-        print("NOTICE: several trials, one after another: time in the OpenSim files starts at 0")
+        print("NOTICE: the OpenSim files have several trials in succession, with times from 0 on")
     ours = {t.name: column for t, column in zip(targets, columns, strict=False)}
-    forces, moments = ({"time": time_s.round(TIME_DIGITS)} for _ in OPENSIM)
+    forces: dict[str, np.ndarray] = {}
+    moments: dict[str, np.ndarray] = {}
     for target, values in zip(targets, result.prediction.T, strict=True):
         axis = next((axis for part, axis in OPENSIM_AXES.items() if part in target.name), "")
         if target.unit == "N" and axis:
             forces[f"ground_force_v{axis}"] = values
         elif target.unit == "N·m":
-            own = ours[target.name]
-            is_named = own.endswith("_moment")
-            moments[own if is_named else re.sub(r"\W+", "_", f"{target.name}_moment")] = values
+            name = ours[target.name]
+            is_opensim = name.endswith("_moment")
+            moments[name if is_opensim else re.sub(r"\W+", "_", f"{target.name}_moment")] = values
     with explain_write_errors(folder, "--out"):
-        for name, table in zip(OPENSIM, (forces, moments), strict=True):
-            if len(table) > 1:
+        for name, curves in zip(OPENSIM, (forces, moments), strict=True):
+            if curves:
+                table = {"time": time_s.round(TIME_DIGITS), **dict(sorted(curves.items()))}
                 write_opensim(folder / name, pd.DataFrame(table))
     print(
-        "OpenSim files: without centers of pressure, they can be plotted and compared, but cannot "
-        "drive inverse dynamics"
+        "OpenSim files: the moments have the signs of the dataset (A: internal, B: external). "
+        "Without centers of pressure, the files cannot drive inverse dynamics"
     )
 
 

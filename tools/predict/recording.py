@@ -24,13 +24,13 @@ from common.data import (
     trial_tables,
 )
 from common.files import InputError, printable
-from tools.make_dataset.sources import C3D_SUFFIX, Sources
 from tools.make_dataset.units import Person
 from tools.predict.units import measured_factors
 from tools.trained import Trained, dataset_name, input_columns, to_modalities
 from tools.trial_file import TIME, TIME_DIGITS, Clock, Source, Units, print_template, read_trial
 
 STRETCH = "stretch"
+C3D_SUFFIX = ".c3d"
 
 
 class Piece(NamedTuple):
@@ -147,6 +147,8 @@ def read_file(
     """
     script, sensor_set, read = trained.script, trained.sensor_set, None
     if path.suffix.lower() == C3D_SUFFIX:  # points and analog channels have different rates
+        from tools.make_dataset.sources import Sources  # slow to import
+
         inputs = {mapping.get(n, Source(n)).name for n in input_columns(script, sensor_set)}
         sources = Sources(clock, script.RATE_HZ, inputs, {}, {})
         read = lambda _, __, measured: sources.read([path], path, measured)  # noqa: E731

@@ -23,6 +23,7 @@ from tools.plausibility import (
     check_accelerometers,
     check_gyroscopes,
     check_held,
+    check_outliers,
     check_sentinels,
     longest_constant_run,
 )
@@ -70,6 +71,8 @@ def check_sensors(trained: Trained, samples: Samples) -> list[str]:
     sensors, rate_hz = trained.sensor_set.sensors, samples.recorded_hz
     acc, gyr = np.split(recorded[:, :imu_channels], 2, axis=1)
     warnings += check_held(sensors, acc, gyr, rate_hz, partial(_locate, samples))
+    acc, gyr = np.split(inputs[:, :imu_channels], 2, axis=1)
+    warnings += check_outliers(sensors, acc, gyr, trained.script.UNITS["gyr"])
     is_measured = recorded[:, :imu_channels].any(axis=1)
     if is_measured.any():  # zeros, reported above, would look like other faults
         recorded, inputs = recorded[is_measured], inputs[inputs[:, :imu_channels].any(axis=1)]
@@ -143,7 +146,7 @@ def _faults(
         extremes, share = _clipping(values[:, i]) if i < imu_channels else ([], 0.0)
         if extremes and i not in frozen:
             levels = " and ".join(f"{value:g}" for value in extremes)
-            fault = f"clipped at {levels}, {100 * share:.2g} % of the samples; set a larger range"
+            fault = f"clipped at {levels}, {100 * share:.3g} % of the samples; set a larger range"
             yield [i], fault
 
 
@@ -185,7 +188,8 @@ def _differences(
             median = np.median(np.linalg.norm(axes, axis=1))
             has_gravity = np.linalg.norm(axes.mean(axis=0)) > 0.5 * median
             yield f"{warning}; {'see --acc-unit' if has_gravity else 'gravity removed?'}"
-    for warning in check_gyroscopes(sensors, inputs[:, 3 * count : 6 * count], gyr_unit):
+    acc, gyr = np.split(inputs[:, : 6 * count], 2, axis=1)
+    for warning in check_gyroscopes(sensors, acc, gyr, gyr_unit):
         intact -= set(range(count, 2 * count))
         yield f"{warning}; see --gyr-unit"
     if in_training is None:

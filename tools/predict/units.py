@@ -12,8 +12,7 @@ import numpy as np
 from common.cli import ArgumentParser, positive_float
 from common.data import Target
 from common.files import InputError, printable
-from tools.make_dataset.trials import LIMITS
-from tools.make_dataset.units import FORCES, Person, unit_factor, unit_key
+from tools.make_dataset.units import FORCES, LIMITS, Person, unit_factor, unit_key
 
 if TYPE_CHECKING:
     from tools.predict.prediction import Prediction
@@ -23,9 +22,9 @@ ADDED_UNITS = ("N", "N·m", "N·m/kg")
 
 def add_body_flags(parser: ArgumentParser) -> None:
     """Add the flags for body mass and height."""
-    text = "body mass, to add forces in N"
+    text = "body mass, for forces in N"
     parser.add_argument("--mass", type=positive_float, metavar="KG", help=text)
-    text = "body height, to add moments in N·m and N·m/kg as well"
+    text = "body height, for moments in N·m and N·m/kg as well"
     parser.add_argument("--height", type=positive_float, metavar="M", help=text)
 
 
@@ -60,20 +59,21 @@ def measured_factors(
         stated: column -> its unit as the user or the file states it; if not, that of the script.
         person: the person, if known.
     """
-    factors = np.ones(len(script.COLUMNS["targets"]))
+    factors, others = np.ones(len(script.COLUMNS["targets"])), []
     for k, (column, target) in enumerate(
         zip(script.COLUMNS["targets"], script.TARGETS, strict=False)
     ):
-        unit = stated.get(column, "")
-        is_converted = hasattr(script, "convert") and unit_key(unit) in FORCES
-        if not unit or is_converted or unit_key(unit) == unit_key(target.unit):
+        unit = stated.get(column) or target.unit
+        if hasattr(script, "convert") and unit_key(unit) in FORCES:
             continue
-        factors[k] = unit_factor(unit, target.unit, person)
+        factors[k] = 1.0 if unit == target.unit else unit_factor(unit, target.unit, person)
         if np.isnan(factors[k]):
-            print(
-                f"NOTICE: {column}: measured in {printable(unit)}, not compared with estimates in "
-                f"{target.unit}; pass --mass and --height, or correct the unit"
-            )
+            others.append(f"{column} in {unit}, not {target.unit}")
+    if others:
+        print(
+            "NOTICE: measured targets left out, because their units differ from the network's: "
+            f"{printable('; '.join(others))}; pass --mass and --height, or correct the units"
+        )
     return factors
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common.cli import ArgumentParser, positive_int, run_main
+from common.cli import ArgumentParser, file_path, positive_int, run_main
 from common.files import InputError, plural, printable
 from tools.prepare_dataset_a import output
 from tools.prepare_dataset_a.download import (
@@ -135,8 +135,8 @@ def _usable(
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tools.prepare_dataset_a", description=__doc__)
     add = parser.add_argument
-    add("--raw", type=Path, required=True, metavar="DIR", help="folder of the download")
-    add("--out", type=Path, required=True, metavar="FILE", help="HDF5 file to write")
+    add("--raw", type=file_path, required=True, metavar="DIR", help="folder of the download")
+    add("--out", type=file_path, required=True, metavar="FILE", help="HDF5 file to write")
     add(
         "--subjects",
         type=_subject_number,

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from common.cli import ArgumentParser, add_figure_format, run_main
+from common.cli import ArgumentParser, add_figure_format, file_path, run_main
 from common.files import InputError, printable, write_text
 from tools.output import check_writable, explain_write_errors
 from tools.report import figures
@@ -98,9 +98,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(prog="python -m tools.report", description=__doc__)
     add = parser.add_argument
     text = "folder of a run, outputs/<script>/<run>"
-    add("runs", nargs="+", type=Path, metavar="RUN_DIR", help=text)
+    add("runs", nargs="+", type=file_path, metavar="RUN_DIR", help=text)
     text = "folder of the report (default: outputs/report)"
-    add("--out", type=Path, default=Path("outputs/report"), metavar="DIR", help=text)
+    add("--out", type=file_path, default=Path("outputs/report"), metavar="DIR", help=text)
     text = (
         "rows to draw stance curves, Bland-Altman and scatter plots of (default: the teacher and "
         "the distilled student with the fewest IMUs, or else the most accurate row)"
@@ -109,7 +109,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--no-figures", action="store_true", help="write tables only")
     add_figure_format(parser)
     text = f"instead of a report, write the results between {README_START} and {README_END} in FILE"
-    add("--readme", type=Path, metavar="FILE", help=text)
+    add("--readme", type=file_path, metavar="FILE", help=text)
     return parser.parse_args(argv)
 
 

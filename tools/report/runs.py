@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from common.files import InputError, plural, shorten
+from common.data import dataset_b_tables, open_hdf5
+from common.files import InputError, plural, read_problem, shorten
 from common.metrics import COLUMNS, METRICS, overall, with_phase
 from common.windows import PROTOCOLS
+from tools.make_dataset.units import LIMITS, Person, unit_factor
 from tools.report import paper
 from tools.trained import dataset_name, find_script, renamed_targets
 
@@ -21,6 +23,7 @@ SHARED_SETTINGS = ("data", "protocol", "epochs", "patience", "batch_size", "seed
 OLD_SETTINGS = ("faster", "loss")  # of version 1.0.0, where they differ from the paper
 KEYS = ["row", "test_subject", "activity", "phase", "target"]
 TEXTS = [*KEYS, "sensor_set", "modalities", "unit"]  # columns of `metrics.csv`
+RMSE_NM_PER_KG = "rmse_nm_per_kg"  # column that is added to those of `metrics.csv`
 NAME = re.compile(r"\w[^/\\]*")  # becomes part of file names
 FORMULA = "=+-@"  # starts a cell that a spreadsheet would execute
 LONGEST_NAME = 200  # characters
@@ -135,7 +138,7 @@ def load_run(folder: Path) -> Run:
         InputError: The folder is not a run, or one of its files is damaged.
     """
     path = folder / "config.json"
-    if not path.is_file():
+    if read_problem(path):
         raise InputError(f"{folder}: not a run (no config.json); pass outputs/<script>/<run>")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -255,7 +258,10 @@ def _merge(runs: list[Run]) -> Results:
     """Combine the runs of a group, counting each row and subject once."""
     runs.sort(key=lambda run: run.script.lower() not in paper.SCRIPTS)  # the paper's come first
     _check_flags(runs)
-    parts = [run.metrics.assign(script=run.script, folder=run.folder) for run in runs]
+    parts = [
+        _add_rmse_nm_per_kg(run.metrics.assign(script=run.script, folder=run.folder), run)
+        for run in runs
+    ]
     metrics = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
     # Rows of different scripts with the same name are different rows
     other = metrics["script"] != metrics.groupby("row")["script"].transform("first")
@@ -272,6 +278,52 @@ def _merge(runs: list[Run]) -> Results:
         )
     name = f"{runs[0].dataset}-{runs[0].settings['protocol']}"
     return Results(name, _count_imus(runs), metrics, runs, notices)
+
+
+def _add_rmse_nm_per_kg(metrics: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """Add the RMSE of moments in N·m/kg, if the data file states body mass and height."""
+    people = _read_people(run)
+    factors = [
+        unit_factor(unit, "N·m/kg", people.get(subject))
+        for unit, subject in metrics[["unit", "test_subject"]].to_numpy()
+    ]
+    return metrics.assign(**{RMSE_NM_PER_KG: metrics["rmse"] * factors}) if people else metrics
+
+
+def _read_people(run: Run) -> dict[str, Person]:
+    """Return the body mass and height of the subjects, if the data file is there and states them.
+
+    The data file is that of the run's last call, and must have the size of that of the run.
+    """
+    try:
+        path = Path(run.calls[-1]["flags"]["data"])
+        if path.stat().st_size != run.settings["data"]["bytes"]:
+            return {}
+        with open_hdf5(path) as file:
+            if "All_subjects" in file:
+                groups = file["All_subjects"].items()
+                bodies = {
+                    name.removeprefix("Subject_"): [group.attrs[key] for key in LIMITS]
+                    for name, group in groups
+                    if {*LIMITS} <= {*group.attrs}
+                }
+            else:
+                bodies = {
+                    table.subject: [
+                        table.dataset[0, 0, table.positions[f"body {name}"]]
+                        for name in ("weight", "height")
+                    ]
+                    for table in dataset_b_tables(path, file)
+                }
+            people = {name: Person(*map(float, body)) for name, body in bodies.items()}
+    except (InputError, OSError, LookupError, TypeError, ValueError):
+        return {}
+    limits = LIMITS.values()
+    return {
+        name: person
+        for name, person in people.items()
+        if all(low <= n <= high for n, (low, high) in zip(person, limits, strict=True))
+    }
 
 
 def _check_flags(runs: Sequence[Run]) -> None:

@@ -14,7 +14,7 @@ from common.files import InputError, printable
 from common.metrics import ALL_SAMPLES, METRICS, STANCE
 from common.stances import CONTACT_BW, MEASURES, RELEASE_BW, vertical_force
 from tools.report import paper
-from tools.report.runs import Results, check_text, damaged
+from tools.report.runs import RMSE_NM_PER_KG, Results, check_text, damaged
 from tools.report.statistics import limits_of_agreement
 from tools.report.tables import Table, sort_rows
 from tools.trained import renamed_targets
@@ -22,7 +22,10 @@ from tools.trained import renamed_targets
 ARRAYS = ("truth", "prediction", "activity", "stretch")
 KEYS = ["folder", "name", "test_subject"]
 SHOWN = {"maximum": "maxima", "minimum": "minima", "impulse": "impulses"}
-METRIC_NAMES = dict(zip(METRICS, ("NRMSE %", "RMSE", "PCC", "R²"), strict=True))
+METRIC_NAMES = {
+    **dict(zip(METRICS, ("NRMSE %", "RMSE", "PCC", "R²"), strict=True)),
+    RMSE_NM_PER_KG: "RMSE N·m/kg",
+}
 AGREEMENT_NOTE = (
     "Bias: mean of estimated minus measured over all stances. MAE: mean absolute error. Limits: "
     "95 % limits of agreement from the variances within and between test subjects, because the "
@@ -34,6 +37,7 @@ PHASE_NOTE = (
     "Mean over the test subjects of each row; stance: only the samples in complete stances, over "
     "whose range NRMSE is normalized."
 )
+NM_PER_KG_NOTE = "N·m/kg: with body mass and height from the data file."
 PLAUSIBILITY_NOTE = (
     f"Swing: samples with less than {RELEASE_BW} BW of measured vertical force. Loaded: those with "
     f"more than {CONTACT_BW} BW of estimated force. Over all samples of all test subjects."
@@ -154,19 +158,21 @@ def _phase_tables(results: Results) -> Iterator[Table]:
     if STANCE not in set(metrics["phase"]):
         return
     keys = ["row", "activity", "target", "unit", "phase"]
-    means = metrics.groupby(keys, sort=False)[list(METRICS)].mean().unstack("phase")
-    means = means.reindex(columns=pd.MultiIndex.from_product([METRICS, (ALL_SAMPLES, STANCE)]))
+    names = [name for name in METRIC_NAMES if name in metrics]
+    means = metrics.groupby(keys, sort=False)[names].mean().unstack("phase")
+    means = means.reindex(columns=pd.MultiIndex.from_product([names, (ALL_SAMPLES, STANCE)]))
     phases = {ALL_SAMPLES: "", STANCE: ", stance"}
     means.columns = [f"{METRIC_NAMES[metric]}{phases[phase]}" for metric, phase in means.columns]
     lines = means.loc[sort_rows(results) if len(means) else []].reset_index()
     is_all = lines["activity"] == "all"
     title = f"The stance phase next to all samples, {results.label}"
+    notes = [PHASE_NOTE, *([NM_PER_KG_NOTE] if RMSE_NM_PER_KG in names else [])]
     numbers = lines[is_all].drop(columns="activity")
-    yield Table("stance_phase", f"{title}: per target", numbers, [PHASE_NOTE], 3)
+    yield Table("stance_phase", f"{title}: per target", numbers, notes, 3)
     if is_all.all():
         return
     per_activity = "stance_phase_per_activity"
-    yield Table(per_activity, title, lines[~is_all], [PHASE_NOTE], 3, is_long=True)
+    yield Table(per_activity, title, lines[~is_all], notes, 3, is_long=True)
     shown = lines.drop(columns=["target", "unit", *(c for c in lines if c.startswith("RMSE"))])
     shown = shown.groupby(["row", "activity"], sort=False).mean().reset_index()
     notes = [f"Mean over targets. {PHASE_NOTE} Per target: {per_activity}.csv."]

@@ -26,13 +26,12 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from common.cli import ArgumentParser, positive_float, positive_int, run_main
+from common.cli import ArgumentParser, file_path, positive_float, positive_int, run_main
 from common.files import InputError, plural
 from tools.stream.lines import LONGEST_FILL_S, GapFiller, LineReader, read_lines
 from tools.stream.stream import Stream, is_trained_on_synthetic_data
@@ -83,7 +82,7 @@ def main(
     scale = np.repeat([factors[modality] for modality in stream.sizes], [*stream.sizes.values()])
     _print(f"Network: {description['row']} of {description['script']}.py")
     if is_trained_on_synthetic_data(description):
-        _print("NOTICE: this network was trained on synthetic data; do not use it on people.")
+        _notify("this network was trained on synthetic data; do not use it on people.")
     for _ in range(WARM_UP_SAMPLES):
         stream.network.step(np.zeros(len(sources)))
     stream.reset()
@@ -94,9 +93,11 @@ def main(
         numbered = ((i, line) for i, line in enumerate(lines, start=1) if line.strip())
         _, header = next(numbered, (1, ""))
         unit_s = SECONDS[args.time_unit]
-        reader = LineReader(header, sources, args.time_column, unit_s, stream.rate_hz)
+        reader = LineReader(
+            header, sources, args.time_column, unit_s, stream.rate_hz, notify=_notify
+        )
         if not reader.has_time:
-            _print("NOTICE: no time column; each line is taken as the next sample, none as lost")
+            _notify("no time column; each line is taken as the next sample, none as lost")
         names = [f"{target.name} ({target.unit})" for target in stream.targets]
         print(TIME, *names, sep=",", file=out, flush=True)
         times_s: deque[float] = deque(maxlen=stream.lookahead + 1)
@@ -106,15 +107,14 @@ def main(
             repeated = filler.repeated
             samples = filler.add(time_s, scale * values, number)
             if filler.repeated > repeated == 0:
-                _print(
-                    f"NOTICE: line {number} has the same time as the line before; such lines are "
-                    "skipped"
+                _notify(
+                    f"line {number} has the same time as the line before; such lines are skipped"
                 )
             for sample in samples:
                 if sample.gap_s:
-                    _print(
-                        f"NOTICE: line {number}: {sample.gap_s:.3g} s after the last complete "
-                        "line, longer than --max-gap; the network is reset"
+                    _notify(
+                        f"line {number}: {sample.gap_s:.3g} s after the last complete line, longer "
+                        "than --max-gap; the network is reset"
                     )
                     stream.reset()
                 times_s.append(sample.time_s)
@@ -122,7 +122,7 @@ def main(
                 if estimate is not None:
                     _write(out, times_s[0], estimate.values)
                 latencies_s.append(time.perf_counter() - read_at)
-                _notice(watch.add(sample))
+                _warn(watch.add(sample))
     except KeyboardInterrupt:
         pass
     except BrokenPipeError:
@@ -131,7 +131,7 @@ def main(
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # or the end of Python writes again
         raise InputError(f"cannot read or write the stream ({error.strerror})") from error
-    _notice(watch.end())
+    _warn(watch.end())
     if not latencies_s:
         _print("No complete line was read.")
         return 0
@@ -159,9 +159,13 @@ def _write(out: TextIO, time_s: float, values: np.ndarray) -> None:
     print(time_text, *(f"{value:.7g}" for value in values), sep=",", file=out, flush=True)
 
 
-def _notice(problems: str) -> None:
+def _warn(problems: str) -> None:
     if problems:
-        _print(f"NOTICE: {problems}; check the sensors, --acc-unit and --gyr-unit")
+        _notify(f"{problems}; check the sensors, --acc-unit and --gyr-unit")
+
+
+def _notify(text: str) -> None:
+    _print(f"NOTICE: {text}")
 
 
 def _print(text: str) -> None:
@@ -171,7 +175,7 @@ def _print(text: str) -> None:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tools.stream", description=__doc__)
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="FILE", help="a streaming network")
+    add("--checkpoint", type=file_path, required=True, metavar="FILE", help="a streaming network")
     add("--acc-unit", choices=ACC_UNITS, help="unit of the accelerometers (default: m/s2)")
     add(
         "--gyr-unit",

@@ -9,14 +9,18 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from common.files import InputError, shorten
+from common.files import InputError, plural, shorten
+from tools.clock import WRAP_INTERVALS, clock_periods
+from tools.plausibility import check_counter, find_period
 from tools.signals import ROUNDING_S
-from tools.text_file import DELIMITERS
+from tools.text_file import COUNTER, DELIMITERS, to_numbers
 from tools.trial_file import LONGEST_GAP, Source
 
 LONGEST_LINE = 2**17  # bytes; more without a line end is no table
 LONGEST_FILL_S = 10.0  # a longer gap would take long to fill, while new lines wait
+SHORTEST_CLOCK_S = 3600.0  # after a shorter time, a clock that starts again was restarted
 LARGEST = 1e30  # a larger value is no measurement; squares of float32 end at 1e38
 # Number of intervals after which the rate is checked -> tolerance: clocks are inexact, and lost
 # lines or jitter count for less in a longer time.
@@ -83,12 +87,13 @@ class LineReader:
         time_column: name of the time column; None for `time`, if there is one.
         unit_s: unit of the time, in s.
         rate_hz: sampling rate, for the time of lines without one.
+        notify: called with facts about the lines that a user should know.
 
     Attributes:
         has_time: whether there is a time column.
 
     Raises:
-        InputError: A column is missing.
+        InputError: A column is missing, or two have the same name.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class LineReader:
         time_column: str | None,
         unit_s: float,
         rate_hz: float,
+        notify: Callable[[str], None],
     ) -> None:
         if not header:
             raise InputError("standard input: empty; the first line must have the column names")
@@ -118,11 +124,25 @@ class LineReader:
             raise InputError(
                 f"standard input, line 1: no column {time_column}; correct --time-column"
             )
+        used = {source.name for source in sources.values()} | {time_column or "time"}
+        repeated = [name for name in used if self.names.count(name) > 1]
+        if repeated:
+            raise InputError(
+                f"standard input, line 1: two columns are named {shorten(repeated[0])}; rename one"
+            )
         self.has_time = bool(time_column) or "time" in self.names
         self.time_column, self.unit_s, self.rate_hz = time_column or "time", unit_s, rate_hz
         self.columns = [source.name for source in sources.values()]
         self.signs = np.array([source.sign for source in sources.values()])
         self.lines = 0
+        self._notify = notify
+        # Without times, only a counter shows that samples were lost.
+        is_counter = (re.search(COUNTER, name) for name in self.names)
+        counters = zip(self.names, is_counter, strict=True) if not self.has_time else ()
+        self._counts = {name: [] for name, found in counters if found and name not in used}
+        self._numbers: list[int] = []  # of the lines in `_counts`
+        self._shift_s = 0.0  # of the times, after the clock started again
+        self._last_s: float | None = None  # as written
 
     def read(self, line: str, number: int) -> tuple[float, np.ndarray]:
         """Return the time in s and the values `(C,)` of a line, NaN where a cell is empty.
@@ -137,8 +157,8 @@ class LineReader:
         cells = self._split(line, number)
         if len(cells) != len(self.names):
             raise InputError(
-                f"standard input, line {number}: {len(cells)} cells, but {len(self.names)} column "
-                "names; check the program that writes the lines"
+                f"standard input, line {number}: {plural(len(cells), 'cell')}, but "
+                f"{len(self.names)} column names; check the program that writes the lines"
             )
         by_name = dict(zip(self.names, cells, strict=True))
         values = np.array([self._number(by_name, name, number) for name in self.columns])
@@ -151,7 +171,42 @@ class LineReader:
                     f"standard input, line {number}: no time in {self.time_column}; every line "
                     "needs one"
                 )
+            time_s = self._unwrap(time_s, number)
+        self._check_counters(by_name, number)
         return time_s, self.signs * values
+
+    def _unwrap(self, time_s: float, number: int) -> float:
+        """Return a time that increases, also if the clock started again as at midnight."""
+        last_s, self._last_s = self._last_s, time_s
+        if last_s is not None and time_s < last_s:
+            periods = [p for p in clock_periods(self.unit_s) if p > SHORTEST_CLOCK_S]
+            two = np.array([last_s, time_s])
+            if period_s := find_period(two, periods, WRAP_INTERVALS / self.rate_hz):
+                self._shift_s += period_s
+                self._notify(
+                    f"line {number}: the clock starts again after {period_s:.10g} s; the later "
+                    "times are shifted"
+                )
+        return time_s + self._shift_s
+
+    def _check_counters(self, cells: Mapping[str, str], number: int) -> None:
+        """Report samples that a counter shows to be lost, second by second, once per counter."""
+        if not self._counts:
+            return
+        for name, texts in self._counts.items():
+            texts.append(cells[name].strip())
+        self._numbers.append(number)
+        if len(self._numbers) <= self.rate_hz:
+            return
+        for name, texts in [*self._counts.items()]:
+            counts = to_numbers(pd.Series(texts), ".").to_numpy()
+            problems = [*check_counter(name, counts, lambda i: f"line {self._numbers[i]}")]
+            if problems:
+                self._notify("; ".join(problems))
+                del self._counts[name]
+            else:
+                del texts[:-1]
+        del self._numbers[:-1]
 
     def _split(self, line: str, number: int) -> list[str]:
         try:
@@ -241,7 +296,8 @@ class GapFiller:
         place = f"standard input, line {number}"
         if self.times_s and time_s < self.times_s[-1]:
             raise InputError(
-                f"{place}: the time decreases; every line needs the time of its measurement"
+                f"{place}: the time falls back by {self.times_s[-1] - time_s:.6g} s; the clock was "
+                "set or restarted, or lines are out of order: start this command again"
             )
         if len(self.times_s) > max(RATE_TOLERANCE):
             self.times_s[-1] = time_s

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from safetensors import SafetensorError
 
 from common.data import Target
 from common.files import InputError, shorten
+from tools.checkpoint import check_checkpoint
 from tools.stream.streaming_mffm import StreamingMFFM
 
 
@@ -68,6 +68,7 @@ class Stream:
         Raises:
             InputError: It cannot be used, or its network reads windows.
         """
+        check_checkpoint(Path(path))
         try:
             network = StreamingMFFM(path)
             network.step(np.zeros(sum(network.channels)))  # all tensors exist and fit
@@ -75,9 +76,9 @@ class Stream:
             if "channels" not in description:  # written by an earlier version
                 description = _describe_with_script(Path(path))
             return cls(network, description)
-        except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
+        except InputError:
+            raise
+        except Exception as error:  # the file may contain anything
             _describe_with_script(Path(path))  # raises a more helpful error
             raise InputError(
                 f"{path}: cannot run sample by sample ({shorten(error)}); train the row again"
