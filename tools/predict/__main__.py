@@ -38,9 +38,16 @@ from pathlib import Path
 
 import h5py
 
-from common.cli import ArgumentParser, add_device, add_figure_format, positive_int, run_main
+from common.cli import (
+    ArgumentParser,
+    add_device,
+    add_figure_format,
+    file_path,
+    positive_int,
+    run_main,
+)
 from common.data import DATASET_A_ACTIVITIES
-from common.files import InputError
+from common.files import InputError, read_problem
 from common.training import choose_device
 from tools.output import check_writable
 from tools.predict import output
@@ -133,8 +140,8 @@ def _check(args: argparse.Namespace) -> None:
         InputError: The data do not exist, another file would be overwritten, or a flag does not
             fit.
     """
-    if not args.data.is_file():
-        raise InputError(f"{args.data}: no such file; pass a recording with --data")
+    if problem := read_problem(args.data):
+        raise InputError(f"{args.data}: {problem}; pass a recording with --data")
     if args.out.is_file():
         raise InputError(f"{args.out}: is a file; pass a folder with --out")
     mapping_files = [Path(text) for text in args.columns or () if "=" not in text]
@@ -155,15 +162,15 @@ def _check(args: argparse.Namespace) -> None:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tools.predict", description=__doc__)
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="FILE", help="a trained network")
+    add("--checkpoint", type=file_path, required=True, metavar="FILE", help="a trained network")
     add(
         "--data",
-        type=Path,
+        type=file_path,
         required=True,
         metavar="FILE",
         help="the recording: HDF5, CSV, MATLAB, c3d or OpenSim",
     )
-    add("--out", type=Path, required=True, metavar="DIR", help="folder to write into")
+    add("--out", type=file_path, required=True, metavar="DIR", help="folder to write into")
     add("--subject", metavar="ID", help="subject in an HDF5 file (default: the only one)")
     add(
         "--activity",
