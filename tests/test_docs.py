@@ -41,7 +41,10 @@ PAGES = [
 ]
 TEXT = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 PREDICT = "docs/predict_and_export.md"
-LONG = ("README.md", "docs/beyond.md", "docs/real_time.md")  # pages with long commands
+LONG = (  # pages with long commands
+    *("README.md", "docs/beyond.md", "docs/real_time.md"),
+    "docs/new_people_and_sensors.md",
+)
 ELSEWHERE = (PREDICT, "docs/your_own_data.md")  # pages that are followed in tests of their own
 INSTALL = "python -m pip install -r "
 SET_UP = f"{INSTALL}requirements.txt && "

@@ -59,7 +59,9 @@ def data(synthetic_files: Files, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize(
+    "row", [ROWS[0], *(pytest.param(row, marks=pytest.mark.slow) for row in ROWS[1:])]
+)
 def test_a_tuned_network_predicts_streams_and_exports(
     row: str, networks: dict[str, Path], data: Path, tmp_path: Path, capsys: Capture
 ) -> None:

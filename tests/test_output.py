@@ -140,7 +140,7 @@ def files(synthetic_files: Files, tmp_path: Path) -> dict[str, Path]:
 
 
 @pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize(("name", "command"), CASES, ids=lambda value: str(value).split()[-1])
+@pytest.mark.parametrize(("name", "command"), CASES, ids=[name for name, _ in CASES])
 def test_commands_refuse_to_replace_files_of_others(
     name: str, command: Callable[[dict[str, Path], Path], None], files: dict, tmp_path: Path
 ) -> None:

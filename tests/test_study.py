@@ -13,6 +13,7 @@ from tools.benchmark.study import cost_of_row, seconds_per_window
 from tools.benchmark.training import choose_cases
 
 
+@pytest.mark.slow
 def test_cost_of_a_row_follows_from_its_layers() -> None:
     """A wrong count would make a study of weeks look like one of days.
 
