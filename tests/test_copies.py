@@ -223,7 +223,8 @@ def test_twins_never_overwrites_an_edit() -> None:
     repaired, (problem,) = twins.repair(conflict, committed)
     assert problem.startswith("train: edited differently in Dataset_B_x.py, Dataset_B_y.py since")
     assert repaired == {**conflict, names[0]: change(loss), names[2]: change(other, loss)}
-    assert all(": not edited since the last" in line for line in twins.repair(conflict, conflict)[1])
+    problems = twins.repair(conflict, conflict)[1]
+    assert all(": not edited since the last" in line for line in problems)
 
 
 def test_twins_writes_the_edited_copy_or_nothing(tmp_path: Path) -> None:

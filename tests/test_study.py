@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from common.files import InputError
-from tools.benchmark.study import cost_of_row, seconds_per_window
+from tools.benchmark.study import cost_of_row, read_measured, seconds_per_window
 from tools.benchmark.training import choose_cases
 
 
@@ -31,21 +31,29 @@ def test_cost_of_a_row_follows_from_its_layers() -> None:
     assert cost["window-epochs"] == training * 40 * 20
 
 
-def test_unmeasured_rows_are_extrapolated_by_their_multiply_adds(tmp_path: Path) -> None:
+def test_unmeasured_rows_are_extrapolated_by_their_multiply_adds() -> None:
     """Rows that nobody measured would count as free, or end the command."""
     rows = pd.DataFrame(
         [("A", "student-foot", 10), ("A", "student-all_imus", 20), ("A", "dl-foot", 100)],
         columns=["dataset", "row", "multiply-adds"],
     )
-    measured = {"dataset": "A", "row": "student-foot", "device": "cpu", "batches": 2, "ours_s": 64}
+    measured_s = {("A", "student-foot"): 2.0}
+    assert seconds_per_window(rows, measured_s).tolist() == pytest.approx([2.0, 4.0, 20.0])
+
+
+def test_measurements_are_checked_before_anything_is_counted(tmp_path: Path) -> None:
+    """Five minutes of counting would end with the news that the file cannot be used."""
+    rows = [
+        {"dataset": dataset, "row": "x", "device": "cpu", "batches": 2, "ours_s": 64}
+        for dataset in "AB"
+    ]
     file = tmp_path / "benchmark.json"
-    results = {"settings": {"threads": 1, "batch_size": 16}, "training": [measured]}
+    results = {"settings": {"threads": 1, "batch_size": 16}, "training": rows}
     file.write_text(json.dumps(results))
-    assert seconds_per_window(rows, file).tolist() == pytest.approx([2.0, 4.0, 20.0])
-    results["settings"]["threads"] = 2
-    file.write_text(json.dumps(results))
-    with pytest.raises(InputError, match="nothing measured on one CPU thread for dataset A"):
-        seconds_per_window(rows, file)
+    assert read_measured(file) == {("A", "x"): 2.0, ("B", "x"): 2.0}
+    file.write_text(json.dumps({**results, "training": rows[:1]}))
+    with pytest.raises(InputError, match="nothing measured on one CPU thread for dataset B"):
+        read_measured(file)
     file.write_text("[]")
     with pytest.raises(InputError, match=r"benchmark.json: not the results of tools.benchmark"):
-        seconds_per_window(rows, file)
+        read_measured(file)

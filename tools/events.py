@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.interpolate import CubicSpline
 
 COMPLETE_SHARE = 0.5  # of the lines of the slowest sensor that have all others, too
 
@@ -51,6 +50,8 @@ def align_sensors(
         The lines to use `(m,)` and the values there `(m, c)`; all lines and the same values if most
         lines have all sensors.
     """
+    from scipy.interpolate import CubicSpline  # slow to import
+
     is_present = np.isfinite(values)
     counts = is_present[:, :inputs].sum(axis=0)
     complete = is_present[:, :inputs].all(axis=1).sum()

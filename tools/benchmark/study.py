@@ -14,7 +14,7 @@ shorter.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -43,12 +43,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = _parser().parse_args(argv)
     samples = {"a": args.samples_a, "b": args.samples_b}
+    measured_s = read_measured(args.measured)
     rows = pd.DataFrame(
         cost_of_row(case, samples, args.tera_multiply_adds_per_s, args.gb_per_s)
         for case in tqdm(training.choose_cases("ab", ["*"]), "rows", disable=None)
         if training.choose_losses(case.script, case.row)
     )
-    rows["CPU core, hours"] = rows["window-epochs"] * seconds_per_window(rows, args.measured) / 3600
+    rows["CPU core, hours"] = rows["window-epochs"] * seconds_per_window(rows, measured_s) / 3600
     sums = ["training runs", "10¹⁵ multiply-adds", "TB", "CPU core, hours", "GPU, hours, at least"]
     table = rows.groupby(["dataset", "script"])[sums].sum()
     table.loc[("", "all"), :] = table.sum()
@@ -101,7 +102,36 @@ def cost_of_row(
     }
 
 
-def seconds_per_window(rows: pd.DataFrame, measured: Path) -> pd.Series:
+def read_measured(path: Path) -> dict[tuple[str, str], float]:
+    """Return the seconds per training window and epoch on one CPU thread, by dataset and row.
+
+    Args:
+        path: `benchmark.json` of `tools.benchmark`.
+
+    Raises:
+        InputError: The file cannot be read, or lacks such measurements of a dataset.
+    """
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        found = {
+            (r["dataset"], r["row"]): r["ours_s"] / r["batches"] / results["settings"]["batch_size"]
+            for r in results["training"]
+            if r["device"] == "cpu" and results["settings"]["threads"] == 1
+        }
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: not the results of tools.benchmark ({error})") from error
+    missing = {name.upper() for name in SUBJECTS} - {dataset for dataset, _ in found}
+    if missing:
+        raise InputError(
+            f"{path}: nothing measured on one CPU thread for dataset {', '.join(sorted(missing))}; "
+            "run tools.benchmark --parts training --threads 1"
+        )
+    return found
+
+
+def seconds_per_window(
+    rows: pd.DataFrame, measured_s: Mapping[tuple[str, str], float]
+) -> pd.Series:
     """Return the seconds per training window and epoch of every row on one CPU core.
 
     Rows that were not measured take the time per multiply-add of the measured rows of their kind
@@ -109,28 +139,10 @@ def seconds_per_window(rows: pd.DataFrame, measured: Path) -> pd.Series:
 
     Args:
         rows: `dataset`, `row` and `multiply-adds` of the rows.
-        measured: `benchmark.json` of `tools.benchmark`.
-
-    Raises:
-        InputError: The file cannot be read, or has no training on one thread of a CPU.
+        measured_s: from `read_measured`.
     """
-    try:
-        results = json.loads(measured.read_text(encoding="utf-8"))
-        per_window_s = {
-            (r["dataset"], r["row"]): r["ours_s"] / r["batches"] / results["settings"]["batch_size"]
-            for r in results["training"]
-            if r["device"] == "cpu" and results["settings"]["threads"] == 1
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{measured}: not the results of tools.benchmark ({error})") from error
     keys = pd.MultiIndex.from_frame(rows[["dataset", "row"]])
-    known_s = pd.Series(keys.map(per_window_s), rows.index, dtype=float)
-    missing = {*rows["dataset"]} - {*rows["dataset"][known_s.notna()]}
-    if missing:
-        raise InputError(
-            f"{measured}: nothing measured on one CPU thread for dataset {', '.join(missing)}; run "
-            "tools.benchmark --parts training --threads 1"
-        )
+    known_s = pd.Series(keys.map(measured_s), rows.index, dtype=float)
     rate = known_s / rows["multiply-adds"]  # seconds per multiply-add
     kind = rows["row"].str.split("-").str[0]
     of_kind = rate.groupby([rows["dataset"], kind]).transform("median")
