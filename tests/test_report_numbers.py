@@ -15,8 +15,9 @@ from scipy import stats
 from statsmodels.stats.anova import AnovaRM
 
 from tests.conftest import ROOT
-from tests.made_runs import TARGETS, write_run
+from tests.made_runs import TARGETS, make_run, write_run
 from tools.report import paper, statistics, tables
+from tools.report.__main__ import main as report
 from tools.report.runs import Results, load_results
 from tools.report.tables import Table
 
@@ -268,3 +269,19 @@ def test_the_report_knows_the_rows_of_the_scripts(dataset: str) -> None:
     )
     assert set(rows.values()) == {*paper.SPARSE_SETS[dataset], paper.FULL_SET[dataset]}
     assert paper.NRMSE_PERCENT[dataset].keys() <= rows.keys()
+
+
+def test_networks_of_a_regression_have_no_stance_scores(tmp_path: Path) -> None:
+    """The report of a complete study, which has such rows, would end in a traceback."""
+    rows = [
+        ("dlr_rmse-foot", "foot", 1),
+        ("dlr_correlation-foot", "foot", 1),
+        ("dlr-foot", "foot", 2),
+    ]
+    run = make_run(tmp_path / "run", rows, script="Dataset_A_kinetics_fm_models")
+    metrics = pd.read_csv(run / "metrics.csv", dtype={"test_subject": str})
+    both = pd.concat([metrics, metrics.assign(phase="stance")])
+    both.to_csv(run / "metrics.csv", index=False)
+    report([str(run), "--out", str(tmp_path / "out"), "--no-figures"])
+    [table] = (tmp_path / "out").rglob("stance_phase.csv")
+    assert set(pd.read_csv(table)["row"]) == {"dlr-foot"}

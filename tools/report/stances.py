@@ -163,7 +163,8 @@ def _phase_tables(results: Results) -> Iterator[Table]:
     means = means.reindex(columns=pd.MultiIndex.from_product([names, (ALL_SAMPLES, STANCE)]))
     phases = {ALL_SAMPLES: "", STANCE: ", stance"}
     means.columns = [f"{METRIC_NAMES[metric]}{phases[phase]}" for metric, phase in means.columns]
-    lines = means.loc[sort_rows(results) if len(means) else []].reset_index()
+    rows = [row for row in sort_rows(results) if row in set(metrics["row"])]
+    lines = means.loc[rows].reset_index()
     is_all = lines["activity"] == "all"
     title = f"The stance phase next to all samples, {results.label}"
     notes = [PHASE_NOTE, *([NM_PER_KG_NOTE] if RMSE_NM_PER_KG in names else [])]
