@@ -34,7 +34,7 @@ def catch_in_imports() -> None:
         catch(end_now)
 
 
-def catch(handler: Callable[[int, FrameType | None], Any]) -> None:
+def catch(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
     """Let `handler` handle Ctrl-C, unless something else does or the process ignores it."""
     replaced = (signal.default_int_handler, interrupt_once, end_now)
     is_main_thread = threading.current_thread() is threading.main_thread()
@@ -49,8 +49,13 @@ def interrupt_once(*_: object) -> NoReturn:
 
 
 def report(details: str = "") -> None:
-    """Print one line, once; the program may be in the middle of a print."""
+    """Print one line, once; the program may be in the middle of a print.
+
+    The process is about to end and ignores Ctrl-C from now on: while Python shuts down, another
+    one would end it with another status.
+    """
     global _is_reported
+    catch(signal.SIG_IGN)
     if not _is_reported:
         _is_reported = True
         with suppress(OSError):  # standard error may be closed
