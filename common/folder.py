@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import time
@@ -258,6 +259,9 @@ class RunFolder:
         }
         write_json(self.file("results", task), result)
         self.file("unfinished", task).unlink(missing_ok=True)
+        for path in (self.file(kind, task) for kind in SUFFIXES):  # of workers killed while writing
+            for part in path.parent.glob(f".{glob.escape(path.name)}.*{PART_SUFFIX}"):
+                part.unlink(missing_ok=True)
 
     def delete_checkpoint(self, task: Task) -> None:
         """Delete the weights of a finished task, and record that its result is complete."""

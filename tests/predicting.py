@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from common.data import Recording
 from common.files import save_checkpoint
 from common.runs import describe_network
-from common.windows import cut_windows
+from common.windows import Windows, cut_windows, sensor_statistics
 from tests.networks import row_named
 from tools.predict import output
 from tools.predict.__main__ import main
@@ -45,19 +45,23 @@ def random_network(
         script: the script.
         row: name of the row.
         folder: where to write.
-        recording: data whose statistics batch normalization stores, as after training.
+        recording: data whose statistics network and checkpoint contain, as after training.
         test_subject: the subject of the recording that is left out.
     """
     torch.manual_seed(0)
-    network = row_named(script, row).network()
+    network, sensor_set = row_named(script, row).network(), row_named(script, row).sensor_set
+    description = describe(script, row, test_subject=test_subject)
     if recording is not None:
         training = [subject for subject in recording.subjects if subject != test_subject]
-        samples, _ = cut_windows(recording, training, script.WINDOW, "paper")
-        inputs = script.inputs(recording.samples, row_named(script, row).sensor_set)
+        cut = cut_windows(recording, training, script.WINDOW, "paper")
+        inputs = script.inputs(recording.samples, sensor_set)
+        windows = Windows(inputs, recording.samples["targets"], *cut)
+        sensors = script.SENSOR_SETS[sensor_set].sensors
+        description["sensor_statistics"] = sensor_statistics(windows, sensors)
         with torch.no_grad():
-            network.train()(*(signal[torch.from_numpy(samples)] for signal in inputs))
+            network.train()(*(signal[windows.samples] for signal in inputs))
     path = folder / f"{script.__name__}-{row}-{test_subject}.safetensors"
-    save_checkpoint(path, network.state_dict(), describe(script, row, test_subject=test_subject))
+    save_checkpoint(path, network.state_dict(), description)
     return path
 
 

@@ -145,7 +145,10 @@ FAULTS_A = {
     ),
     "sentinel": (fill(["foot_Gyro_X"], -9999.0, slice(0, None, 50)), "foot_Gyro_X: -9999 in 2"),
     "nothing": (fill(["gracilis"], np.nan), "gracilis: nothing but NaN"),
-    "turned": (exchange(["shank_Accel_X"], ["shank_Accel_Y"]), "accelerometer shank: gravity"),
+    "exchanged": (
+        exchange(["shank_Accel_X"], ["shank_Accel_Y"]),
+        "shank: cannot tell whether it is mounted as in the other subjects: axes seem to be",
+    ),
 }
 FAULTS_B = {
     "rad/s": (scale(["Gyro"], 1 / 57.3), "deg/s; in rad/s?"),

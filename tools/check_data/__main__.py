@@ -1,8 +1,8 @@
 """Check the HDF5 file of Dataset A or B, or a user-supplied file, before training on it.
 
 Prints the subjects, minutes and windows under both protocols, and the share of NaN and the range of
-every block. Warns about implausible values: wrong units, also in a single subject or trial, swapped
-axes, sensors mounted differently from those of the other subjects, dead sensors, zeros, held values
+every block. Warns about implausible values: wrong units, also in a single subject or trial, sensors
+mounted differently from those of the other subjects, dead sensors, zeros, held values
 and codes such as -9999 in place of missing values, trials that are in the file twice, ignored
 subjects. Draws mean and SD of every target over the stances of each activity. The exit status is 0
 if everything is plausible, 1 after a warning and 2 if the file cannot be used.
@@ -26,12 +26,7 @@ from common.files import InputError, plural, printable, read_problem
 from common.metrics import aligned_table
 from common.stances import NO_VERTICAL_FORCE
 from common.windows import PROTOCOLS, cut_stream, cut_stretches
-from tools.check_data.checks import (
-    check_orientation,
-    check_subject,
-    gravity_directions,
-    summarize_trials,
-)
+from tools.check_data.checks import check_subject, summarize_trials
 from tools.check_data.layout import DataFile, Layout, Part
 from tools.check_data.stances import Stances, save_figure
 from tools.mounting import compare_subjects, measure
@@ -56,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         data = DataFile(args.file, file, script)
         layout, summary, stances = data.layout, Summary(data.layout), Stances(data.layout)
         warnings = [describe_ignored(data.ignored)] if data.ignored else []
-        directions, trials, imus = {}, [], {}
+        trials, imus = [], {}
         for subject, parts in data.subjects():
             amount = summary.add(subject, parts)
             problems = list(check_subject(layout, parts))
@@ -67,16 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             ]
             warnings += [f"subject {subject}: {problem}" for problem in problems]
             trials += summarize_trials(layout, subject, parts)
-            if amount["usable"]:
-                directions[subject] = gravity_directions(layout, parts)
             imus[subject] = [
                 measure(part.samples["acc"], part.samples["gyr"], layout.script.SENSORS)
                 for part in parts
             ]
             for part in parts:
                 stances.add(part)
-    if directions:
-        warnings += check_orientation(layout, directions)
     warnings += compare_subjects(imus)
     warnings += compare_trials(trials)
     if len(summary.amounts) < 2:

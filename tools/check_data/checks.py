@@ -1,4 +1,4 @@
-"""Implausible values: wrong units, dead channels, swapped axes, zeros for missing data."""
+"""Implausible values: wrong units, dead channels, zeros for missing data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from tools.plausibility import (
 # Of a loaded foot; 0.85 to 0.95 in level walking, with double support.
 MEDIAN_LOAD_BW = (0.6, 1.2)
 MOMENT_RANGES = {"BW·BH": (0.005, 0.5), "%BW·BH": (0.3, 30.0)}  # 99th percentile of the magnitude
-TURNED_DEGREES = 45.0
 TALLEST_M = 3.0
 
 
@@ -186,31 +185,4 @@ def _check_joints(video: np.ndarray) -> Iterator[str]:
             yield (
                 f"video joint {joint}: exactly 0 in {where} in {percent:.3g} % of the samples; "
                 "replace the coordinates of a joint that was not found with NaN"
-            )
-
-
-def gravity_directions(layout: Layout, parts: Sequence[Part]) -> np.ndarray:
-    """Return the direction of a subject's mean acceleration in every sensor, `(sensors, 3)`."""
-    acc = np.concatenate([part.samples["acc"] for part in parts])
-    acc = acc[np.isfinite(acc).all(axis=1)]
-    mean = acc.reshape(len(acc), len(layout.script.SENSORS), 3).mean(axis=0, dtype=float)
-    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
-
-
-def check_orientation(layout: Layout, directions: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """Yield the sensors that measure gravity in another direction than in the other subjects.
-
-    Args:
-        layout: layout of the file.
-        directions: subject -> result of `gravity_directions`.
-    """
-    middle = np.median(np.stack(list(directions.values())), axis=0)
-    middle /= np.linalg.norm(middle, axis=1, keepdims=True)
-    for subject, direction in directions.items():
-        cosine = (direction * middle).sum(axis=1)
-        for i in np.flatnonzero(cosine < np.cos(np.radians(TURNED_DEGREES))):
-            angle = np.degrees(np.arccos(np.clip(cosine[i], -1, 1)))
-            yield (
-                f"subject {subject}: accelerometer {layout.script.SENSORS[i]}: gravity {angle:.0f} "
-                "degrees away from its direction in the other subjects; axes swapped?"
             )
