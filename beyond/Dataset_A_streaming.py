@@ -49,7 +49,7 @@ import torch
 from torch import Tensor, nn
 
 from beyond import augmentation
-from beyond.augmentation import cut_shifted, rotate_sensors
+from beyond.augmentation import draw_shifted, rotate_sensors
 from beyond.sequences import cut_sequences, describe_columns, predict_stream
 from common.data import SensorSet, Target, read_dataset_a
 from common.runs import Row, Run
@@ -769,15 +769,12 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
     is streamed from a zero state, and its last samples, whose estimates would come after its end,
     are not scored.
     """
-    if "augmented" in row.name:
-        train_and_test_augmented(row, test_subject, run)
-        return
     args, samples = run.args, run.recording.samples
-    is_streaming, is_balanced = "streaming" in row.name, "balanced" in row.name
+    is_streaming, is_augmented = "streaming" in row.name, "augmented" in row.name
     length, cut = (SEQUENCE, cut_sequences) if is_streaming else (WINDOW, cut_windows)
     signals = inputs(samples, row.sensor_set)
     fold = make_fold(run.recording, signals, test_subject, length, args.protocol, args.seed, cut)
-    mean, sd = target_scale(fold.train, is_balanced)
+    mean, sd = target_scale(fold.train, is_augmented or "balanced" in row.name)
     fold = standardize(fold, samples["targets"], mean, sd)
     torch.manual_seed(args.seed)
     network = row.network().to(run.device)
@@ -799,13 +796,21 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
         loss = distillation_loss(args.alpha, args.beta) if row.needs else supervised_loss
         criterion = rmse
     progress = run.progress(row, test_subject)
+    prediction = summary = None
     with fold_scale_into_head(network, mean, sd):
-        train(network, fold, loss, criterion, args.epochs, args, progress)
-    prediction = None
+        if is_augmented:
+            targets, epochs = (samples["targets"] - mean) / sd, args.epoch_factor * args.epochs
+            draw = draw_shifted(fold, run.recording, targets, args, is_streaming)
+            train_augmented(network, draw, length, loss, epochs, args, progress)
+            summary = f"{epochs} epochs, training loss {progress.history[-1].training_loss:.4f}"
+        else:
+            train(network, fold, loss, criterion, args.epochs, args, progress)
     if is_streaming:
         prediction, fold.test.is_scored = predict_stream(network, fold.test, run.recording.stretch)
     about = describe_columns(COLUMNS, UNITS, partial(inputs, sensor_set=row.sensor_set))
-    run.record(row, fold, network, progress.history, prediction=prediction, about=about)
+    run.record(
+        row, fold, network, progress.history, summary=summary, prediction=prediction, about=about
+    )
 
 
 def with_sequences(args: argparse.Namespace, sequences: Windows) -> argparse.Namespace:
@@ -813,43 +818,6 @@ def with_sequences(args: argparse.Namespace, sequences: Windows) -> argparse.Nam
     samples_per_sequence = int(sequences.is_scored.sum()) / len(sequences)
     batch_size = max(1, round(args.batch_size * WINDOW / samples_per_sequence))
     return argparse.Namespace(**{**vars(args), "batch_size": batch_size})
-
-
-def train_and_test_augmented(row: Row, test_subject: str, run: Run) -> None:
-    """Train one augmented row with one subject held out, and test it like the other rows."""
-    args, recording = run.args, run.recording
-    is_streaming = "streaming" in row.name
-    length, cut = (SEQUENCE, cut_sequences) if is_streaming else (WINDOW, cut_windows)
-    signals = inputs(recording.samples, row.sensor_set)
-    fold = make_fold(recording, signals, test_subject, length, args.protocol, args.seed, cut)
-    mean, sd = target_scale(fold.train, is_balanced=True)
-    targets = (recording.samples["targets"] - mean) / sd
-    subjects = [subject for subject in recording.subjects if subject != test_subject]
-
-    def draw(offset: int) -> Windows:
-        cuts = fold.train.samples, fold.train.is_scored
-        if args.windows != "training":
-            offset = offset if args.windows == "shifted" else 0
-            cuts = cut_shifted(recording, subjects, length, args.protocol, offset, is_streaming)
-        windows = Windows(signals, targets, *cuts)
-        windows.cached = (windows.is_scored,) if is_streaming else ()
-        return windows
-
-    torch.manual_seed(args.seed)
-    network = row.network().to(run.device)
-    loss = streaming_loss if is_streaming else supervised_loss
-    args = with_sequences(args, fold.train) if is_streaming else args
-    progress, epochs = run.progress(row, test_subject), args.epoch_factor * args.epochs
-    with fold_scale_into_head(network, mean, sd):
-        train_augmented(network, draw, length, loss, epochs, args, progress)
-    prediction = None
-    if is_streaming:
-        prediction, fold.test.is_scored = predict_stream(network, fold.test, recording.stretch)
-    summary = f"{epochs} epochs, training loss {progress.history[-1].training_loss:.4f}"
-    about = describe_columns(COLUMNS, UNITS, partial(inputs, sensor_set=row.sensor_set))
-    run.record(
-        row, fold, network, progress.history, summary=summary, prediction=prediction, about=about
-    )
 
 
 # Defaults on synthetic data; minutes of walking per subject

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from beyond.sequences import cut_padded
 from common.cli import ArgumentParser, finite_number, positive_int
 from common.data import Recording
-from common.windows import Batch, cut_stream, cut_stretches
+from common.windows import Batch, Fold, Windows, cut_stream, cut_stretches
 
 WINDOWS = ("shifted", "all", "training")
 MAX_ROTATION_DEG = 20.0
@@ -51,6 +53,37 @@ def cut_shifted(
     within = np.arange(len(samples)) - np.repeat(start, counts)
     is_kept = within >= np.repeat(offset % (counts % length + 1), counts)
     return cut_stretches(samples[is_kept], stretch[is_kept], length)
+
+
+def draw_shifted(
+    fold: Fold,
+    recording: Recording,
+    targets: Tensor,
+    args: argparse.Namespace,
+    is_sequence: bool,
+) -> Callable[[int], Windows]:
+    """Return a function that returns the training windows for the offset of an epoch.
+
+    Args:
+        fold: its training windows are used as they are with `--windows training`.
+        recording: all subjects.
+        targets: `(samples, K)`, as the network is trained on them.
+        args: command line.
+        is_sequence: whether the windows are sequences of a streaming network.
+    """
+    subjects = [subject for subject in recording.subjects if subject != fold.test_subject]
+    length = fold.train.samples.shape[1]
+
+    def draw(offset: int) -> Windows:
+        if args.windows == "training":
+            return fold.train
+        offset = offset if args.windows == "shifted" else 0
+        cuts = cut_shifted(recording, subjects, length, args.protocol, offset, is_sequence)
+        windows = Windows(fold.train.signals, targets, *cuts)
+        windows.cached = (windows.is_scored,) if is_sequence else ()
+        return windows
+
+    return draw
 
 
 def rotate_sensors(batch: Batch, max_deg: float, generator: torch.Generator) -> Batch:

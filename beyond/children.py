@@ -47,7 +47,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from beyond.augmentation import cut_shifted
+from beyond.augmentation import draw_shifted
 from beyond.Dataset_B_streaming import (
     KineticsMFFMNet,
     StreamingMFFMNet,
@@ -336,7 +336,7 @@ ROWS = [
 def train_and_test(row: Row, test_subject: str, run: Run) -> None:
     """Train one row of the table with one person held out, and test it on that person.
 
-    As in beyond.Dataset_B_streaming, where the steps are in two functions.
+    As in beyond.Dataset_B_streaming; `ridge` rows are fitted instead.
     """
     args, recording = run.args, run.recording
     is_streaming, is_augmented = "streaming" in row.name, "augmented" in row.name
@@ -369,22 +369,12 @@ def train_and_test(row: Row, test_subject: str, run: Run) -> None:
         args = with_sequences(args, fold.train)
     elif row.needs:
         loss = distillation_loss(args.alpha, args.beta)
-    subjects = [subject for subject in recording.subjects if subject != test_subject]
-
-    def draw(offset: int) -> Windows:
-        if args.windows == "training":
-            return fold.train
-        offset = offset if args.windows == "shifted" else 0
-        cuts = cut_shifted(recording, subjects, length, args.protocol, offset, is_streaming)
-        windows = Windows(signals, (targets - mean) / sd, *cuts)
-        windows.cached = (windows.is_scored,) if is_streaming else ()
-        return windows
-
     progress = run.progress(row, test_subject)
     prediction = summary = None
     with fold_scale_into_head(network, mean, sd):
         if is_augmented:
-            epochs = args.epoch_factor * args.epochs
+            epochs, targets = args.epoch_factor * args.epochs, (targets - mean) / sd
+            draw = draw_shifted(fold, recording, targets, args, is_streaming)
             train_augmented(network, draw, length, loss, epochs, args, progress)
             summary = f"{epochs} epochs, training loss {progress.history[-1].training_loss:.4f}"
         else:
