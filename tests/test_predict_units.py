@@ -16,11 +16,11 @@ from common.files import InputError
 from tests.conftest import Capture, Files, Folders
 from tests.predicting import predict, random_network
 from tests.test_trial_sources import write_c3d
-from tools.make_dataset.units import Person
 from tools.opensim import read_opensim
 from tools.predict import output
 from tools.predict.prediction import Prediction
 from tools.predict.units import add_units
+from tools.units import Person
 
 MASS_KG, HEIGHT_M = 60.0, 1.5
 BODY = ("--mass", str(MASS_KG), "--height", str(HEIGHT_M))

@@ -18,7 +18,6 @@ import pandas as pd
 
 from common.files import InputError, plural, read_problem, shorten
 from tools.c3d_file import C3dFile, read_c3d
-from tools.make_dataset.units import FORCES, MOMENTS, unit_key
 from tools.plausibility import percentile
 from tools.prepare_dataset_a.trial import EMG_BAND_HZ, compute_emg_envelope
 from tools.signals import ROUNDING_S
@@ -36,6 +35,7 @@ from tools.trial_file import (
     resample_with_nan,
     split_at_gaps,
 )
+from tools.units import FORCES, MOMENTS, unit_key
 from tools.virtual_imus import Placement, virtual_imu
 
 C3D_SUFFIX = ".c3d"

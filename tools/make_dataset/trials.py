@@ -16,9 +16,9 @@ from tools import opensim, plausibility
 from tools.c3d_file import read_c3d
 from tools.make_dataset.contact import Contact
 from tools.make_dataset.sources import C3D_SUFFIX, Sources
-from tools.make_dataset.units import FORCES, LIMITS, Person, other_units, target_factors, unit_key
 from tools.trained import all_sensors, channel_names
 from tools.trial_file import MATLAB_SUFFIX, Source, Units, read_table, read_trial
+from tools.units import FORCES, LIMITS, Person, other_units, target_factors, unit_key
 
 SUFFIXES = (".csv", ".txt", ".tsv", MATLAB_SUFFIX, C3D_SUFFIX, *opensim.SUFFIXES)
 PART = re.compile(r"(.+)_([^_\d]+)")  # name of a file with a part of a trial: 01_grf

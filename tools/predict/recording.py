@@ -24,10 +24,10 @@ from common.data import (
     trial_tables,
 )
 from common.files import InputError, printable
-from tools.make_dataset.units import Person
 from tools.predict.units import measured_factors
 from tools.trained import Trained, dataset_name, input_columns, to_modalities
 from tools.trial_file import TIME, TIME_DIGITS, Clock, Source, Units, print_template, read_trial
+from tools.units import Person
 
 STRETCH = "stretch"
 C3D_SUFFIX = ".c3d"

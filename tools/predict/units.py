@@ -12,7 +12,7 @@ import numpy as np
 from common.cli import ArgumentParser, positive_float
 from common.data import Target
 from common.files import InputError, printable
-from tools.make_dataset.units import FORCES, LIMITS, Person, unit_factor, unit_key
+from tools.units import FORCES, LIMITS, Person, unit_factor, unit_key
 
 if TYPE_CHECKING:
     from tools.predict.prediction import Prediction

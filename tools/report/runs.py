@@ -15,9 +15,9 @@ from common.data import dataset_b_tables, open_hdf5
 from common.files import InputError, plural, read_problem, shorten
 from common.metrics import COLUMNS, METRICS, overall, with_phase
 from common.windows import PROTOCOLS
-from tools.make_dataset.units import LIMITS, Person, unit_factor
 from tools.report import paper
 from tools.trained import dataset_name, find_script, renamed_targets
+from tools.units import LIMITS, Person, unit_factor
 
 SHARED_SETTINGS = ("data", "protocol", "epochs", "patience", "batch_size", "seed")
 OLD_SETTINGS = ("faster", "loss")  # of version 1.0.0, where they differ from the paper
