@@ -12,7 +12,8 @@ Without --subject, each network is tested on the subject that was held out when 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -39,21 +40,8 @@ def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
         InputError: A flag or a file cannot be used.
     """
     args = _parser().parse_args(argv)
-    paths = [*args.checkpoints]
-    for run in args.runs:
-        paths += sorted((run / "checkpoints").glob(f"*{CHECKPOINT_SUFFIX}"))
-    if not paths:
-        raise InputError("no checkpoints; name some with --checkpoints, or runs with --runs")
-    lines, recording, reader = [], None, None
-    for path in tqdm(paths, unit="network", leave=False, disable=None):
-        trained = load_trained(path)
-        if reader is not trained.script.read:
-            reader = trained.script.read
-            recording = reader(args.data)
-        wanted = args.subject or str(trained.description.get("test_subject"))
-        subject = find_subject(recording.subjects, wanted)
-        if subject is None:
-            raise InputError(f"{args.data}: no subject {wanted}; choose one with --subject")
+    lines = []
+    for trained, recording, subject in held_out(args):
         for degrees in args.degrees:
             for seed in range(args.draws if degrees else 1):
                 error = nrmse_percent(trained, recording, subject, degrees, seed)
@@ -63,6 +51,42 @@ def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
     table = table.pivot_table("nrmse_percent", "row", "degrees", sort=False)  # mean over subjects
     print(table.to_markdown(floatfmt=".1f"))
     return table
+
+
+def held_out(args: argparse.Namespace) -> Iterator[tuple[Trained, Recording, str]]:
+    """Yield trained networks with a recording, and the subject that was held out from training.
+
+    Args:
+        args: flags of `add_networks`.
+
+    Raises:
+        InputError: There are no networks, or the recording lacks the subject.
+    """
+    paths = [*args.checkpoints]
+    for run in args.runs:
+        paths += sorted((run / "checkpoints").glob(f"*{CHECKPOINT_SUFFIX}"))
+    if not paths:
+        raise InputError("no checkpoints; name some with --checkpoints, or runs with --runs")
+    recording, reader = None, None
+    for path in tqdm(paths, unit="network", leave=False, disable=None):
+        trained = load_trained(path)
+        if reader is not trained.script.read:
+            reader = trained.script.read
+            recording = reader(args.data)
+        wanted = args.subject or str(trained.description.get("test_subject"))
+        subject = find_subject(recording.subjects, wanted)
+        if subject is None:
+            raise InputError(f"{args.data}: no subject {wanted}; choose one with --subject")
+        yield trained, recording, subject
+
+
+def add_networks(parser: ArgumentParser) -> None:
+    """Add the flags that name networks, and what to test them on."""
+    add = parser.add_argument
+    add("--checkpoints", nargs="+", type=file_path, default=[], metavar="FILE", help="networks")
+    add("--runs", nargs="+", type=file_path, default=[], metavar="DIR", help="all networks of runs")
+    add("--data", type=file_path, required=True, metavar="FILE", help="HDF5 file of their dataset")
+    add("--subject", metavar="ID", help="subject to test on (default: that held out in training)")
 
 
 def rotate(
@@ -112,10 +136,7 @@ def nrmse_percent(
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m beyond.rotations", description=__doc__)
     add = parser.add_argument
-    add("--checkpoints", nargs="+", type=file_path, default=[], metavar="FILE", help="networks")
-    add("--runs", nargs="+", type=file_path, default=[], metavar="DIR", help="all networks of runs")
-    add("--data", type=file_path, required=True, metavar="FILE", help="HDF5 file of their dataset")
-    add("--subject", metavar="ID", help="subject to test on (default: that held out in training)")
+    add_networks(parser)
     text = f"angles (default: {' '.join(f'{angle:g}' for angle in DEGREES)})"
     add("--degrees", nargs="+", type=finite_number, default=DEGREES, metavar="X", help=text)
     text = "draws of the axes per angle (default: 5)"

@@ -13,6 +13,7 @@ import torch
 
 from beyond import Dataset_A_streaming as script_a
 from beyond import Dataset_B_streaming as script_b
+from beyond import fine_tuning
 from common.files import InputError, load_checkpoint
 from tests.conftest import Capture, Files, Folders
 from tests.networks import narrow_networks
@@ -158,3 +159,10 @@ def test_a_step_of_dataset_b_is_a_step(
     description = load_trained(tune(path, copy, *flags)).description
     assert description["fine_tuned"][0]["data"]["subject"] == "01"
     assert "in 2 steps or trials" in capsys.readouterr().out
+    options = ["--data", str(copy), "--steps", "0", "1", "1000", "--epochs", "2"]
+    assert fine_tuning.main(["--checkpoints", str(path), *options]).empty
+    assert "subject 01 left out: no steps after the first" in capsys.readouterr().out
+    options[options.index("1000")] = "4"
+    options += ["--learning-rate", "0.01"]
+    [errors] = fine_tuning.main(["--checkpoints", str(path), *options]).to_numpy()
+    assert len(set(errors)) == 3

@@ -127,6 +127,22 @@ def _is_fine_tuned(path: Path) -> bool:
         return False
 
 
+def add_tuning(parser: ArgumentParser) -> None:
+    """Add the flags of the training."""
+    add = parser.add_argument
+    add("--head-only", action="store_true", help="train only the last layer")
+    text = "learning rate of Adam (default: 1e-4)"
+    add("--learning-rate", type=positive_float, default=1e-4, metavar="X", help=text)
+    for flag, default, text in (
+        ("--epochs", 50, "maximum number of epochs"),
+        ("--patience", 10, "stop after N epochs without a lower error on the held-out part"),
+        ("--batch-size", 16, "windows or sequences per batch"),
+    ):
+        text += f" (default: {default})"
+        add(flag, type=positive_int, default=default, metavar="N", help=text)
+    add("--seed", type=whole_number, default=42, metavar="N", help="random seed (default: 42)")
+
+
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tools.fine_tune", description=__doc__)
     add = parser.add_argument
@@ -142,17 +158,7 @@ def _parser() -> ArgumentParser:
     part.add_argument("--steps", type=whole_number, metavar="N", help=text)
     text = "train on the first minutes, in whole steps or trials, test on the rest"
     part.add_argument("--minutes", type=positive_float, metavar="X", help=text)
-    add("--head-only", action="store_true", help="train only the last layer")
-    text = "learning rate of Adam (default: 1e-4)"
-    add("--learning-rate", type=positive_float, default=1e-4, metavar="X", help=text)
-    for flag, default, text in (
-        ("--epochs", 50, "maximum number of epochs"),
-        ("--patience", 10, "stop after N epochs without a lower error on the held-out part"),
-        ("--batch-size", 16, "windows or sequences per batch"),
-    ):
-        text += f" (default: {default})"
-        add(flag, type=positive_int, default=default, metavar="N", help=text)
-    add("--seed", type=whole_number, default=42, metavar="N", help="random seed (default: 42)")
+    add_tuning(parser)
     add_body_flags(parser)
     add_flags(parser)
     add_device(parser)

@@ -70,6 +70,8 @@ def cut_fold(
 ) -> Fold:
     """Cut stretches into windows or sequences; the last ones of all are for early stopping.
 
+    A single window or sequence is used for both.
+
     Args:
         path: the recording, for the error.
         trained: the network.
@@ -78,21 +80,20 @@ def cut_fold(
         stretch: `(samples,)`, -1 for samples not to use.
 
     Raises:
-        InputError: There are fewer than two.
+        InputError: There is none.
     """
     script, is_stream = trained.script, trained.lookahead is not None
     cut: Callable[..., tuple[np.ndarray, np.ndarray]] = cut_padded if is_stream else cut_stretches
     length = script.SEQUENCE if is_stream else script.WINDOW
     used = np.flatnonzero(stretch >= 0)
     numbers, is_scored = cut(used, stretch[used], length)
-    if len(numbers) < 2:
+    if not len(numbers):
         raise InputError(
-            f"{path}: {len(numbers)} of the two parts of {length} samples that training and early "
-            "stopping need; use a larger --steps or --minutes"
+            f"{path}: no part of {length} samples to train on; use a larger --steps or --minutes"
         )
-    first = len(numbers) - max(1, round(HELD_OUT * len(numbers)))
+    first = max(1, len(numbers) - max(1, round(HELD_OUT * len(numbers))))
     train, validation = (
         Windows(signals, targets, numbers[part], is_scored[part])
-        for part in (slice(first), slice(first, None))
+        for part in (slice(first), slice(min(first, len(numbers) - 1), None))
     )
     return Fold("", train, validation, validation)
