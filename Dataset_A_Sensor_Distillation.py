@@ -465,15 +465,15 @@ QUICK_LOOK = {
     "subjects": 8,
     "minutes": 0.35,
     "epochs": 4,
-    "rows": ("teacher", "student-foot_trunk", "distilled-foot_trunk"),
-    "batch_size": 8,
+    "rows": ("teacher", "student-foot_trunk", "student-foot"),
+    "batch_size": 4,
 }
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this script."""
-    cli.add_weight(parser, "--alpha", ALPHA, "the RMSE to the teacher's output")
-    cli.add_weight(parser, "--beta", BETA, "the RMSE to the teacher's feature")
+    cli.add_weight(parser, "--alpha", ALPHA, "the RMSE against the teacher's output")
+    cli.add_weight(parser, "--beta", BETA, "the RMSE against the teacher's feature")
 
 
 def main(argv: Sequence[str] | None = None) -> pd.DataFrame:

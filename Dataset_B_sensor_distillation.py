@@ -499,8 +499,8 @@ QUICK_LOOK = {
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this script."""
-    cli.add_weight(parser, "--alpha", ALPHA, "the RMSE to the teacher's output")
-    cli.add_weight(parser, "--beta", BETA, "the RMSE to the teacher's feature")
+    cli.add_weight(parser, "--alpha", ALPHA, "the RMSE against the teacher's output")
+    cli.add_weight(parser, "--beta", BETA, "the RMSE against the teacher's feature")
 
 
 def main(argv: Sequence[str] | None = None) -> pd.DataFrame:

@@ -22,7 +22,7 @@ streaming students (`streaming_loss`, `distilled_streaming_loss`). The paper's l
 all targets in their units; for the balanced loss, each target is standardized (`target_scale`).
 Augmented rows use the balanced loss and `train_augmented`.
 Output: outputs/Dataset_A_streaming/<run>/ with config.json, history.csv, metrics.csv,
-predictions/, checkpoints/ and figures/. See docs/beyond.md and docs/real_time.md.
+stances.csv, predictions/, checkpoints/ and figures/. See docs/beyond.md and docs/real_time.md.
 
 The first command reads data/dataset_a.h5 or, if there is no such file, runs briefly on
 synthetic data. The second trains two rows and holds out each subject in turn:
@@ -832,8 +832,8 @@ QUICK_LOOK = {
 
 def add_flags(parser: cli.ArgumentParser) -> None:
     """Add the flags of this script."""
-    cli.add_weight(parser, "--alpha", ALPHA, "the RMSE to the teacher's output")
-    cli.add_weight(parser, "--beta", BETA, "the RMSE to the teacher's feature")
+    cli.add_weight(parser, "--alpha", ALPHA, "the RMSE against the teacher's output")
+    cli.add_weight(parser, "--beta", BETA, "the RMSE against the teacher's feature")
     augmentation.add_flags(parser)
 
 

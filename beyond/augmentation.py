@@ -135,5 +135,5 @@ def add_flags(parser: ArgumentParser) -> None:
         type=positive_int,
         default=EPOCH_FACTOR,
         metavar="N",
-        help=f"epochs of augmented rows, times --epochs (default: {EPOCH_FACTOR})",
+        help=f"epochs of augmented rows, as a multiple of --epochs (default: {EPOCH_FACTOR})",
     )

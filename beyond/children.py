@@ -1,9 +1,10 @@
-"""Twelve recorded people (children, public c3d files): students, losses, training and ridge.
+"""Twelve children (public c3d files): students, losses, training, ridge regression.
 
-The data are in the repository mcgillmotionlab/biomechzoo: healthy children, one trial of straight
-walking and one with a turn each. IMUs are computed from motion capture; left legs are mirrored to
-right ones. The networks estimate four joint moments and the ground reaction force of one leg, from
-IMUs on foot, shank, thigh, pelvis and trunk and the EMG of four muscles at 100 Hz.
+The data are in the repository mcgillmotionlab/biomechzoo: healthy children, each with one trial
+of straight walking and one with a 90° turn. IMUs are computed from motion capture; left legs are
+mirrored to right ones. The networks estimate four joint moments and the ground reaction force of
+one leg, from IMUs on the foot, shank, thigh, pelvis and trunk and the EMG of four muscles at 100
+Hz.
 
 Rows of the results table:
     teacher                       reads windows of 0.5 s of all IMUs and EMG, as in the paper
@@ -19,8 +20,8 @@ Rows of the results table:
 <set> is a sensor set, from the foot alone (`foot`) to all five IMUs (`all_imus`).
 
 Models, losses and training: those of beyond.Dataset_B_streaming, which has the same rate.
-Output: outputs/children/<run>/ with config.json, history.csv, metrics.csv, predictions/,
-checkpoints/ and figures/. See docs/measured_walking.md.
+Output: outputs/children/<run>/ with config.json, history.csv, metrics.csv, stances.csv,
+predictions/, checkpoints/ and figures/. See docs/measured_walking.md.
 
 The first command reads the folder of c3d files, writes data/dataset_children.h5, and trains one row
 with one child held out. The second reads that file and holds out each child in turn:
@@ -189,7 +190,7 @@ def find_stances(file: C3dFile) -> list[Stance]:
     """Return the stances of both legs on a force plate, with samples of the swing before and after.
 
     The moments exist only in some of the frames; they are wrong while the foot is on the ground off
-    the plates. Parts with sensors and moments that are shorter than a window are left out.
+    the plates. Stretches with sensors and moments that are shorter than a window are left out.
 
     Raises:
         InputError: The file lacks a segment, a muscle or the body mass and height.

@@ -1,8 +1,8 @@
 """The error of trained networks on new people, after fine-tuning on a few of their steps.
 
 Every network is fine-tuned, as by tools.fine_tune, on the first steps or trials of the person who
-was held out from its training, and tested on what follows the largest number of steps. Prints the
-mean NRMSE over the targets for each number of steps: the mean over people, and every person.
+was held out from its training, and tested on the data after the largest number of steps. Prints
+the mean NRMSE over the targets for each number of steps, per person and averaged over people.
 
   python -m beyond.fine_tuning --checkpoints FILE FILE --data data/dataset_b.h5
   python -m beyond.fine_tuning --runs outputs/Dataset_B_streaming/RUN --data data/dataset_b.h5

@@ -108,7 +108,9 @@ def parse(
     """
     from common.folder import find_run, last_flags  # imports PyTorch, which is slow
 
+    module = getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m`
     parser = ArgumentParser(
+        prog=f"python -m {module.name}" if module else None,
         description=(description or "").partition("\nSPDX-")[0],
         epilog="\n  ".join(["rows of the results table:", *rows]),
     )
@@ -219,7 +221,7 @@ def _add_shared_flags(
     text = f"maximum number of epochs (default: {epochs}; fewer on synthetic data)"
     add("--epochs", text, **count)
     add("--patience", "stop after N epochs without a lower validation loss", patience, **count)
-    text = f"windows per batch (default: {batch_size}; fewer on synthetic data in some scripts)"
+    text = f"windows per batch (default: {batch_size}; smaller on synthetic data in some scripts)"
     add("--batch-size", text, **count)
     rate = {"type": positive_float, "metavar": "X"}
     add("--learning-rate", "learning rate of Adam", learning_rate, **rate)
@@ -250,15 +252,16 @@ def add_device(parser: ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help=text)
 
 
-def add_figure_format(parser: ArgumentParser) -> None:
+def add_figure_format(
+    parser: ArgumentParser, text: str = "format of the figures, png, pdf or svg (default: png)"
+) -> None:
     """Add the flag `--figure-format`."""
-    text = "format of the figures, png, pdf or svg (default: png)"
     parser.add_argument("--figure-format", default="png", choices=FIGURE_FORMATS, help=text)
 
 
 def add_weight(parser: ArgumentParser, flag: str, default: float, term: str) -> None:
     """Add a flag for a weight in the loss, a finite number, 0 or greater."""
-    text = f"weight of {term} in the loss (default: {default:g})"
+    text = f"weight in the loss of {term} (default: {default:g})"
     parser.add_argument(flag, type=finite_number, default=default, metavar="X", help=text)
 
 

@@ -1,4 +1,4 @@
-"""The twelve recorded people: from c3d files to stances, folds and runs; augmentation and ridge."""
+"""The twelve children: from c3d files to stances, folds and runs; augmentation and ridge."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def add_flags(parser: ArgumentParser) -> None:
         nargs="+",
         metavar="OURS=[-]YOURS",
         help="names of the columns in a CSV or MATLAB file, as pairs or as one FILE with the "
-        "columns yours,ours (default: the names in the script)",
+        "columns yours,ours (default: the names of the dataset)",
     )
     add("--time-column", metavar="NAME", help="time column of a CSV or MATLAB file (default: time)")
     add(

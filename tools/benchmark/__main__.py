@@ -2,13 +2,13 @@
 
   training   seconds per epoch of a script's loop and of the published loop, which loads batches
              with a DataLoader, copies them to the device, reads the loss back and runs the teacher
-             in every step; both train the same network on the same windows, in turn, and end with
-             the same losses. An epoch has only a few batches of random windows: its time grows
+             in every step; both train the same network on the same windows, alternately, and end
+             with the same losses. An epoch has only a few batches of random windows: its time grows
              with their number
-  inference  time to compute one window and 64, in PyTorch and, if it is installed, in onnxruntime;
+  inference  time to compute one window, and 64, in PyTorch and, if installed, in onnxruntime;
              latency of a live estimate; parameters, multiply-adds; memory to estimate and to train
   streaming  time per sample of the streaming students in beyond/, on the CPU, in NumPy, onnxruntime
-             and PyTorch, measured in turn
+             and PyTorch, measured alternately
 
 Results are written one by one:
 
@@ -16,8 +16,8 @@ Results are written one by one:
   DIR/benchmark.md      the tables that are printed
   DIR/latency.png       time to compute one window, for every row
 
-A later call with the same --out replaces the results that it measures again and keeps the others,
-so that an interrupted call loses nothing. The CPU is always measured, CUDA if there is a device.
+Rerunning with the same --out replaces the results that are measured again and keeps the others, so
+an interruption loses nothing. The CPU is always measured, CUDA if there is a device.
 With its defaults the command takes about an hour on two CPU cores. Do not run anything else at the
 same time.
 
@@ -149,13 +149,13 @@ def _load_results(args: argparse.Namespace, devices: Sequence[torch.device]) -> 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tools.benchmark", description=__doc__)
     add = parser.add_argument
-    text = f"parts to measure, from {' '.join(PARTS)} (default: all)"
+    text = f"parts to measure: {', '.join(PARTS)} (default: all)"
     add("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=text)
     text, letters = "a, b or both (default: both)", ("a", "b")
     add("--datasets", nargs="+", choices=letters, default=letters, metavar="LETTER", help=text)
     text = (
         "rows of the scripts, or patterns such as 'student-*'; '*' for all (default: all rows of "
-        "sensor distillation and, for every other model, the row with most sensors)"
+        "sensor distillation and, for every other model, the row with the most sensors)"
     )
     add("--rows", nargs="+", metavar="NAME", help=text)
     text = "auto (the CPU, and CUDA if there is a device), cpu, cuda or cuda:N (default: auto)"
@@ -164,7 +164,7 @@ def _parser() -> ArgumentParser:
         ("--threads", 1, "CPU threads"),
         ("--batch-size", 64, "windows per batch"),
         ("--batches", 2, "batches per epoch"),
-        ("--repeats", 3, "repeats of every time"),
+        ("--repeats", 3, "repetitions of each measurement"),
     ):
         text += f" (default: {default})"
         add(flag, type=positive_int, default=default, metavar="N", help=text)

@@ -41,7 +41,7 @@ def streaming_cases(datasets: Sequence[str], patterns: Sequence[str] | None = No
 
 
 def measure_streaming(case: Case, threads: int) -> dict[str, Any]:
-    """Measure the untrained network of a row, in blocks of samples and in turn.
+    """Measure the untrained network of a row, in alternating blocks of samples.
 
     Args:
         case: a row that reads a stream.

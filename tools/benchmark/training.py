@@ -50,7 +50,7 @@ def choose_cases(datasets: Sequence[str], patterns: Sequence[str] | None) -> lis
     Args:
         datasets: `a`, `b` or both.
         patterns: row names or patterns such as `student-*`; None for all rows of sensor
-            distillation and, for every other kind of model, the one with most sensors.
+            distillation and, for every other kind of model, the one with the most sensors.
 
     Raises:
         InputError: A pattern matches no row.
@@ -224,7 +224,7 @@ def _published_tensors(samples: dict[str, Tensor], windows: Windows) -> dict[str
 def measure_training(
     case: Case, batches: int, batch_size: int, repeats: int, device: torch.device
 ) -> dict[str, Any]:
-    """Train epochs by both loops in turn, on the same windows and from the same weights."""
+    """Train epochs by both loops alternately, on the same windows and from the same weights."""
     started = time.perf_counter()
     training = Training(case, batches, batch_size, device)
     ours_s, published_s = [], []

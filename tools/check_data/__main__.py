@@ -1,11 +1,11 @@
 """Check the HDF5 file of Dataset A or B, or a user-supplied file, before training on it.
 
 Prints the subjects, minutes and windows under both protocols, and the share of NaN and the range of
-every block. Warns about implausible values: wrong units, also in a single subject or trial, sensors
-mounted differently from those of the other subjects, dead sensors, zeros, held values
-and codes such as -9999 in place of missing values, trials that are in the file twice, ignored
-subjects. Draws mean and SD of every target over the stances of each activity. The exit status is 0
-if everything is plausible, 1 after a warning and 2 if the file cannot be used.
+every block. Warns about implausible values: wrong units (also in a single subject or trial),
+sensors mounted differently from those of the other subjects, dead or frozen sensors, missing values
+coded as 0 or -9999, duplicate trials, and ignored subjects. Plots the mean and SD of every target
+over the stances of each activity. The exit status is 0 if everything is plausible, 1 after a
+warning and 2 if the file cannot be used.
 
   python -m tools.check_data data/dataset_a.h5
   python -m tools.check_data example_data.h5 --figure check.pdf

@@ -1,9 +1,9 @@
 """Adapt a trained network to a new person or laboratory, from a recording with measured targets.
 
-Training continues with the script's own training and loss, at a low learning rate. The last fifth
-of what it uses is held out for early stopping, and the statistics of the input normalization stay
-as they are. With --steps or --minutes, only the beginning of the recording is used; the rest tests
-the network before and after.
+Training continues with the script's own training loop and loss, at a low learning rate. The last
+fifth of the training data is held out for early stopping, and the statistics of the input
+normalization stay as they are. With --steps or --minutes, only the beginning of the recording is
+used; the network is tested on the rest, before and after.
 
   python -m tools.fine_tune --checkpoint FILE --data walk.h5 --steps 5 --out new.safetensors
   python -m tools.fine_tune --checkpoint FILE --data walk.csv --minutes 2 --out new.safetensors
@@ -147,7 +147,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tools.fine_tune", description=__doc__)
     add = parser.add_argument
     add("--checkpoint", type=file_path, required=True, metavar="FILE", help="a trained network")
-    text = "the recording with measured targets: HDF5, CSV or MATLAB"
+    text = "the recording with measured targets: HDF5, CSV, MATLAB, c3d or OpenSim"
     add("--data", type=file_path, required=True, metavar="FILE", help=text)
     add("--out", type=file_path, required=True, metavar="FILE", help="the new checkpoint")
     add("--subject", metavar="ID", help="subject in an HDF5 file (default: the only one)")
@@ -156,7 +156,7 @@ def _parser() -> ArgumentParser:
     part = parser.add_mutually_exclusive_group()
     text = "train on the first N steps or trials, test on the rest (default: train on everything)"
     part.add_argument("--steps", type=whole_number, metavar="N", help=text)
-    text = "train on the first minutes, in whole steps or trials, test on the rest"
+    text = "train on the first X minutes, in whole steps or trials, test on the rest"
     part.add_argument("--minutes", type=positive_float, metavar="X", help=text)
     add_tuning(parser)
     add_body_flags(parser)

@@ -1,13 +1,13 @@
 """Convert trials to the HDF5 file of a user-supplied dataset.
 
-The script that will read the dataset, a copy of one of the scripts here, determines the columns of
-the file, their rate and their units. Trials are files <subject>/<activity>/<trial>.csv (or .mat,
-.c3d, .mot, .sto) in the folder --trials. A trial may consist of several files with a common clock:
-a folder <subject>/<activity>/<trial>/, or files such as 01_imu.csv, 01_grf.mot and 01_id.sto. Or
---trials is a table with the columns file, subject and activity. Map other column names with
---columns; --list FILE prints what a file offers.
+The script that will read the dataset, a copy of one of our scripts, determines the columns of the
+file, their rate and their units. Trials are files <subject>/<activity>/<trial>.csv (or .mat, .c3d,
+.mot, .sto) in the folder --trials. A trial may consist of several files with a common clock: a
+folder <subject>/<activity>/<trial>/, or files such as 01_imu.csv, 01_grf.mot and 01_id.sto.
+--trials can also be a table with the columns file, subject and activity. Map other column names
+with --columns; --list FILE prints a file's columns.
 
-Every trial is resampled to the rate of the script and split at long gaps; parts shorter than a
+Every trial is resampled to the rate of the script and split at long gaps; stretches shorter than a
 window are skipped. With --normalize, targets are converted to the units of TARGETS in the script:
 forces are divided by body weight (9.8 m/s² times mass) and moments by body weight and height.
 Trials that cannot be used are skipped, and the reason is printed.
@@ -284,7 +284,7 @@ def _parser() -> ArgumentParser:
         "--list",
         action=_List,
         metavar="FILE",
-        help="print the columns that a file offers, as a template for --columns, and exit",
+        help="print the columns of a file, as a template for --columns, and exit",
     )
     add(
         "--virtual-imus",
@@ -303,7 +303,7 @@ def _parser() -> ArgumentParser:
         "--offset",
         nargs="+",
         metavar="PATTERN=SECONDS",
-        help="add seconds to the times of the files with such a name, in trials of several files",
+        help="add SECONDS to the times of the files that match PATTERN, in trials of several files",
     )
     contact.add_flags(parser)
     add(

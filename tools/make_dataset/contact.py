@@ -118,5 +118,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         type=float,
         metavar=("BEFORE", "AFTER"),
-        help="the targets are also valid for so many s before and after a contact (default: 0 0)",
+        help="the targets are also valid this long (in s) before and after a contact (default: "
+        "0 0)",
     )

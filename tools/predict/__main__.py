@@ -1,7 +1,7 @@
 """Run a trained network on a recording, with or without measured moments and forces.
 
 The recording is an HDF5 file in the layout of the network's dataset, or a text file (CSV) with
-column names and a time column, a MATLAB file with numeric arrays, a c3d file or a file of OpenSim,
+column names and a time column, a MATLAB file with numeric arrays, a c3d file or an OpenSim file,
 at any sampling rate. Only the columns that the network reads are needed. The estimates of
 overlapping windows are blended into one curve; a streaming network runs sample by sample. Warnings
 name channels that look faulty, and sensors, axes and units that differ from those in training.
@@ -10,16 +10,16 @@ Writes into --out: prediction.csv (one line per sample: its source, its time, th
 the targets; empty where nothing can be estimated), prediction.png, prediction.json (checkpoint,
 data, settings, warnings), and the stances: stances.csv (peaks and impulses) and stances.png (mean
 and SD). They are found in the measured vertical force, or in the estimated one if none is measured.
-With --mass and --height, all of these have forces in N and moments in N·m and N·m/kg as well.
+With --mass and --height, the tables also have N, N·m and N·m/kg, and the figures show N and N·m/kg.
 
   python -m tools.predict --checkpoint FILE --data walk.csv --acc-unit g --out outputs/walk
   python -m tools.predict --checkpoint FILE --data data/dataset_a.h5 --as-tested --out outputs/test
 
 FILE is a checkpoint of a run: outputs/<script>/<run>/checkpoints/<row>-subject_<id>.safetensors
 
-Common variants of CSV files are recognized: commas, semicolons or tabs between columns, decimal
-points or commas, UTF-8 or UTF-16, lines above the column names, a line of units below them (which
-sets --acc-unit, --gyr-unit and --time-unit), and dates or times of day as time.
+Common variants of CSV files are recognized: commas, semicolons, tabs or | between columns,
+decimal points or commas, UTF-8 or UTF-16, lines above the column names, a line of units below them
+(which sets --acc-unit, --gyr-unit and --time-unit), and dates or times of day as time.
 Columns with other names are mapped by --columns, in pairs OURS=YOURS, with a minus sign where
 your axis points the other way:
 

@@ -22,9 +22,9 @@ ADDED_UNITS = ("N", "N·m", "N·m/kg")
 
 def add_body_flags(parser: ArgumentParser) -> None:
     """Add the flags for body mass and height."""
-    text = "body mass, for forces in N"
+    text = "body mass, to convert forces to or from N"
     parser.add_argument("--mass", type=positive_float, metavar="KG", help=text)
-    text = "body height, for moments in N·m and N·m/kg as well"
+    text = "body height, to convert moments to or from N·m and N·m/kg as well"
     parser.add_argument("--height", type=positive_float, metavar="M", help=text)
 
 

@@ -1,4 +1,4 @@
-"""Turn finished runs into the paper's tables, plus statistics and figures.
+"""Turn runs into the paper's tables, plus statistics and figures.
 
     python -m tools.report outputs/*/full
     python -m tools.report outputs/Dataset_B_*/full --out report_b --agreement teacher
@@ -107,7 +107,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--agreement", nargs="+", metavar="ROW", help=text)
     add("--no-figures", action="store_true", help="write tables only")
-    add_figure_format(parser)
+    add_figure_format(parser, "also write the figures as pdf or svg (default: png only)")
     text = f"instead of a report, write the results between {README_START} and {README_END} in FILE"
     add("--readme", type=file_path, metavar="FILE", help=text)
     return parser.parse_args(argv)

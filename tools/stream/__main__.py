@@ -1,9 +1,9 @@
 """Estimate moments and forces in real time: read samples from standard input, print estimates.
 
-The first line has the column names, every further line is a sample at the network's rate, separated
-by commas, semicolons or tabs; the columns may be in any order. For every sample, one CSV line with
-its time and its targets is printed, delayed by the lookahead of the network (50 ms). The first
-lines therefore produce no output, and the last samples get no estimate.
+The first line has the column names, each further line one sample at the network's rate; commas,
+semicolons, tabs or | separate the columns, which may be in any order. For every sample, one CSV
+line with its time and its targets is printed, delayed by the lookahead of the network (50 ms). The
+first lines therefore produce no output, and the last samples get no estimate.
 
   cat walk.csv | python -m tools.stream --checkpoint FILE
   my_sensor | python -m tools.stream --checkpoint FILE --acc-unit g | my_exoskeleton
@@ -14,7 +14,8 @@ outputs/<script>/<run>/checkpoints/<row>-subject_<id>.safetensors
 
 Lost lines, and lines with an empty cell, are interpolated as soon as the next complete line
 arrives. After a gap longer than --max-gap, the network is reset, which is reported on standard
-error. End it with Ctrl-C or by closing its input; it then prints its latency on standard error.
+error. End the command with Ctrl-C or by closing its input; it then prints its latency on standard
+error.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def _print(text: str) -> None:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tools.stream", description=__doc__)
     add = parser.add_argument
-    add("--checkpoint", type=file_path, required=True, metavar="FILE", help="a streaming network")
+    add("--checkpoint", type=file_path, required=True, metavar="FILE", help="a streaming student")
     add("--acc-unit", choices=ACC_UNITS, help="unit of the accelerometers (default: m/s2)")
     add(
         "--gyr-unit",
