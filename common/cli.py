@@ -108,9 +108,9 @@ def parse(
     """
     from common.folder import find_run, last_flags  # imports PyTorch, which is slow
 
-    module = getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m`
+    module = getattr(sys.modules["__main__"].__spec__, "name", "")  # of `python -m`
     parser = ArgumentParser(
-        prog=f"python -m {module.name}" if module else None,
+        prog=f"python -m {module}" if module.endswith(Path(script).stem) else None,
         description=(description or "").partition("\nSPDX-")[0],
         epilog="\n  ".join(["rows of the results table:", *rows]),
     )
