@@ -1,6 +1,6 @@
 """The error of trained networks on new people, after fine-tuning on a few of their steps.
 
-Every network is fine-tuned, as by tools.fine_tune, on the first steps or trials of the person who
+Every network is fine-tuned, as by tools.fine_tune, on the first steps of the person who
 was held out from its training, and tested on the data after the largest number of steps. Prints
 the mean NRMSE over the targets for each number of steps, per person and averaged over people.
 
@@ -20,7 +20,7 @@ from common.cli import ArgumentParser, run_main, whole_number
 from common.data import number_stretches
 from common.files import InputError
 from tools.fine_tune.__main__ import add_tuning
-from tools.fine_tune.data import cut_fold
+from tools.fine_tune.data import cut_fold, number_steps
 from tools.fine_tune.tuning import nrmse_percent, tune
 
 STEPS = (0, 1, 2, 5)
@@ -39,16 +39,15 @@ def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
         is_usable &= recording.subject == recording.subjects.index(subject)
         stretch = number_stretches(is_usable, recording.stretch)
         signals, targets = trained.inputs(recording.samples), recording.samples["targets"]
-        rest = np.where(stretch >= max(args.steps), stretch, -1)
+        step = number_steps(stretch, targets, trained)
+        rest = np.where(step >= max(args.steps), stretch, -1)
         if not (rest >= 0).any():
-            print(
-                f"NOTICE: subject {subject} left out: no steps after the first {stretch.max() + 1}"
-            )
+            print(f"NOTICE: subject {subject} left out: no steps after the first {step.max() + 1}")
             continue
         for steps in args.steps:
             network = trained.network
             if steps:
-                first = np.where(stretch < steps, stretch, -1)
+                first = np.where(step < steps, stretch, -1)
                 fold = cut_fold(args.data, trained, signals, targets, first)
                 network, _ = tune(trained, fold, args, args.head_only)
             tuned = trained._replace(network=network.eval())
@@ -67,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m beyond.fine_tuning", description=__doc__)
     add_networks(parser)
-    text = f"numbers of steps or trials (default: {' '.join(map(str, STEPS))})"
+    text = f"numbers of steps (default: {' '.join(map(str, STEPS))})"
     parser.add_argument(
         "--steps", nargs="+", type=whole_number, default=STEPS, metavar="N", help=text
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -15,12 +17,13 @@ from beyond import Dataset_A_streaming as script_a
 from beyond import Dataset_B_streaming as script_b
 from beyond import fine_tuning
 from common.files import InputError, load_checkpoint
+from common.stances import vertical_force
 from tests.conftest import Capture, Files, Folders
 from tests.networks import narrow_networks
 from tests.predicting import predict, random_network
 from tools.export_onnx.__main__ import main as export
 from tools.fine_tune.__main__ import main
-from tools.fine_tune.data import is_beginning
+from tools.fine_tune.data import is_beginning, number_steps
 from tools.stream.stream import Stream
 from tools.trained import load_trained
 
@@ -122,6 +125,45 @@ def test_the_beginning_ends_with_a_step() -> None:
     assert is_beginning(stretch, 1.0, 0, None).sum() == 0
 
 
+def test_a_step_of_a_long_trial_begins_with_a_stance() -> None:
+    """`--steps 5` used whole trials of Dataset A, and left nothing of a continuous recording."""
+    targets, stretch = torch.zeros(1000, 7), np.repeat([0, -1, 1], (600, 20, 380))
+    vertical = vertical_force(script_a.TARGETS)
+    for start in (50, 250, 450, 700):  # the last one is the only stance of its stretch
+        targets[start : start + 120, vertical] = 1
+    expected = np.repeat([0, 1, 2, -1, 3], (250, 200, 150, 20, 380))
+    step = number_steps(stretch, targets, SimpleNamespace(script=script_a))
+    np.testing.assert_array_equal(step, expected)
+    without = SimpleNamespace(TARGETS=script_a.TARGETS[:4], RATE_HZ=script_a.RATE_HZ)
+    step = number_steps(stretch, targets[:, :4], SimpleNamespace(script=without))
+    np.testing.assert_array_equal(step, stretch)
+
+
+def test_sensors_are_checked_and_the_statistics_follow(
+    synthetic_files: Files, data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """A network was tuned on a rotated foot, silently, and warned about that foot ever after."""
+    recording = script_a.read(synthetic_files["a"])
+    network = random_network(script_a, "student-foot_trunk", tmp_path, recording)
+    with h5py.File(data, "r+") as file:
+        names = json.loads(file.attrs["columns"])
+        for table in file[f"All_subjects/Subject_{SUBJECT}"].values():
+            for kind in ("Accel", "Gyro"):
+                x, y = (names.index(f"foot_{kind}_{axis}") for axis in "XY")
+                values = table[:]
+                values[:, x], values[:, y] = table[:, y], -table[:, x]
+                table[:] = values
+    tuned = tune(network, data, *QUICK, "--steps", "3")
+    warning = "WARNING: foot: not mounted as in training; there, X is your -Y, Y is your X, Z is"
+    assert warning in capsys.readouterr().out
+    predict(tuned, data, "--subject", SUBJECT)
+    assert "not mounted" not in capsys.readouterr().out
+    tune(network, data, *QUICK, "--steps", "3", "--mounting", "auto")
+    assert "CORRECTED: foot" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"only \d+ steps, .*use a smaller --steps"):
+        tune(network, data, *QUICK, "--steps", "1000")
+
+
 def test_other_data_are_refused(
     networks: dict[str, Path], data: Path, synthetic_files: Files, tmp_path: Path
 ) -> None:
@@ -158,7 +200,7 @@ def test_a_step_of_dataset_b_is_a_step(
     flags = ("--subject", "1", "--epochs", "2", "--steps", "2", "--device", "cpu")
     description = load_trained(tune(path, copy, *flags)).description
     assert description["fine_tuned"][0]["data"]["subject"] == "01"
-    assert "in 2 steps or trials" in capsys.readouterr().out
+    assert "in 2 steps, tested" in capsys.readouterr().out
     options = ["--data", str(copy), "--steps", "0", "1", "1000", "--epochs", "2"]
     assert fine_tuning.main(["--checkpoints", str(path), *options]).empty
     assert "subject 01 left out: no steps after the first" in capsys.readouterr().out

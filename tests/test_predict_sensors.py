@@ -100,7 +100,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     ),
     "sensors": (
         exchange(NAMES[:6], NAMES[6:]),
-        "foot: swapped, trunk has its signals; *trunk: swapped, foot has its signals; ",
+        "foot: swapped, trunk has its signals (*trunk: swapped, foot has its signals (",
     ),
     "unit of an accelerometer": (
         scale(NAMES[:3], 1 / 9.80665),

@@ -265,15 +265,15 @@ def describe(mounting: Mounting, reference: str = "in training") -> str:
     sensor, source, rotation = mounting[:3]
     if rotation is None:
         return f"{sensor}: cannot tell whether it is mounted as {reference}: {mounting.reason}"
-    swapped = "" if source == sensor else f"swapped, {source} has its signals; "
-    text = ", ".join(
-        f"{name} is your {axis}" for name, axis in zip("XYZ", axes(rotation), strict=True)
-    )
+    parts, found = [], axes(rotation)
+    if source != sensor:
+        parts.append(f"swapped, {source} has its signals")
+    if found != [*"XYZ"]:
+        text = ", ".join(f"{name} is your {axis}" for name, axis in zip("XYZ", found, strict=True))
+        parts.append(f"not mounted as {reference}; there, {text}")
     times = mounting.second / max(mounting.distance, 1e-9)
-    return (
-        f"{sensor}: {swapped}not mounted as {reference}; there, {text} (the next best of 24 "
-        f"orientations is {times:.1f} times as far off)"
-    )
+    certainty = f"the next best of 24 orientations is {times:.1f} times as far off"
+    return f"{sensor}: {'; '.join(parts)} ({certainty})"
 
 
 def axes(rotation: np.ndarray) -> list[str]:

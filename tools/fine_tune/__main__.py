@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -33,17 +34,22 @@ from common.files import (
     CHECKPOINT_SUFFIX,
     InputError,
     load_checkpoint,
+    plural,
+    printable,
     read_problem,
     save_checkpoint,
 )
 from common.metrics import aligned_table
 from common.training import choose_device
-from tools.fine_tune.data import cut_fold, is_beginning, number_measured
+from tools.fine_tune.data import cut_fold, is_beginning, number_measured, number_steps
 from tools.fine_tune.tuning import nrmse_percent, tune
+from tools.mounting import measure
 from tools.output import check_writable, explain_write_errors
-from tools.predict.recording import join_pieces, read_file, read_hdf5
+from tools.predict.mounting import add_mounting, check_mounting
+from tools.predict.recording import Samples, join_pieces, read_file, read_hdf5
+from tools.predict.sensors import check_sensors
 from tools.predict.units import add_body_flags, parse_person
-from tools.trained import load_trained
+from tools.trained import Trained, load_trained
 from tools.trial_file import Units, add_flags, parse_clock, parse_mapping
 
 RECORDED = ("steps", "minutes", "head_only", "learning_rate", "epochs", "patience", "batch_size")
@@ -61,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     person = parse_person(args)
     device, trained = choose_device(args.device), load_trained(args.checkpoint)
     trained.network.to(device)
-    units = Units(args.acc_unit, args.gyr_unit)
+    units, mapping = Units(args.acc_unit, args.gyr_unit), None
     subject = args.subject
     if h5py.is_hdf5(args.data):
         pieces = [*read_hdf5(args.data, trained, subject, args.activity)]
@@ -70,21 +76,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         mapping = parse_mapping(args.columns or (), trained.script)
         pieces, units = read_file(args.data, trained, parse_clock(args), units, mapping, person)
     samples = join_pieces(args.data, trained, pieces, units)
+    samples, _, mountings = check_mounting(trained, samples, mapping, args.mounting)
+    for warning in check_sensors(trained, samples):
+        print(f"WARNING: {printable(warning)}")
     stretch = number_measured(args.data, trained, samples)
     rate_hz, targets = trained.script.RATE_HZ, samples.values["targets"].to(device)
     signals = [signal.to(device) for signal in trained.inputs(samples.values)]
-    is_used = is_beginning(stretch, rate_hz, args.steps, args.minutes)
+    step = number_steps(stretch, targets, trained)
+    is_used = is_beginning(step, rate_hz, args.steps, args.minutes)
     rest = np.where(is_used, -1, stretch)
+    if (args.steps or args.minutes) and not (rest >= 0).any():
+        available = f"only {plural(int(step.max()) + 1, 'step')}, {is_used.sum() / rate_hz:.1f} s"
+        raise InputError(f"{args.data}: {available}; use a smaller --steps or --minutes")
     before, network, best_epoch = nrmse_percent(trained, signals, targets, rest), trained.network, 0
     if is_used.any():
         fold = cut_fold(args.data, trained, signals, targets, np.where(is_used, stretch, -1))
         network, best_epoch = tune(trained, fold, args, args.head_only)
     after = nrmse_percent(trained._replace(network=network.eval()), signals, targets, rest)
     used_s, rest_s = is_used.sum() / rate_hz, (rest >= 0).sum() / rate_hz
-    print(
-        f"Trained on {used_s:.1f} s in {len(np.unique(stretch[is_used]))} steps or trials, tested "
-        f"on the remaining {rest_s:.1f} s"
-    )
+    amount = f"{used_s:.1f} s in {plural(len(np.unique(step[is_used])), 'step')}"
+    print(f"Trained on {amount}, tested on the remaining {rest_s:.1f} s")
     if not best_epoch:
         print("NOTICE: no epoch improved the held-out part; the weights are unchanged")
     if before is None:
@@ -99,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\n{aligned_table(['NRMSE %', 'before', 'after'], body)}\n")
     description = {
         **trained.description,
+        **(_statistics(trained, samples, is_used) if best_epoch else {}),
         "fine_tuned": [
             *trained.fine_tuned,
             {
@@ -111,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "seconds": used_s,
                 **{name: getattr(args, name) for name in RECORDED},
                 "best_epoch": best_epoch,
+                "mounting": mountings,
             },
         ],
     }
@@ -118,6 +131,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         save_checkpoint(args.out, network.state_dict(), description)
     print(f"Checkpoint: {args.out}")
     return 0
+
+
+def _statistics(trained: Trained, samples: Samples, is_used: np.ndarray) -> dict[str, Any]:
+    """Return the statistics of the sensors that the network was tuned on, for the checkpoint."""
+    imus = (samples.values[kind].numpy()[is_used] for kind in ("acc", "gyr"))
+    found = measure(*imus, trained.script.SENSORS)
+    known = trained.description.get("sensor_statistics", {})
+    tuned = {
+        sensor: {name: part.tolist() for name, part in found[sensor]._asdict().items()}
+        for sensor in known
+        if sensor in found
+    }
+    return {"sensor_statistics": {**known, **tuned}} if known else {}
 
 
 def _is_fine_tuned(path: Path) -> bool:
@@ -154,11 +180,12 @@ def _parser() -> ArgumentParser:
     text = "activities in an HDF5 file (default: all in the file)"
     add("--activity", nargs="+", metavar="NAME", help=text)
     part = parser.add_mutually_exclusive_group()
-    text = "train on the first N steps or trials, test on the rest (default: train on everything)"
+    text = "train on the first N steps, test on the rest (default: train on everything)"
     part.add_argument("--steps", type=whole_number, metavar="N", help=text)
-    text = "train on the first X minutes, in whole steps or trials, test on the rest"
+    text = "train on the first X minutes, in whole steps, test on the rest"
     part.add_argument("--minutes", type=positive_float, metavar="X", help=text)
     add_tuning(parser)
+    add_mounting(parser)
     add_body_flags(parser)
     add_flags(parser)
     add_device(parser)

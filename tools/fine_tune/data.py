@@ -11,6 +11,7 @@ from torch import Tensor
 from beyond.sequences import cut_padded
 from common.data import number_stretches
 from common.files import InputError
+from common.stances import find_in
 from common.windows import Fold, Windows, cut_stretches
 from tools.predict.recording import Samples
 from tools.trained import Trained
@@ -42,27 +43,45 @@ def number_measured(path: Path, trained: Trained, samples: Samples) -> np.ndarra
     return stretch
 
 
+def number_steps(stretch: np.ndarray, targets: Tensor, trained: Trained) -> np.ndarray:
+    """Return the number of the step of each sample, from 0; -1 for samples in no stretch.
+
+    A step ends with its stretch, or before the next complete stance of the stretch.
+
+    Args:
+        stretch: `(samples,)` number of the stretch; -1 for none.
+        targets: `(samples, K)`.
+        trained: the network; without a vertical force among its targets, a stretch is a step.
+    """
+    is_used, samples = stretch >= 0, np.flatnonzero(stretch >= 0)
+    arrays = {"truth": targets.cpu().numpy()[samples], "stretch": stretch[samples]}
+    starts = samples[find_in(arrays, trained.script.TARGETS, trained.script.RATE_HZ)[:, 0]]
+    is_later = stretch[starts[1:]] == stretch[starts[:-1]]  # not the first stance of its stretch
+    is_first = np.diff(stretch, prepend=-1) != 0
+    is_first[starts[1:][is_later]] = True
+    return np.where(is_used, np.cumsum(is_first & is_used) - 1, -1)
+
+
 def is_beginning(
-    stretch: np.ndarray, rate_hz: float, steps: int | None, minutes: float | None
+    step: np.ndarray, rate_hz: float, steps: int | None, minutes: float | None
 ) -> np.ndarray:
     """Return which samples to train on, `(samples,)`.
 
     Args:
-        stretch: `(samples,)` number of the stretch: a step of Dataset B, else a trial or a part of
-            one without a gap; -1 for none.
+        step: `(samples,)` number of the step; -1 for none.
         rate_hz: sampling rate.
-        steps: the first stretches; None for no such limit.
-        minutes: the first minutes, in whole stretches; only a first stretch that is longer is cut.
+        steps: the first steps; None for no such limit.
+        minutes: the first minutes, in whole steps; only a first step that is longer is cut.
     """
-    is_used = stretch >= 0
+    is_used = step >= 0
     if steps is not None:
-        return is_used & (stretch < steps)
+        return is_used & (step < steps)
     if minutes is None:
         return is_used
     wanted = round(60 * rate_hz * minutes)
-    ends = np.cumsum(np.bincount(stretch[is_used]))
+    ends = np.cumsum(np.bincount(step[is_used]))
     whole = int(np.searchsorted(ends, wanted, side="right"))
-    return is_used & (stretch < whole if whole else np.cumsum(is_used) <= wanted)
+    return is_used & (step < whole if whole else np.cumsum(is_used) <= wanted)
 
 
 def cut_fold(

@@ -51,7 +51,7 @@ from common.files import InputError, read_problem
 from common.training import choose_device
 from tools.output import check_writable
 from tools.predict import output
-from tools.predict.mounting import check_mounting
+from tools.predict.mounting import add_mounting, check_mounting
 from tools.predict.prediction import predict_as_tested, predict_recording
 from tools.predict.recording import join_pieces, read_file, read_hdf5
 from tools.predict.units import add_body_flags, add_units, parse_person
@@ -193,12 +193,7 @@ def _parser() -> ArgumentParser:
         "the estimates equal those in its predictions/, which shows that the checkpoint belongs to "
         "these results",
     )
-    add(
-        "--mounting",
-        choices=("auto",),
-        help="auto: correct sensors that are clearly mounted differently from training, or swapped "
-        "(default: only warn about them)",
-    )
+    add_mounting(parser)
     add_body_flags(parser)
     add(
         "--opensim",

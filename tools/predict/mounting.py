@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
+from common.cli import ArgumentParser
 from tools import mounting
+from tools.plausibility import ANY_NORM_M_S2, check_accelerometers, check_gyroscopes
 from tools.predict.recording import Samples
 from tools.trained import Trained, channel_names
 from tools.trial_file import Source
@@ -32,6 +35,8 @@ def check_mounting(
 ) -> Checked:
     """Compare the sensors with those in training; print what is different or corrected.
 
+    Nothing is compared if units are implausible, which `check_sensors` reports.
+
     Args:
         trained: the network; without sensor statistics in its checkpoint, nothing is compared.
         samples: the recording.
@@ -41,6 +46,13 @@ def check_mounting(
     """
     script, names = trained.script, channel_names(trained.script, trained.sensor_set)
     is_used = samples.stretch >= 0
+    imus = trained.sensor_set.sensors
+    inputs = torch.cat(trained.inputs(samples.values), dim=-1)[is_used].numpy()
+    acc, gyr = np.split(inputs[:, : 6 * len(imus)], 2, axis=1)
+    if any(check_accelerometers(imus, acc, ANY_NORM_M_S2)) or any(
+        check_gyroscopes(imus, acc, gyr, script.UNITS["gyr"])
+    ):
+        return Checked(samples, [], [])
     values = {kind: samples.values[kind].numpy() for kind in ("acc", "gyr")}
     measured = mounting.measure(*(v[is_used] for v in values.values()), script.SENSORS)
     known = mounting.in_training(trained.description)
@@ -84,3 +96,13 @@ def check_mounting(
         for one in found
     ]
     return Checked(samples, warnings, description)
+
+
+def add_mounting(parser: ArgumentParser) -> None:
+    """Add the flag `--mounting`."""
+    parser.add_argument(
+        "--mounting",
+        choices=("auto",),
+        help="auto: correct sensors that are clearly mounted differently from training, or swapped "
+        "(default: only warn about them)",
+    )
