@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from common import interrupt
-from common.files import MAX_NAME_BYTES, FailedTasksError, InputError, printable, shorten
+from common.files import (
+    MAX_NAME_BYTES,
+    FailedTasksError,
+    InputError,
+    plural,
+    printable,
+    shorten,
+)
 
 # Flags that cannot change a result. All others are settings, which a run never mixes. The content
 # of the data file is a setting, too.
@@ -147,7 +154,7 @@ def parse(
         rest = "" if len(args.rows) == len(rows) else " (--rows all runs them all)"
         print(
             f"Quick look: {len(args.rows)} of the table's {len(rows)} rows{rest}, at most "
-            f"{args.epochs} epochs, batches of {args.batch_size} windows; the paper uses "
+            f"{plural(args.epochs, 'epoch')}, batches of {args.batch_size} windows; the paper uses "
             f"{epochs or 'more'} epochs and batches of {batch_size}. See --rows, --epochs and "
             "--batch-size.",
             flush=True,

@@ -357,7 +357,9 @@ def test_columns_with_other_names_are_mapped(walk: pd.DataFrame, tmp_path: Path)
     lines.append("Chest Acc_X,trunk_Accel_X")  # for other networks
     mapping.write_text("\n".join(["yours,ours", *lines]), encoding="utf-8-sig")
     pairs = [f"{ours}={theirs}" for ours, theirs in zip(FOOT, signed, strict=True)]
-    for flags in ([str(mapping)], pairs):
+    wrong = tmp_path / "wrong.csv"  # as before a correction that a warning proposes
+    wrong.write_text(mapping.read_text("utf-8-sig").replace(yours[1], yours[2], 1), "utf-8")
+    for flags in ([str(mapping)], pairs, [str(wrong), pairs[1]]):
         trial = read(own, tmp_path, "--columns", *flags)
         np.testing.assert_allclose(trial.stretches[0].values, walk[FOOT], atol=1e-6)
     with pytest.raises(MissingColumnsError, match="foot_Gyro_Z, which .* among time, Le") as error:
@@ -508,7 +510,7 @@ UNFIT_FLAGS = {
     "--columns foot_acc_X=time": "foot_acc_X: not a column of Dataset A such as foot_Acc",
     "--columns foot_Accel_X=a foot_Accel_X=b": "foot_Accel_X is mapped twice",
     "--columns no.csv": "no.csv: no such file; pass a CSV",
-    "--columns foot_Accel_X=a foot_Accel_Y": "pass one FILE, or pairs such as",
+    "--columns foot_Accel_X=a foot_Accel_Y": "pass a FILE, pairs such as",
 }
 
 

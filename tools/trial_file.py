@@ -145,8 +145,8 @@ def add_flags(parser: ArgumentParser) -> None:
         "--columns",
         nargs="+",
         metavar="OURS=[-]YOURS",
-        help="names of the columns in a CSV or MATLAB file, as pairs or as one FILE with the "
-        "columns yours,ours (default: the names of the dataset)",
+        help="names of the columns in a CSV or MATLAB file: pairs, a FILE with the columns "
+        "yours,ours, or both; pairs replace its entries (default: the names of the dataset)",
     )
     add("--time-column", metavar="NAME", help="time column of a CSV or MATLAB file (default: time)")
     add(
@@ -315,29 +315,33 @@ def parse_mapping(arguments: Sequence[str], script: ModuleType) -> dict[str, Sou
     """Return column of the script -> column of the file, from the arguments of `--columns`.
 
     Args:
-        arguments: a CSV with the columns `yours`, `ours` and optionally `unit` (a line without
-            `ours` is ignored), or pairs `ours=[-]yours`.
+        arguments: pairs `ours=[-]yours`, or a CSV with the columns `yours`, `ours` and optionally
+            `unit` (a line without `ours` is ignored), or both: pairs replace entries of the CSV.
         script: the script, whose columns are known.
 
     Raises:
         InputError: A pair is malformed or names an unknown column, or there is no such file.
     """
-    if len(arguments) == 1 and "=" not in arguments[0]:
-        path = Path(arguments[0])
+    entries: list[list[str]] = []
+    if arguments and "=" not in arguments[0]:
+        path, *arguments = Path(arguments[0]), *arguments[1:]
         if problem := read_problem(path):
             raise InputError(
                 f"--columns {path}: {problem}; pass a CSV with the columns yours,ours, or pairs "
                 "such as foot_Accel_X=-Acc_Y"
             )
         table = read_table(path, ["ours", "yours"], ["unit"])
-        pairs = table[table["ours"] != ""].values.tolist()
-    else:
-        pairs = [[*argument.partition("=")[::2], ""] for argument in arguments]
-        if not all(yours.strip(" -") for _, yours, _ in pairs):
-            raise InputError("--columns: pass one FILE, or pairs such as foot_Accel_X=-Acc_Y")
+        entries = [[cell.strip() for cell in entry] for entry in table.values.tolist() if entry[0]]
+    units = {yours.removeprefix("-").strip(): unit for _, yours, unit in entries}
+    pairs = [[cell.strip() for cell in argument.partition("=")[::2]] for argument in arguments]
+    if not all(yours.strip(" -") for _, yours in pairs):
+        raise InputError("--columns: pass a FILE, pairs such as foot_Accel_X=-Acc_Y, or both")
+    replaced = {ours for ours, _ in pairs}
+    entries = [entry for entry in entries if entry[0] not in replaced]
+    entries += [[*pair, units.get(pair[1].removeprefix("-").strip(), "")] for pair in pairs]
     known = [name for names in script.COLUMNS.values() for name in names]
     mapping = {}
-    for ours, yours, unit in ((cell.strip() for cell in pair) for pair in pairs):
+    for ours, yours, unit in entries:
         if ours not in known:
             from tools.trained import dataset_name  # imports PyTorch
 

@@ -120,6 +120,9 @@ def _write_report(all_results: Sequence[Results], args: argparse.Namespace) -> N
         for results, stances in zip(all_results, all_stances, strict=True)
     ]
     text, latex, metrics, sections = _markdown(all_results, all_tables), "", [], []
+    if not args.no_figures:
+        folders = ", ".join(f"`{results.name}/figures/`" for results in all_results)
+        text += f"\nFigures: {folders}; `report.html` shows them next to the tables.\n"
     write_text(args.out / FILES[0], text)
     for results, tables, stances in zip(all_results, all_tables, all_stances, strict=True):
         folder = args.out / results.name

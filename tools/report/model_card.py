@@ -86,7 +86,8 @@ has them per target and activity.
 
 - The networks were trained on {people} only.
   Expect larger errors for other people, other movements and other ground.
-- A sensor in a different place or orientation gives wrong estimates, without an error message.
+- A sensor in a different place gives wrong estimates, without an error message. `tools.predict`
+  detects some sensors that are mounted differently.
 - A network that reads whole windows has a latency of up to {1.5 * window_s:g} s in live use
   (a window, and half of one until the next), plus the time to compute the estimates.
 - Not for clinical decisions.
