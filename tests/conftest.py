@@ -7,12 +7,15 @@ modules are imported in the fixtures.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported, here and in other processes
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; inherited
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Capture = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch

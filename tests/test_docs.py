@@ -53,6 +53,7 @@ LOOP = re.compile(r"for script in (\S+); do (.*); done")
 TINY = ["--epochs", "1", "--device", "cpu"]
 BENCHMARK = "--datasets a --rows ffn_hf-foot --parts training --batches 1 --repeats 1"
 MORE_FLAGS = {  # that make a command quick
+    "tools.fine_tune": ["--steps", "2", "--epochs", "2"],  # of four in the small file
     "tools.benchmark": [*BENCHMARK.split(), "--batch-size", "2", "--device", "cpu"],
     "tools.prepare_dataset_a": ["--jobs", "1"],
     "tools.report": ["--no-figures"],
