@@ -44,17 +44,20 @@ def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
         if not (rest >= 0).any():
             print(f"NOTICE: subject {subject} left out: no steps after the first {step.max() + 1}")
             continue
-        for steps in args.steps:
-            network = trained.network
-            if steps:
-                first = np.where(step < steps, stretch, -1)
-                fold = cut_fold(args.data, trained, signals, targets, first)
-                network, _ = tune(trained, fold, args, args.head_only)
-            tuned = trained._replace(network=network.eval())
-            errors = nrmse_percent(tuned, signals, targets, rest)
-            if errors is None:
-                raise InputError(f"{args.data}: subject {subject}: no full window after the steps")
-            lines.append((trained.row.name, subject, steps, errors.mean()))
+        try:
+            for steps in args.steps:
+                network = trained.network
+                if steps:
+                    first = np.where(step < steps, stretch, -1)
+                    fold = cut_fold(args.data, trained, signals, targets, first)
+                    network, _ = tune(trained, fold, args, args.head_only)
+                tuned = trained._replace(network=network.eval())
+                errors = nrmse_percent(tuned, signals, targets, rest)
+                if errors is None:
+                    raise InputError(f"{args.data}: no full window after the steps")
+                lines.append((trained.row.name, subject, steps, errors.mean()))
+        except InputError as error:
+            print(f"NOTICE: {trained.row.name}, subject {subject}: {error}")
     table = pd.DataFrame(lines, columns=["row", "subject", "steps", "nrmse_percent"])
     table = table.groupby(["row", "subject", "steps"], sort=False).mean().reset_index()
     table = table.pivot_table("nrmse_percent", ["row", "subject"], "steps", sort=False)

@@ -115,7 +115,8 @@ def parse(
     """
     from common.folder import find_run, last_flags  # imports PyTorch, which is slow
 
-    module = getattr(sys.modules["__main__"].__spec__, "name", "")  # of `python -m`
+    spec = getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m`
+    module = spec.name if spec else ""
     parser = ArgumentParser(
         prog=f"python -m {module}" if module.endswith(Path(script).stem) else None,
         description=(description or "").partition("\nSPDX-")[0],

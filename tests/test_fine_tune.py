@@ -23,7 +23,7 @@ from tests.networks import narrow_networks
 from tests.predicting import predict, random_network
 from tools.export_onnx.__main__ import main as export
 from tools.fine_tune.__main__ import main
-from tools.fine_tune.data import is_beginning, number_steps
+from tools.fine_tune.data import cut_fold, is_beginning, number_steps
 from tools.stream.stream import Stream
 from tools.trained import load_trained
 
@@ -137,6 +137,17 @@ def test_a_step_of_a_long_trial_begins_with_a_stance() -> None:
     without = SimpleNamespace(TARGETS=script_a.TARGETS[:4], RATE_HZ=script_a.RATE_HZ)
     step = number_steps(stretch, targets[:, :4], SimpleNamespace(script=without))
     np.testing.assert_array_equal(step, stretch)
+
+
+@pytest.mark.parametrize(
+    ("windows", "sizes"), [(1, (1, 1)), (2, (1, 1)), (3, (2, 1)), (10, (8, 2))]
+)
+def test_a_fifth_is_held_out(windows: int, sizes: tuple[int, int]) -> None:
+    """With a single window, there is nothing else for early stopping."""
+    trained, count = SimpleNamespace(script=script_a, lookahead=None), windows * script_a.WINDOW
+    values, stretch = torch.zeros(count, 7), np.zeros(count, int)
+    fold = cut_fold(Path("walk.h5"), trained, [values], values, stretch)
+    assert (len(fold.train), len(fold.validation)) == sizes
 
 
 def test_sensors_are_checked_and_the_statistics_follow(

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.spatial.transform import Rotation
 
 from beyond import Dataset_A_streaming as script_a
 from beyond import Dataset_B_streaming as script_b
@@ -92,6 +93,18 @@ def test_a_sensor_at_rest_is_not_guessed(synthetic_files: Files) -> None:
     [mounting] = detect(statistics(one), statistics(known))
     assert (mounting.sensor, mounting.rotation) == ("foot", None)
     assert mounting.reason == RESTS
+
+
+@pytest.mark.parametrize("degrees", [50, 60])
+def test_a_tilt_between_two_orientations_is_reported(
+    degrees: float, synthetic_files: Files
+) -> None:
+    """A sensor far from all 24 orientations would go unnoticed."""
+    recording = script_a.read(synthetic_files["a"])
+    one, known = (signals(recording, script_a, k) for k in (0, 1))
+    tilt = Rotation.from_euler("x", degrees, degrees=True).as_matrix()
+    [mounting] = detect(statistics({**one, "thigh": turned(one["thigh"], tilt)}), statistics(known))
+    assert mounting.sensor == "thigh"
 
 
 def test_swapped_and_turned_sensors_are_found(synthetic_files: Files) -> None:

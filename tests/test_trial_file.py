@@ -510,7 +510,7 @@ UNFIT_FLAGS = {
     "--columns foot_acc_X=time": "foot_acc_X: not a column of Dataset A such as foot_Acc",
     "--columns foot_Accel_X=a foot_Accel_X=b": "foot_Accel_X is mapped twice",
     "--columns no.csv": "no.csv: no such file; pass a CSV",
-    "--columns foot_Accel_X=a foot_Accel_Y": "pass a FILE, pairs such as",
+    "--columns foot_Accel_X=a foot_Accel_Y": "pass one FILE, pairs such as",
 }
 
 

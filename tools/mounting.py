@@ -16,6 +16,7 @@ import numpy as np
 from scipy.linalg import block_diag
 from scipy.optimize import linear_sum_assignment
 
+from tools.plausibility import GRAVITY_M_S2
 from tools.trial_file import Source
 
 # Found for 128 correctly mounted sensors, each compared with the same sensor of other people: the
@@ -28,6 +29,7 @@ CLEAR_SWAP = 0.3  # of the distances in their own places; found: 0.38 (left and 
 CLEAR_ERROR = 0.4  # of the smallest distance in an orientation, to refuse that orientation
 OBVIOUS_ERROR = 0.25  # the same, to warn about a sensor; found: 0.32
 LEAST_ERROR = 0.3  # smallest distance of a sensor to warn about
+MOST_TILT_DEGREES = 45.0  # found: 19
 LEAST_MOVEMENT = 0.2  # times the SD of the angular velocity in training; found: 0.3
 SIGNED_AXES = np.array(
     [
@@ -163,11 +165,24 @@ def detect(recorded: Mapping[str, Statistics], known: Mapping[str, Statistics]) 
             reason = f"{doubtful[sensor]} has about the same signals"
         is_different = values[best] < CLEAR_DIFFERENCE * values[0]
         is_different |= error < OBVIOUS_ERROR * values[best] and values[best] > LEAST_ERROR
+        tilt = _tilt_degrees(recorded[source], known[sensor])
+        if not is_different and tilt > MOST_TILT_DEGREES:
+            is_different = True
+            reason = reason or f"gravity is {tilt:.0f} degrees off, between two orientations"
         if source != sensor or is_different or reason == RESTS:
             rotation = None if reason else ORIENTATIONS[best]
             parts = rotation, float(values[best]), float(values[second]), reason
             found.append(Mounting(sensor, source, *parts))
     return found
+
+
+def _tilt_degrees(recorded: Statistics, known: Statistics) -> float:
+    """Return the angle between the mean accelerations; 0 without gravity."""
+    one, other = recorded.mean[:3], known.mean[:3]
+    sizes = np.linalg.norm(one), np.linalg.norm(other)
+    if min(sizes) < 0.5 * GRAVITY_M_S2:
+        return 0.0
+    return float(np.degrees(np.arccos(np.clip(one @ other / np.prod(sizes), -1, 1))))
 
 
 def _rests(recorded: Statistics, known: Statistics) -> bool:

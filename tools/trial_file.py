@@ -145,8 +145,9 @@ def add_flags(parser: ArgumentParser) -> None:
         "--columns",
         nargs="+",
         metavar="OURS=[-]YOURS",
-        help="names of the columns in a CSV or MATLAB file: pairs, a FILE with the columns "
-        "yours,ours, or both; pairs replace its entries (default: the names of the dataset)",
+        help="names of the columns in a CSV or MATLAB file: a FILE with the columns yours,ours, "
+        "then pairs that replace its entries, or only one of these (default: the names of the "
+        "dataset)",
     )
     add("--time-column", metavar="NAME", help="time column of a CSV or MATLAB file (default: time)")
     add(
@@ -331,11 +332,14 @@ def parse_mapping(arguments: Sequence[str], script: ModuleType) -> dict[str, Sou
                 "such as foot_Accel_X=-Acc_Y"
             )
         table = read_table(path, ["ours", "yours"], ["unit"])
-        entries = [[cell.strip() for cell in entry] for entry in table.values.tolist() if entry[0]]
+        entries = [[cell.strip() for cell in entry] for entry in table.values.tolist()]
     units = {yours.removeprefix("-").strip(): unit for _, yours, unit in entries}
+    entries = [entry for entry in entries if entry[0]]
     pairs = [[cell.strip() for cell in argument.partition("=")[::2]] for argument in arguments]
     if not all(yours.strip(" -") for _, yours in pairs):
-        raise InputError("--columns: pass a FILE, pairs such as foot_Accel_X=-Acc_Y, or both")
+        raise InputError(
+            "--columns: pass one FILE, pairs such as foot_Accel_X=-Acc_Y, or a FILE, then pairs"
+        )
     replaced = {ours for ours, _ in pairs}
     entries = [entry for entry in entries if entry[0] not in replaced]
     entries += [[*pair, units.get(pair[1].removeprefix("-").strip(), "")] for pair in pairs]

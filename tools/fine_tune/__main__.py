@@ -43,7 +43,7 @@ from common.metrics import aligned_table
 from common.training import choose_device
 from tools.fine_tune.data import cut_fold, is_beginning, number_measured, number_steps
 from tools.fine_tune.tuning import nrmse_percent, tune
-from tools.mounting import measure
+from tools.mounting import in_training, measure
 from tools.output import check_writable, explain_write_errors
 from tools.predict.mounting import add_mounting, check_mounting
 from tools.predict.recording import Samples, join_pieces, read_file, read_hdf5
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     amount = f"{used_s:.1f} s in {plural(len(np.unique(step[is_used])), 'step')}"
     print(f"Trained on {amount}, tested on the remaining {rest_s:.1f} s")
     if not best_epoch:
-        print("NOTICE: no epoch improved the held-out part; the weights are unchanged")
+        print("NOTICE: no epoch was better than none; the weights are unchanged")
     if before is None:
         print("NOTICE: nothing is left to test on; see --steps and --minutes")
     else:
@@ -137,7 +137,7 @@ def _statistics(trained: Trained, samples: Samples, is_used: np.ndarray) -> dict
     """Return the statistics of the sensors that the network was tuned on, for the checkpoint."""
     imus = (samples.values[kind].numpy()[is_used] for kind in ("acc", "gyr"))
     found = measure(*imus, trained.script.SENSORS)
-    known = trained.description.get("sensor_statistics", {})
+    known = trained.description["sensor_statistics"] if in_training(trained.description) else {}
     tuned = {
         sensor: {name: part.tolist() for name, part in found[sensor]._asdict().items()}
         for sensor in known

@@ -108,7 +108,7 @@ def cut_fold(
     numbers, is_scored = cut(used, stretch[used], length)
     if not len(numbers):
         raise InputError(
-            f"{path}: no part of {length} samples to train on; use a larger --steps or --minutes"
+            f"{path}: no stretch of {length} samples to train on; use more steps or another file"
         )
     first = max(1, len(numbers) - max(1, round(HELD_OUT * len(numbers))))
     train, validation = (

@@ -35,7 +35,7 @@ def check_mounting(
 ) -> Checked:
     """Compare the sensors with those in training; print what is different or corrected.
 
-    Nothing is compared if units are implausible, which `check_sensors` reports.
+    Sensors with implausible sizes, which `check_sensors` reports, are not compared.
 
     Args:
         trained: the network; without sensor statistics in its checkpoint, nothing is compared.
@@ -49,16 +49,19 @@ def check_mounting(
     imus = trained.sensor_set.sensors
     inputs = torch.cat(trained.inputs(samples.values), dim=-1)[is_used].numpy()
     acc, gyr = np.split(inputs[:, : 6 * len(imus)], 2, axis=1)
-    if any(check_accelerometers(imus, acc, ANY_NORM_M_S2)) or any(
-        check_gyroscopes(imus, acc, gyr, script.UNITS["gyr"])
-    ):
-        return Checked(samples, [], [])
+    is_gyr_odd = any(check_gyroscopes(imus, acc, gyr, script.UNITS["gyr"]))
+    odd = {
+        sensor
+        for sensor, axes in zip(imus, np.split(acc, len(imus), axis=1), strict=True)
+        if is_gyr_odd or any(check_accelerometers([sensor], axes, ANY_NORM_M_S2))
+    }
     values = {kind: samples.values[kind].numpy() for kind in ("acc", "gyr")}
     measured = mounting.measure(*(v[is_used] for v in values.values()), script.SENSORS)
     known = mounting.in_training(trained.description)
-    found = mounting.detect(
-        {s: measured[s] for s in trained.sensor_set.sensors if s in measured}, known
-    )
+    if mode == "auto" and (odd or not known):
+        which = ", ".join(sorted(odd)) if known else "the checkpoint has no sensor statistics"
+        print(f"NOTICE: --mounting auto: not compared: {which}")
+    found = mounting.detect({s: measured[s] for s in imus if s in measured and s not in odd}, known)
     certain = [one for one in found if one.rotation is not None]
     applied = certain if mode == "auto" else []
     if applied:

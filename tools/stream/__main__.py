@@ -187,8 +187,8 @@ def _parser() -> ArgumentParser:
         "--columns",
         nargs="+",
         metavar="OURS=[-]YOURS",
-        help="names of your columns, as pairs or as one FILE with the columns yours,ours "
-        "(default: the names of the dataset)",
+        help="names of your columns: a FILE with the columns yours,ours, then pairs that replace "
+        "its entries, or only one of these (default: the names of the dataset)",
     )
     add(
         "--time-column",
