@@ -465,7 +465,7 @@ QUICK_LOOK = {
     "subjects": 8,
     "minutes": 0.35,
     "epochs": 4,
-    "rows": ("teacher", "student-foot_trunk", "student-foot"),
+    "rows": ("teacher", "student-foot"),
     "batch_size": 4,
 }
 
