@@ -465,7 +465,7 @@ QUICK_LOOK = {
     "subjects": 8,
     "minutes": 0.35,
     "epochs": 4,
-    "rows": ("teacher", "student-foot"),
+    "rows": ("student-foot", "student-foot_trunk"),
     "batch_size": 4,
 }
 

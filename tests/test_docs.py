@@ -289,7 +289,7 @@ def test_set_up_commands_are_those_of_ci() -> None:
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     first = [line for line in ALL_COMMANDS if line.startswith(SET_UP)]
     assert first == [
-        f"{SET_UP}python Dataset_A_Sensor_Distillation.py",
+        f"{SET_UP}python Dataset_A_Sensor_Distillation.py --jobs 2",
         f"{SET_UP}python -m pytest",
     ]
     for line in first:
