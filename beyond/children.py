@@ -73,9 +73,9 @@ from common.data import SensorSet, Target, read_trials
 from common.files import InputError, write_atomically
 from common.runs import Row, Run
 from common.windows import Fold, Windows, cut_windows, make_fold, precompute
-from tools.c3d_file import C3dFile, read_c3d
+from tools.c3d_file import C3D_SUFFIX, C3dFile, read_c3d
 from tools.output import check_writable, is_made_by
-from tools.prepare_dataset_a.trial import compute_emg_envelope
+from tools.prepare_dataset_a.trial import EMG_BAND_HZ, compute_emg_envelope
 from tools.signals import BODY_WEIGHT_M_S2
 from tools.virtual_imus import Placement, virtual_imu
 
@@ -147,6 +147,7 @@ def inputs(samples: Mapping[str, Tensor], sensor_set: str) -> list[Tensor]:
 CONTACT_PERCENT, PEAK_PERCENT = 5.0, 70.0  # vertical force in a stance, of body weight
 SHORTEST, LONGEST = 30, 90  # samples of a stance
 MARGIN = 15  # samples before and after it
+EDGE_S = 0.04  # left out at both ends of a trial; with more, some stances would be shorter
 MADE_BY = "beyond.children"
 TURN_DEG = 30.0  # of the pelvis in a trial; straight walking below
 # Axes X, Y and Z in upright standing: forward, left, up (shank, thigh, pelvis); up, left, backward
@@ -193,12 +194,21 @@ def find_stances(file: C3dFile) -> list[Stance]:
     the plates. Stretches with sensors and moments that are shorter than a window are left out.
 
     Raises:
-        InputError: The file lacks a segment, a muscle or the body mass and height.
+        InputError: The file lacks a segment, a muscle or the body height, or has other rates or
+            units.
+        KeyError: It lacks a point or a channel.
     """
     if not (match := re.fullmatch(r"(.+?)\d+", file.path.stem)) or not file.height_m:
         raise InputError(f"{file.path}: no height, or not named <subject><trial>, as in HC002D06")
+    if file.point_hz != RATE_HZ or file.units["PELO"] != "mm":
+        found = f"{file.point_hz:g} Hz and {file.units['PELO'] or 'no unit'}"
+        raise InputError(f"{file.path}: points in {found} instead of {RATE_HZ} Hz and mm")
+    if file.analog_hz <= 2 * EMG_BAND_HZ[1] or file.analog_hz % RATE_HZ:
+        raise InputError(f"{file.path}: analog channels at {file.analog_hz:g} Hz, too few for EMG")
     forward = file.points["PELA"] - file.points["PELO"]
     heading = np.arctan2(forward[:, 1], forward[:, 0])
+    if not np.isfinite(heading).any():
+        raise InputError(f"{file.path}: the pelvis is missing in all frames")
     known = np.unwrap(heading[np.isfinite(heading)])
     activity = "turning" if abs(np.degrees(known[-1] - known[0])) > TURN_DEG else "straight"
     stances = []
@@ -233,11 +243,16 @@ def side_table(file: C3dFile, side: str, heading: np.ndarray) -> np.ndarray:
         heading: `(frames,)` direction of the pelvis in the horizontal plane, in rad.
     """
     placements = sensor_placements(side).values()
-    imus = [virtual_imu(file.points, place, file.point_hz, unit_m=0.001) for place in placements]
+    imus = [
+        virtual_imu(file.points, place, file.point_hz, unit_m=0.001, edge_s=EDGE_S)
+        for place in placements
+    ]
     acc, gyr = np.hstack([imu.acc for imu in imus]), np.hstack([imu.gyr for imu in imus])
     if side == "L":
         acc, gyr = acc * np.tile(MIRROR_ACC, len(imus)), gyr * np.tile(MIRROR_GYR, len(imus))
     emg = np.column_stack([file.analog[f"Voltage.{side} {name}"] for name in MUSCLES.values()])
+    if not np.ptp(emg, axis=0).all():
+        raise InputError(f"{file.path}: no EMG of a muscle of side {side}")
     envelope = compute_emg_envelope(emg, file.analog_hz)[:: round(file.analog_hz / file.point_hz)]
     moments = [("Hip", 0), ("Hip", 1), ("Knee", 0), ("Ankle", 0)]  # in N·mm/kg
     moment = np.column_stack([file.points[f"{side}{joint}Moment"][:, i] for joint, i in moments])
@@ -257,11 +272,19 @@ def convert_files(folder: Path, out: Path) -> None:
     """
     check_writable(out, [], lambda path: is_made_by(path, MADE_BY), "--data")
     stances: list[Stance] = []
-    for path in sorted(folder.rglob("*.c3d"), key=lambda path: path.name):
+    files: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*"), key=lambda path: (path.name, path)):
+        if path.suffix.lower() != C3D_SUFFIX:
+            continue
+        first = files.setdefault(path.name, path)
+        if path != first:
+            print(f"NOTICE: {path} skipped: it has the same name as {first}")
+    for path in files.values():
         try:
             found = find_stances(read_c3d(path))
         except InputError as error:
-            print(f"NOTICE: {path.name} skipped: {str(error).partition(';')[0]}")
+            reason = str(error).removeprefix(f"{path}: ").partition(";")[0]
+            print(f"NOTICE: {path.name} skipped: {reason}")
         except KeyError as error:
             print(f"NOTICE: {path.name} skipped: no point or channel {error}")
         else:
@@ -270,7 +293,10 @@ def convert_files(folder: Path, out: Path) -> None:
                 print(f"NOTICE: {path.name} skipped: no foot on a force plate")
     people = sorted({stance.subject for stance in stances})
     if len(people) < 2:
-        raise InputError(f"{folder}: stances of {len(people)} people; pass the folder of c3d files")
+        raise InputError(
+            f"{folder}: stances of fewer than two people; pass a folder of c3d files that are "
+            "named <subject><trial>, as in HC002D06.c3d"
+        )
     emg = slice(len(COLUMNS["acc"]) + len(COLUMNS["gyr"]), -len(COLUMNS["targets"]))
     tables: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
     for person in people:

@@ -64,6 +64,17 @@ def test_people_activities_and_stances(recording: Recording) -> None:
     assert recording.samples["emg"].amax() == 1
 
 
+@pytest.mark.slow
+def test_all_files(tmp_path: Path, capsys: Capture) -> None:
+    """The page and its results are about 43 stances of twelve people."""
+    if not FOLDER.exists():
+        pytest.skip(f"the c3d files of the children are not at {FOLDER}")
+    children.convert_files(FOLDER, tmp_path / "children.h5")
+    assert "43 stances of 12 people" in capsys.readouterr().out
+    recording = children.read(tmp_path / "children.h5")
+    assert (len(recording.subject), len(recording.subjects)) == (3438, 12)
+
+
 def test_mirrored_left_legs_move_like_right_legs() -> None:
     """A wrong sign in a channel of the left legs, which are half of the data."""
     if not FOLDER.exists():
@@ -102,12 +113,54 @@ def test_sensors_feel_gravity(recording: Recording) -> None:
 def test_files_that_cannot_be_used(tmp_path: Path, capsys: Capture) -> None:
     """A missing segment or a damaged file stops the conversion of all others, or is not noticed."""
     (tmp_path / "HC001A01.c3d").write_bytes(b"\x02P" + bytes(600))
-    with pytest.raises(InputError, match="stances of 0 people; pass the folder of c3d files"):
+    with pytest.raises(InputError, match="stances of fewer than two people; pass a folder of c3d"):
         children.convert_files(tmp_path, tmp_path / "x.h5")
     assert "NOTICE: HC001A01.c3d skipped: " in capsys.readouterr().out
     if FOLDER.exists():
         with pytest.raises(InputError, match="no point TRXO"):
             children.find_stances(read_c3d(FOLDER / "HC038A27.c3d"))
+
+
+def test_files_of_another_laboratory(c3d_folder: Path) -> None:
+    """Stances at another rate, or a muscle without EMG, would spoil the data of all people."""
+    file = read_c3d(c3d_folder / "HC002D" / "HC030A05.c3d")
+    silent = {"Voltage.L Gast": np.zeros_like(file.analog["Voltage.L Gast"])}
+    lost = {"PELA": np.full_like(file.points["PELA"], np.nan)}
+    for changed, message in (
+        ({"point_hz": 200.0}, "points in 200 Hz and mm instead of 100 Hz and mm"),
+        ({"units": {**file.units, "PELO": "m"}}, "points in 100 Hz and m instead of"),
+        ({"analog_hz": 500.0}, "analog channels at 500 Hz, too few for EMG"),
+        ({"analog": file.analog | silent}, "no EMG of a muscle of side L"),
+        ({"points": file.points | lost}, "the pelvis is missing in all frames"),
+    ):
+        with pytest.raises(InputError, match=message):
+            children.find_stances(file._replace(**changed))
+
+
+def test_a_left_leg_has_the_muscles_of_its_side(c3d_folder: Path) -> None:
+    """After mirroring, a left stance must not get the EMG of the right leg."""
+    file = read_c3d(c3d_folder / "HC002D" / "HC030A05.c3d")
+    louder = {name: 3 * v for name, v in file.analog.items() if name.startswith("Voltage.L ")}
+    assert len(louder) >= len(children.MUSCLES)
+    old = children.find_stances(file)
+    new = children.find_stances(file._replace(analog=file.analog | louder))
+    for one, two in zip(old, new, strict=True):
+        factor = {"L": 3.0, "R": 1.0}[one.side]
+        np.testing.assert_allclose(two.values[:, 30:34], factor * one.values[:, 30:34])
+    assert {stance.side for stance in old} == {"L", "R"}
+
+
+def test_a_copy_of_a_file_counts_once(c3d_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Copies of a trial would count twice; other systems write .C3D."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for trial in TRIALS:
+            source = c3d_folder / "HC002D" / f"{trial}.c3d"
+            (tmp_path / name / f"{trial}.C3D").symlink_to(source.resolve())
+    children.convert_files(tmp_path, tmp_path / "x.h5")
+    printed = capsys.readouterr().out
+    assert printed.count("skipped: it has the same name as") == len(TRIALS)
+    assert "6 stances of 3 people" in printed
 
 
 @pytest.mark.usefixtures("narrow")

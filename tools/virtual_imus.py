@@ -15,10 +15,11 @@ from scipy.interpolate import make_interp_spline
 from scipy.spatial.transform import Rotation, RotationSpline
 
 from common.files import InputError, shorten
-from tools.signals import filter_zero_phase
+from tools.signals import ROUNDING_S, filter_zero_phase
 
 CUTOFF_HZ = 12.0
 SHORTEST = 8  # samples; a shorter stretch is not differentiated
+EDGE_S = 0.08  # at both ends of a stretch, where accelerations are wrong by up to 30 m/s²
 MARKERS = 3
 
 
@@ -37,7 +38,7 @@ class Placement(NamedTuple):
 
 
 class VirtualImu(NamedTuple):
-    """The signals of a virtual IMU; NaN where a marker is missing.
+    """The signals of a virtual IMU; NaN where a marker is missing, and at the edges.
 
     Attributes:
         acc: `(n, 3)` specific force in m/s², in the axes of the sensor: at rest, 9.81 upward.
@@ -55,11 +56,13 @@ def virtual_imu(
     unit_m: float,
     up: Sequence[float] = (0.0, 0.0, 1.0),
     cutoff_hz: float | None = CUTOFF_HZ,
+    max_gap_s: float = 0.0,
+    edge_s: float = EDGE_S,
 ) -> VirtualImu:
     """Compute specific force and angular velocity from positions of markers.
 
-    The positions are filtered with a zero-phase low-pass filter. Splines through positions (of
-    fifth order) and orientations are differentiated.
+    The positions are interpolated in short gaps and filtered with a zero-phase low-pass filter.
+    Splines through positions (of fifth order) and orientations are differentiated.
 
     Args:
         points: `(n, 3)` positions per label, in the laboratory; NaN where missing.
@@ -68,9 +71,12 @@ def virtual_imu(
         unit_m: unit of the positions in m, 0.001 for mm.
         up: direction opposite to gravity in the laboratory, a unit vector.
         cutoff_hz: cut-off of the filter; None for no filter.
+        max_gap_s: the longest gap that is interpolated.
+        edge_s: what is left out at both ends of the recording and on both sides of longer gaps.
 
     Raises:
-        InputError: There is no point with one of the labels.
+        InputError: There is no point with one of the labels, the rate is too low, or the axes are
+            not those of a right-handed frame.
     """
     labels = [*placement.frame, placement.marker]
     if missing := [label for label in labels if label not in points]:
@@ -79,6 +85,17 @@ def virtual_imu(
             f"{shorten(', '.join(points))}"
         )
     positions = np.stack([points[label] for label in labels], axis=1) * unit_m  # (n, labels, 3)
+    is_missing = ~np.isfinite(positions).all(axis=2)
+    if absent := {label for label, m in zip(labels, is_missing.T, strict=True) if m.all()}:
+        names = ", ".join(sorted(absent))
+        raise InputError(f"{names}: missing in all frames, but needed for a virtual IMU")
+    if cutoff_hz and rate_hz <= 2 * cutoff_hz:
+        raise InputError(
+            f"points at {rate_hz:.4g} Hz: too few for a virtual IMU, which takes more than "
+            f"{2 * cutoff_hz:g} Hz"
+        )
+    edge = round(edge_s * rate_hz)
+    positions = fill_gaps(positions, rate_hz, max_gap_s)
     is_valid = np.isfinite(positions).all(axis=(1, 2))
     acc, gyr = np.full((2, len(positions), 3), np.nan)
     bounds = np.flatnonzero(np.diff(is_valid, prepend=False, append=False))
@@ -90,12 +107,34 @@ def virtual_imu(
             flat = stretch.reshape(len(stretch), -1)
             stretch = filter_zero_phase(flat, rate_hz, cutoff_hz).reshape(stretch.shape)
         time_s = np.arange(len(stretch)) / rate_hz
-        orientation = segment_orientation(stretch[:, :-1])
+        try:
+            orientation = segment_orientation(stretch[:, :-1])
+        except ValueError as error:
+            raise InputError(
+                f"{', '.join(placement.frame)}: not the points of a right-handed frame; give the "
+                "origin and the points on X, Y and Z in this order, or three markers that are not "
+                "on a line"
+            ) from error
         motion_m_s2 = make_interp_spline(time_s, stretch[:, -1], k=5).derivative(2)(time_s)
         force_m_s2 = motion_m_s2 + constants.g * np.asarray(up)
-        acc[start:stop] = orientation.inv().apply(force_m_s2)
-        gyr[start:stop] = RotationSpline(time_s, orientation)(time_s, 1)
+        inner = slice(edge, len(stretch) - edge)
+        acc[start:stop][inner] = orientation.inv().apply(force_m_s2)[inner]
+        gyr[start:stop][inner] = RotationSpline(time_s, orientation)(time_s, 1)[inner]
     return VirtualImu(acc, gyr)
+
+
+def fill_gaps(positions: np.ndarray, rate_hz: float, max_gap_s: float) -> np.ndarray:
+    """Return positions `(n, labels, 3)` with a cubic spline in gaps of up to `max_gap_s`."""
+    filled = positions.copy()
+    for k in range(positions.shape[1]):
+        known = np.flatnonzero(np.isfinite(positions[:, k]).all(axis=1))
+        steps = np.diff(known)
+        is_short = (steps > 1) & (steps / rate_hz <= max_gap_s + ROUNDING_S)
+        if len(known) >= SHORTEST and is_short.any():
+            gaps = [np.arange(known[i] + 1, known[i + 1]) for i in np.flatnonzero(is_short)]
+            missing = np.concatenate(gaps)
+            filled[missing, k] = make_interp_spline(known, positions[known, k])(missing)
+    return filled
 
 
 def segment_orientation(points: np.ndarray) -> Rotation:
@@ -103,11 +142,17 @@ def segment_orientation(points: np.ndarray) -> Rotation:
 
     Args:
         points: `(n, 4, 3)` or `(n, 3, 3)` positions of the points of `Placement.frame`.
+
+    Raises:
+        ValueError: The axes are left-handed, or two points coincide.
     """
     from_origin = points[:, 1:] - points[:, :1]
     if points.shape[1] == MARKERS:
         x, other = from_origin[:, 0], from_origin[:, 1]
         z = np.cross(x, other)
         from_origin = np.stack([x, np.cross(z, x), z], axis=1)
-    axes = from_origin / np.linalg.norm(from_origin, axis=-1, keepdims=True)
+    length = np.linalg.norm(from_origin, axis=-1, keepdims=True)
+    if not (length > 0).all() or not (np.linalg.det(from_origin) > 0).all():
+        raise ValueError("not a right-handed frame")
+    axes = from_origin / length
     return Rotation.from_matrix(axes.transpose(0, 2, 1))  # which makes the axes orthonormal
