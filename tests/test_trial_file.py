@@ -142,6 +142,13 @@ def test_a_slow_recording_has_no_gaps() -> None:
     assert parts == [slice(0, 3), slice(4, 6)]  # the lone sample at 5 s is left out
 
 
+@pytest.mark.parametrize("start_s", [1.23, 2.23])  # 1.26 - 1.23 > 0.03, but 2.26 - 2.23 < 0.03
+def test_rounding_does_not_split_a_recording(start_s: float) -> None:
+    """Two missing frames at 100 Hz would be a gap in one place and none in another."""
+    time_s = np.array([start_s - 0.01, start_s, start_s + 0.03, start_s + 0.04])
+    assert len(split_at_gaps(time_s, max_gap_s=0.03)) == 1
+
+
 def test_samples_in_bursts_are_counted(movement: CubicSpline, tmp_path: Path) -> None:
     """A radio that sends three samples at a time would seem to record at 1000 Hz."""
     number = np.arange(300)

@@ -20,8 +20,10 @@ from tests.own_data import MAPPING, PEOPLE, RECORDED_HZ, G, simulate, write_csv
 from tools import trained
 from tools.c3d_file import read_c3d
 from tools.make_dataset.__main__ import main
+from tools.make_dataset.sources import c3d_columns
 from tools.opensim import read_opensim
 from tools.prepare_dataset_a.trial import compute_emg_envelope
+from tools.virtual_imus import Placement
 
 UNITS = ["--acc-unit", "g", "--gyr-unit", "deg/s"]
 IMUS, TARGETS = [*simulate("Anna", 0.1, 0)][1:13], ["Knee (Nm)", "Fz"]
@@ -104,6 +106,21 @@ def test_variants_of_opensim_files(tmp_path: Path, variant: dict[str, str]) -> N
     pd.testing.assert_frame_equal(file.table, FORCES)
     angle = "deg" if variant.get("in_degrees") == "yes" else "rad"
     assert file.units == {"ground_force_1_vy": "N", "knee_angle_r": angle}
+
+
+def test_angles_without_a_stated_unit_are_named(tmp_path: Path) -> None:
+    """Radians would be taken for degrees, or the other way round, without a message."""
+    state = "/jointset/knee_r/knee_angle_r/value"
+    path = write_opensim(tmp_path / "ik.sto", FORCES.assign(**{state: 0.1}), in_degrees="yes")
+    assert read_opensim(path, [state]).units[state] == "deg"
+    damage_opensim(path, "inDegrees=yes\n", "")
+    file = read_opensim(path, ["knee_angle_r"])
+    assert "knee_angle_r" not in file.units
+    assert file.notices == [
+        "no `inDegrees` in the header: the unit of knee_angle_r is not known; is it that of the "
+        "script?"
+    ]
+    assert not read_opensim(path, ["ground_force_1_vy"]).notices
 
 
 def damage_opensim(path: Path, old: str, new: str) -> None:
@@ -191,7 +208,7 @@ def test_several_files_of_a_trial_are_joined(place: Path, layout: str, capsys: C
         np.testing.assert_allclose(found["pelvis_Accel_Z"], acc, rtol=1e-5)
 
 
-def test_files_of_other_rates_and_with_an_offset(place: Path) -> None:
+def test_files_of_other_rates_and_with_an_offset(place: Path, capsys: Capture) -> None:
     """A force plate at 1,000 Hz would be aliased, or its clock be wrong by 10 minutes."""
     for subject in SUBJECTS:
         trial = write_parts(subject, force_hz=1000.0, offset_s=600.0)
@@ -203,6 +220,11 @@ def test_files_of_other_rates_and_with_an_offset(place: Path) -> None:
     found = make(*JOINED, "--offset", "*_grf.mot=-600")["ben-2/level"]
     force = trial["Fz"].iloc[20:-10] / (G * PEOPLE["ben-2"][0])
     smooth = force.rolling(9, center=True).std().to_numpy() < 0.05  # the low-pass rounds edges
+    assert "in all of its files" not in capsys.readouterr().out
+    make(*JOINED, "--offset", "*_grf.mot=-601")
+    printed = capsys.readouterr().out
+    assert "only 0.858 s are in all of its files (01_grf.mot from -1 to 0.993 s, " in printed
+    assert "shift one of them with --offset" in printed
     error = (found["vertical_force"] - force.to_numpy())[smooth]
     assert smooth.sum() > 100
     assert error.abs().max() < 0.03
@@ -211,6 +233,7 @@ def test_files_of_other_rates_and_with_an_offset(place: Path) -> None:
 NO_CLOCK = {
     "two files with a column": ("01_id.sto", "both have the column Fz; rename one column"),
     "no times": ("01_imu.csv", "no time column, so it cannot be joined with the other files"),
+    "times with another name": ("01_imu.csv", "rename its column time to Time"),
 }
 
 
@@ -224,7 +247,8 @@ def test_files_that_cannot_be_joined(place: Path, name: str, message: str) -> No
             table = trial[["Time", "Knee (Nm)", "Fz"]].rename(columns={"Time": "time"})
             write_opensim(path, table)
         else:
-            write_csv(path, trial[IMUS])
+            times = {"time": trial["Time"]} if "rename" in message else {}
+            write_csv(path, trial[IMUS].assign(**times))
     with pytest.raises(InputError, match=message):
         make(*JOINED)
 
@@ -281,8 +305,14 @@ def test_targets_are_valid_in_contacts_only(place: Path, capsys: Capture) -> Non
     assert by_target["Anna/level"]["knee_moment"].notna().sum() == 89  # 0.6 s
     with pytest.raises(InputError, match="no contact of the foot by the rule Fz > 5000 for 0.3"):
         make(*JOINED, "--valid-contact", "Fz > 5000")
-    with pytest.raises(InputError, match="write the name of a force, > or < and a number"):
-        make(*JOINED, "--valid-contact", "Fz")
+    for rule, message in {
+        ("Fz",): "write the name of a force, > or < and a number",
+        ("Fx > 5",): "no column Fx for --valid-contact; name a target of the script",
+        ("Fz < -5", "--contact-peak", "100"): "every contact by the rule 'Fz < -5' reaches it",
+        ("Fz > 5", "--contact-around", "-0.1", "0.1"): "both numbers must be 0 or more",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            make(*JOINED, "--valid-contact", *rule)
 
 
 # c3d ----------------------------------------------------------------------------------------------
@@ -298,6 +328,7 @@ def write_c3d(
     labels: list[str] | None = None,
     first_frame: int = 0,
     mass_kg: float | None = 61.0,
+    height: float = 1680.0,
 ) -> Path:
     """Write points `(frames, 3)` at 100 Hz and analog channels (unit, values) at 1,000 Hz."""
     file = ezc3d.c3d()
@@ -315,7 +346,7 @@ def write_c3d(
             file.add_parameter("POINT", name, [unit])
     if mass_kg:
         file.add_parameter("PROCESSING", "Bodymass", [mass_kg])
-        file.add_parameter("PROCESSING", "Height", [1680.0])
+        file.add_parameter("PROCESSING", "Height", [height])
     values = np.stack([*points.values()], axis=1)  # (frames, labels, 3)
     file["data"]["points"] = np.concatenate([values.T, np.ones((1, *values.T.shape[1:]))])
     missing = np.isnan(values).any(axis=-1).T
@@ -382,6 +413,32 @@ def test_each_kind_of_column_of_a_c3d_file(place: Path, capsys: Capture) -> None
     assert "taken as" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("height", "height_m"), [(168.0, 1.68), (1.68, 1.68), (0.0, None)])
+def test_the_height_may_be_in_another_unit(
+    tmp_path: Path, height: float, height_m: float | None, capsys: Capture
+) -> None:
+    """A height in cm that is taken for mm would multiply all moments by 10."""
+    path = write_imu_c3d(tmp_path / "a.c3d", height=height)
+    assert read_c3d(path).height_m == (height_m and pytest.approx(height_m))
+    with pytest.raises(SystemExit):
+        main(["--list", str(path)])
+    described = f"{height_m} m" if height_m else "unknown"
+    assert f"body mass: 61 kg; height: {described}" in capsys.readouterr().err
+
+
+def test_a_short_contact_in_newtons_is_not_per_kg(place: Path, capsys: Capture) -> None:
+    """Forces that are 0 for most of a trial would be multiplied by the body mass."""
+    Path("columns.csv").write_text("\n".join(C3D_COLUMNS), encoding="utf-8")
+    for subject in SUBJECTS:
+        path = write_imu_c3d(Path("trials", subject, "level", "01.c3d"))
+        content = ezc3d.c3d(str(path))
+        content["data"]["points"][:3, 291:, 8:] = 0.0  # moments and forces
+        content["data"]["points"][2, 292, :8] = 700.0
+        content.write(str(path))
+    assert make("--normalize")["Anna/level"]["vertical_force"].max() < 1.6
+    assert "forces are below" not in capsys.readouterr().out
+
+
 def test_time_starts_at_the_first_frame(place: Path) -> None:
     """A c3d file joined with IMUs would be shifted by the part that was cut off."""
     trial = simulate("Anna", 4.0, seed=3)
@@ -407,7 +464,7 @@ def test_moments_per_kg_are_recognized(place: Path, capsys: Capture) -> None:
         content.write(str(path))
     found = make("--normalize")["Anna/level"]["knee_moment"]
     assert found.max() == pytest.approx(1.0 / (G * 1.68), rel=0.01)
-    assert "moments reach 973 Nmm: taken as Nmm/kg" in capsys.readouterr().out
+    assert "95 % of the moments are below 997 Nmm: taken as Nmm/kg" in capsys.readouterr().out
     columns = [f"{line}," for line in C3D_COLUMNS[1:]]
     columns = [line.replace("knee_moment,", "knee_moment,Nmm") for line in columns]
     Path("columns.csv").write_text("\n".join(["yours,ours,unit", *columns]), encoding="utf-8")
@@ -568,6 +625,25 @@ def test_recorded_c3d_files_with_virtual_imus(place: Path, capsys: Capture) -> N
     Path("imus.csv").write_text(f"{SHANK}shank,RTIO,RTIA,RTIL,NONE,RTIB\n", encoding="utf-8")
     with pytest.raises(InputError, match="no point NONE for a virtual IMU"):
         make("--virtual-imus", "imus.csv", "--normalize")
+    Path("imus.csv").write_text(f"{SHANK}shank,RTIO,RTIA,RTIL,RTIP,NONE\n", encoding="utf-8")
+    with pytest.raises(InputError, match="no point NONE for a virtual IMU"):
+        make("--virtual-imus", "imus.csv", "--normalize")
+
+
+def test_a_file_with_y_up_is_noticed() -> None:
+    """Gravity along a horizontal axis is an acceleration of 1 g that nobody felt."""
+    source = MEASURED / "children" / "HC002D06.c3d"
+    if not source.exists():
+        pytest.skip(f"no recorded data: {source}")
+    file = read_c3d(source)
+    placements = {
+        "shank": Placement(("RTIO", "RTIA", "RTIL", "RTIP"), "RTIB"),
+        "pelvis": Placement(("PELO", "PELA", "PELL", "PELP"), "SACR"),
+    }
+    turned = {label: values[:, [1, 2, 0]] for label, values in file.points.items()}
+    for points, count in ((file.points, 0), (turned, 1)):
+        part = next(c3d_columns(file._replace(points=points), ["RTIB_X"], placements, 0.03))
+        assert sum("along Y, but Z must be up" in text for text in part.notices) == count
 
 
 def test_recorded_emg_is_joined_with_virtual_imus(place: Path) -> None:
@@ -597,10 +673,11 @@ def test_recorded_emg_is_joined_with_virtual_imus(place: Path) -> None:
     flags = ["--script", "own_emg_script.py", "--emg-envelope"]
     found = make("--virtual-imus", "imus.csv", *flags)["HC002/walk"]
     content = read_c3d(source)
-    assert len(found) == int(2.54 * 148) + 1
+    start_s = 0.08  # where virtual IMUs begin
+    assert len(found) == int((2.54 - 2 * start_s) * 148) + 1
     plate = content.analog["Force.Fz2"]
     assert found["vertical_force"].abs().max() == pytest.approx(np.abs(plate).max(), rel=0.1)
     envelope = compute_emg_envelope(content.analog["Voltage.R Gast"][:, None], 1000)[:, 0]
-    time_s = np.arange(len(found)) / 148
+    time_s = start_s + np.arange(len(found)) / 148
     expected = np.interp(time_s, np.arange(len(envelope)) / 1000, envelope)
     np.testing.assert_allclose(found["gastrocnemius"], expected, atol=0.02 * envelope.max())

@@ -13,8 +13,11 @@ import numpy as np
 
 from common.files import InputError, shorten
 from tools.c3d_header import check_c3d
+from tools.units import LIMITS
 
+C3D_SUFFIX = ".c3d"
 OUTPUT_KINDS = ("ANGLE", "FORCE", "MOMENT", "POWER", "SCALAR")  # of Plug-in Gait and similar models
+HEIGHT_UNITS_M = (1e-3, 1e-2, 1.0)  # mm in Plug-in Gait; a body height tells them apart
 NEVER_ZERO = (None, "ANGLE", "MOMENT")  # kinds of which 0, 0, 0 is missing; None for markers
 
 
@@ -33,8 +36,8 @@ class C3dFile(NamedTuple):
         outputs: label -> one of `OUTPUT_KINDS`, for the points that are model outputs.
         zeros: label -> number of frames in which 0, 0, 0 means that the point is missing.
         duplicates: labels of several points or of several channels; only the first one is read.
-        mass_kg: body mass, or None.
-        height_m: body height, or None.
+        mass_kg: body mass; None if the file has none, or an impossible one.
+        height_m: body height, from mm, cm or m; None likewise.
     """
 
     path: Path
@@ -103,7 +106,9 @@ def _convert(path: Path, content: ezc3d.c3d) -> C3dFile:
     units |= dict(zip(channels, _labels(analog, "UNITS"), strict=False))
     numbers = Counter(labels) + Counter(channels)
     person = parameters.get("PROCESSING", {})
-    mass_kg, height_mm = _number(person, "Bodymass"), _number(person, "Height")
+    mass_kg, height = _number(person, "Bodymass"), _number(person, "Height")
+    (lightest, heaviest), (shortest, tallest) = LIMITS["mass_kg"], LIMITS["height_m"]
+    heights_m = [height * unit_m for unit_m in HEIGHT_UNITS_M]
     point_hz = float(content["header"]["points"]["frame_rate"])
     return C3dFile(
         path,
@@ -116,8 +121,8 @@ def _convert(path: Path, content: ezc3d.c3d) -> C3dFile:
         outputs=outputs,
         zeros={label: int(n) for label, n in zip(labels, is_zero.sum(axis=1), strict=True) if n},
         duplicates=sorted(label for label, number in numbers.items() if number > 1),
-        mass_kg=mass_kg,
-        height_m=height_mm and height_mm / 1000,
+        mass_kg=mass_kg if lightest <= mass_kg <= heaviest else None,
+        height_m=next((h for h in heights_m if shortest <= h <= tallest), None),
     )
 
 
@@ -163,7 +168,7 @@ def _text(group: Mapping[str, Any], name: str) -> str:
     return next(iter(_labels(group, name)), "")
 
 
-def _number(group: Mapping[str, Any], name: str) -> float | None:
-    """Return a positive number, or None."""
+def _number(group: Mapping[str, Any], name: str) -> float:
+    """Return a number; NaN if there is none."""
     values = group[name]["value"] if name in group else ()
-    return float(values[0]) if len(values) and values[0] > 0 else None
+    return float(values[0]) if len(values) else np.nan

@@ -21,7 +21,8 @@ UNITS = {  # by the end of a column's name
     r"_(m[xyz]|moment)": "N·m",
     r"_[pt][xyz]": "m",
 }
-ANGLES = r"_(angle|flex|ext|add|rot|tilt|list|bend|dev|sup)[a-z]*(_[lr])?"  # of OpenSim's models
+# Of OpenSim's models; in version 4, states end with `/value`.
+ANGLES = r"_(angle|flex|ext|add|rot|tilt|list|bend|dev|sup)[a-z]*(_[lr])?(/value)?"
 ROWS, ANGLE_UNIT = ("nrows", "datarows"), {"yes": "deg", "no": "rad"}
 
 
@@ -110,9 +111,15 @@ def read_opensim(path: Path, wanted: Collection[str]) -> OpenSimFile:
         for ending, unit in UNITS.items()
         if re.search(f"{ending}$", name, re.IGNORECASE)
     }
-    if angle_unit := ANGLE_UNIT.get(header.get("indegrees", "")):
-        units |= {name: angle_unit for name in names if re.search(f"{ANGLES}$", name)}
     kept = [name for name in names if name in {TIME, *wanted}]
+    angles = [name for name in names if re.search(f"{ANGLES}$", name)]
+    if angle_unit := ANGLE_UNIT.get(header.get("indegrees", "")):
+        units |= dict.fromkeys(angles, angle_unit)
+    elif of_unknown_unit := [name for name in angles if name in kept]:
+        notices.append(
+            f"no `inDegrees` in the header: the unit of {shorten(', '.join(of_unknown_unit))} is "
+            "not known; is it that of the script?"
+        )
     return OpenSimFile(names, table[kept], units, notices)
 
 

@@ -26,7 +26,7 @@ from tools.clock import count_to_time, increase, parse_times
 from tools.events import align_sensors, sort_events
 from tools.matlab_file import read_matlab
 from tools.plausibility import check_counter
-from tools.signals import TO_M_S2, TO_RAD_S, anti_alias, interpolate
+from tools.signals import ROUNDING_S, TO_M_S2, TO_RAD_S, anti_alias, interpolate
 from tools.text_file import find_unit, read_text, to_numbers
 
 if TYPE_CHECKING:
@@ -451,7 +451,7 @@ def split_at_gaps(time_s: np.ndarray, max_gap_s: float) -> list[slice]:
     """
     intervals_s = np.diff(time_s)
     longest_s = max(max_gap_s, LONGEST_GAP * float(np.median(intervals_s)))
-    gaps = np.flatnonzero(intervals_s > longest_s) + 1
+    gaps = np.flatnonzero(intervals_s > longest_s + ROUNDING_S) + 1
     bounds = [0, *gaps.tolist(), len(time_s)]
     return [slice(start, stop) for start, stop in pairwise(bounds) if stop - start > 1]
 

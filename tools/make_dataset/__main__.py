@@ -36,8 +36,9 @@ from common.cli import ArgumentParser, file_path, run_main
 from common.files import InputError, plural, printable, shorten, write_atomically
 from common.metrics import aligned_table
 from tools import plausibility
+from tools.c3d_file import C3D_SUFFIX
 from tools.make_dataset import contact
-from tools.make_dataset.sources import C3D_SUFFIX, Sources, describe, read_placements
+from tools.make_dataset.sources import Sources, describe, read_placements
 from tools.make_dataset.trials import convert_trial, find_trials, read_people, read_person
 from tools.mounting import Statistics, compare_subjects, measure
 from tools.output import check_writable, explain_write_errors, is_made_by

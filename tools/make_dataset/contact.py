@@ -61,7 +61,14 @@ class Contact(NamedTuple):
             raise InputError("--contact-duration: the first number must be the smaller one")
         before_s, after_s = args.contact_around or (AROUND_S, AROUND_S)
         threshold = sign * float(rule[3])
+        if min(before_s, after_s) < 0:
+            raise InputError("--contact-around: both numbers must be 0 or more")
         peak = threshold if args.contact_peak is None else sign * args.contact_peak
+        if peak < threshold:
+            raise InputError(
+                f"--contact-peak {args.contact_peak:g}: every contact by the rule "
+                f"{args.valid_contact!r} reaches it; check its sign and unit"
+            )
         return cls(rule[1], sign, threshold, shortest_s, longest_s, peak, before_s, after_s)
 
     def __str__(self) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from common.files import InputError, plural, read_problem, shorten
-from tools.c3d_file import C3dFile, read_c3d
+from tools.c3d_file import C3D_SUFFIX, C3dFile, read_c3d
 from tools.plausibility import percentile
 from tools.prepare_dataset_a.trial import EMG_BAND_HZ, compute_emg_envelope
 from tools.signals import ROUNDING_S
@@ -38,7 +38,6 @@ from tools.trial_file import (
 from tools.units import FORCES, MOMENTS, unit_key
 from tools.virtual_imus import Placement, virtual_imu
 
-C3D_SUFFIX = ".c3d"
 TIME = "time"
 AXES = "XYZ"
 LENGTHS_M = {"mm": 1e-3, "cm": 1e-2, "m": 1.0}
@@ -46,6 +45,8 @@ LENGTHS_M = {"mm": 1e-3, "cm": 1e-2, "m": 1.0}
 # the file states: in children of 15 kg, moments exceed 15 N·m and forces 100 N, and per kg, 2 N·m
 # and 30 N are large (but moments that were computed without the force of the other plate reach 9).
 LARGEST_PER_KG = {"MOMENT": (MOMENTS, 15.0), "FORCE": (FORCES, 100.0)}
+SHARED = 0.9  # of the shortest file of a trial: less suggests that the clocks differ
+UPRIGHT_M = 0.5  # distance between sensors on a person above which they are above each other
 PLACEMENT_COLUMNS = ["sensor", "origin", "x", "y", "z", "marker"]
 
 
@@ -100,7 +101,8 @@ class Sources(NamedTuple):
     def parts(self, file: Path, measured: Sequence[str]) -> Iterator[NamedColumns]:
         """Yield the columns of a file with one clock each."""
         if file.suffix.lower() == C3D_SUFFIX:
-            yield from c3d_columns(read_c3d(file), measured, self.placements)
+            max_gap_s = self.clock.max_gap_s
+            yield from c3d_columns(read_c3d(file), measured, self.placements, max_gap_s)
         else:
             yield read_columns(file, [self.clock.column], measured)
 
@@ -136,15 +138,21 @@ class Sources(NamedTuple):
         notices: list[str] = []
         times = [self._time(part, notices) for part in parts]
         start_s, stop_s = max(time_s[0] for time_s in times), min(time_s[-1] for time_s in times)
+        ranges = ", ".join(
+            f"{part.path.name} from {time_s[0]:.10g} to {time_s[-1]:.10g} s"
+            for part, time_s in zip(parts, times, strict=True)
+        )
         if start_s >= stop_s:
-            ranges = ", ".join(
-                f"{part.path.name} from {time_s[0]:.10g} to {time_s[-1]:.10g} s"
-                for part, time_s in zip(parts, times, strict=True)
-            )
             raise InputError(
                 f"{path}: the times of its files do not overlap ({ranges}): they have no common "
                 "clock; state --offset PATTERN=SECONDS to shift one of them, or export them with "
                 "the same clock"
+            )
+        shortest_s = min(float(np.ptp(time_s)) for time_s in times)
+        if stop_s - start_s < SHARED * shortest_s:
+            notices.append(
+                f"only {stop_s - start_s:.3g} s are in all of its files ({ranges}); if they have "
+                "no common clock, shift one of them with --offset PATTERN=SECONDS"
             )
         samples = int((stop_s - start_s) * self.rate_hz + ROUNDING) + 1
         grid_s = start_s + np.arange(samples) / self.rate_hz
@@ -166,9 +174,13 @@ class Sources(NamedTuple):
         """
         clock = part.own_clock(self.clock)
         if clock.rate_hz or clock.column not in part.names:
+            same = [name for name in part.names if name.casefold() == clock.column.casefold()]
+            hint = "add one from a clock that they share, and name it with --time-column"
+            if same and not clock.rate_hz:
+                hint = f"rename its column {same[0]} to {clock.column}, as in the other files"
             raise InputError(
                 f"{part.path}: has no time column, so it cannot be joined with the other files of "
-                "its trial; add one from a clock that they share, and name it with --time-column"
+                f"its trial; {hint}"
             )
         time_s, start_s = read_time(part, clock, [], notices)
         return time_s + start_s + self.offset_s(part.path)
@@ -212,7 +224,7 @@ class Sources(NamedTuple):
 
 
 def c3d_columns(
-    file: C3dFile, wanted: Collection[str], placements: Mapping[str, Placement]
+    file: C3dFile, wanted: Collection[str], placements: Mapping[str, Placement], max_gap_s: float
 ) -> Iterator[NamedColumns]:
     """Yield the points and the analog channels of a c3d file as columns with a time of their own.
 
@@ -220,9 +232,10 @@ def c3d_columns(
         file: the file.
         wanted: the columns to return.
         placements: sensor -> where this virtual IMU is attached.
+        max_gap_s: the longest gap in a marker of a virtual IMU that is interpolated.
 
     Raises:
-        InputError: A marker of a virtual IMU is missing, or no length is known.
+        InputError: A virtual IMU cannot be computed.
     """
     stated, notices = assume_units(file, wanted)
     if file.duplicates:
@@ -243,15 +256,22 @@ def c3d_columns(
             continue
         markers |= {*placement.frame, placement.marker}
         unit = stated.get(placement.marker, "")
-        if unit not in LENGTHS_M:
+        if placement.marker in file.points and unit not in LENGTHS_M:
             raise InputError(
                 f"{file.path}: POINT:UNITS is {shorten(unit) or 'missing'}; it must be one of "
                 f"{', '.join(LENGTHS_M)} to compute virtual IMUs"
             )
-        signals = virtual_imu(file.points, placement, file.point_hz, LENGTHS_M[unit])
+        unit_m = LENGTHS_M.get(unit, 1.0)
+        try:
+            signals = virtual_imu(
+                file.points, placement, file.point_hz, unit_m, max_gap_s=max_gap_s
+            )
+        except InputError as error:
+            raise InputError(f"{file.path}: {error}") from error
         columns |= dict(zip(names, np.hstack(signals).T, strict=True))
         units |= dict(zip(names, ["m/s2"] * 3 + ["rad/s"] * 3, strict=True))
     notices += _describe_missing(file, markers - {*file.outputs})
+    notices += _describe_vertical(file, [p.marker for p in placements.values()], stated)
     first = round(file.start_s * file.point_hz)
     yield _timed_columns(file, columns, wanted, units, file.point_hz, "frame {}", first, notices)
     if file.analog:
@@ -296,15 +316,17 @@ def assume_units(file: C3dFile, wanted: Collection[str]) -> tuple[dict[str, str]
         for unit in {units.get(label, "") for label in labels}:
             same = [label for label in labels if units.get(label, "") == unit]
             size, divided_by = table.get(unit_key(unit), (0.0, ""))
-            large = [percentile(np.abs(file.points[label]), 95) for label in same]
+            sizes = [np.linalg.norm(file.points[label], axis=1) for label in same]
+            large = [percentile(norm[norm > 0], 95) for norm in sizes]  # off the plate, it is 0
             largest = np.fmax.reduce(large)
             if size and not divided_by and 0 < largest * size < limit:
                 units |= dict.fromkeys(same, f"{unit}/kg")
                 if not {f"{label}_{axis}" for label in same for axis in AXES} & {*wanted}:
                     continue
                 notices.append(
-                    f"{kind.lower()}s reach {largest:.3g} {unit}: taken as {unit}/kg; if "
-                    "that is wrong, state the unit in a column `unit` of the --columns file"
+                    f"95 % of the {kind.lower()}s are below {largest:.3g} {unit}: taken as "
+                    f"{unit}/kg; if that is wrong, state the unit in a column `unit` of the "
+                    "--columns file"
                 )
     return units, notices
 
@@ -326,6 +348,29 @@ def _describe_missing(file: C3dFile, markers: Collection[str]) -> Iterator[str]:
     yield from (f"{shorten(', '.join(labels))}: {text}" for text, labels in found.items())
 
 
+def _describe_vertical(
+    file: C3dFile, markers: Collection[str], units: Mapping[str, str]
+) -> Iterator[str]:
+    """Yield a notice if the markers of virtual IMUs are not above each other along Z."""
+    places = np.array(
+        [
+            file.points[label] * LENGTHS_M.get(units.get(label, ""), np.nan)
+            for label in markers
+            if label in file.points
+        ]
+    )
+    is_whole = np.isfinite(places).all(axis=(0, 2)) if len(places) else np.zeros(0, bool)
+    if not is_whole.any():
+        return
+    extent_m = np.ptp(places[:, is_whole].mean(axis=1), axis=0)
+    if extent_m.max() > UPRIGHT_M and extent_m.argmax() != AXES.index("Z"):
+        yield (
+            f"the markers of the virtual IMUs are spread along {AXES[extent_m.argmax()]}, but Z "
+            "must be up: all accelerations are wrong unless the person is lying; export the file "
+            "with Z up"
+        )
+
+
 def read_placements(path: Path) -> dict[str, Placement]:
     """Read the table of virtual IMUs: `sensor`, `origin`, `x`, `y`, `z` and `marker`.
 
@@ -339,10 +384,12 @@ def read_placements(path: Path) -> dict[str, Placement]:
     placements: dict[str, Placement] = {}
     for i, (sensor, *frame, marker) in zip(table.index, table.values, strict=True):
         frame = [label for k, label in enumerate(frame) if label or k < len(frame) - 1]
-        if not all([sensor, *frame, marker]) or sensor in placements:
+        is_complete = all([sensor, *frame, marker]) and len({*frame}) == len(frame)
+        if not is_complete or sensor in placements:
             raise InputError(
-                f"{path}: line {i + 2}: a sensor needs a unique name, `origin`, `x`, `y` (and "
-                "`z` unless these are three markers) and `marker`; complete the line"
+                f"{path}: line {i + 2}: a sensor needs a unique name, different points as "
+                "`origin`, `x`, `y` (and `z` unless these are three markers), and `marker`; "
+                "correct the line"
             )
         placements[sensor] = Placement(tuple(frame), marker)
     return placements
@@ -363,6 +410,11 @@ def describe(path: Path) -> tuple[pd.DataFrame, list[str]]:
     names = [name for part in sources.parts(path, ()) for name in part.names if name]
     lines: list[tuple[str, str, str, float, float]] = []
     notices: list[str] = []
+    if path.suffix.lower() == C3D_SUFFIX:
+        file = read_c3d(path)
+        mass = f"{file.mass_kg:.4g} kg" if file.mass_kg else "unknown"
+        height = f"{file.height_m:.4g} m" if file.height_m else "unknown"
+        notices.append(f"body mass: {mass}; height: {height}")
     for part in sources.parts(path, names):
         notices += part.notices
         is_time = (name for name in part.names if name.casefold().startswith(TIME))

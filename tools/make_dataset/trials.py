@@ -13,11 +13,18 @@ import numpy as np
 from common.data import ALL, NAME, sort_subjects
 from common.files import InputError, shorten
 from tools import opensim, plausibility
-from tools.c3d_file import read_c3d
+from tools.c3d_file import C3D_SUFFIX, read_c3d
 from tools.make_dataset.contact import Contact
-from tools.make_dataset.sources import C3D_SUFFIX, Sources
+from tools.make_dataset.sources import Sources
 from tools.trained import all_sensors, channel_names
-from tools.trial_file import MATLAB_SUFFIX, Source, Units, read_table, read_trial
+from tools.trial_file import (
+    MATLAB_SUFFIX,
+    NamedColumns,
+    Source,
+    Units,
+    read_table,
+    read_trial,
+)
 from tools.units import FORCES, LIMITS, Person, other_units, target_factors, unit_key
 
 SUFFIXES = (".csv", ".txt", ".tsv", MATLAB_SUFFIX, C3D_SUFFIX, *opensim.SUFFIXES)
@@ -215,6 +222,16 @@ def convert_trial(
     """
     path, sensor_set, targets = trial.path, all_sensors(script), script.COLUMNS["targets"]
     others = [contact.column] if contact and contact.column not in targets else []
+
+    def read_files(_: Path, __: Sequence[str], measured: Sequence[str]) -> NamedColumns:
+        file = sources.read(trial.files, path, measured)
+        if absent := [name for name in others if name not in file.names]:
+            raise InputError(
+                f"{path}: no column {absent[0]} for --valid-contact; name a target of the script "
+                f"({', '.join(targets)}) or one of {shorten(', '.join(file.names), 500)}"
+            )
+        return file
+
     read = read_trial(
         path,
         script,
@@ -224,7 +241,7 @@ def convert_trial(
         mapping,
         needs_targets=True,
         others=others,
-        read=lambda _, __, measured: sources.read(trial.files, path, measured),
+        read=read_files,
     )
     try:
         scales = target_factors(script, read.target_units, person) if normalize else {}
