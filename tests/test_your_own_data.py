@@ -192,7 +192,9 @@ def test_a_script_without_data_and_another_rate_are_refused(place: Path) -> None
     script = importlib.import_module(SCRIPT)
     with pytest.raises(InputError, match=r"no.h5: no such file; .*--data"):
         script.main(["--data", str(place / "no.h5"), *TINY])
-    with pytest.raises(InputError, match=r"see --help and docs/your_own_data.md for how to create it"):
+    with pytest.raises(
+        InputError, match=r"see --help and docs/your_own_data.md for how to create it"
+    ):
         script.main(["--sample", *TINY])
     with pytest.raises(InputError, match="recorded at 148 Hz, but RATE_HZ of the script is 200"):
         script.read(place / "data" / f"dataset_{SCRIPT}.h5", rate_hz=200)
