@@ -200,10 +200,11 @@ def find_stances(file: C3dFile) -> list[Stance]:
     """
     if not (match := re.fullmatch(r"(.+?)\d+", file.path.stem)) or not file.height_m:
         raise InputError(f"{file.path}: no height, or not named <subject><trial>, as in HC002D06")
-    if file.point_hz != RATE_HZ or file.units["PELO"] != "mm":
-        found = f"{file.point_hz:g} Hz and {file.units['PELO'] or 'no unit'}"
-        raise InputError(f"{file.path}: points in {found} instead of {RATE_HZ} Hz and mm")
-    if file.analog_hz <= 2 * EMG_BAND_HZ[1] or file.analog_hz % RATE_HZ:
+    units = file.units["PELO"], file.units.get("RKneeMoment"), file.units.get("LKneeMoment")
+    if file.point_hz != RATE_HZ or units[0] != "mm" or not {*units[1:]} <= {"Nmm", None}:
+        found = f"{file.point_hz:g} Hz and units {', '.join(map(str, units))}"
+        raise InputError(f"{file.path}: {found}; it must have {RATE_HZ} Hz, mm and Nmm")
+    if file.analog_hz <= 2 * EMG_BAND_HZ[1]:
         raise InputError(f"{file.path}: analog channels at {file.analog_hz:g} Hz, too few for EMG")
     forward = file.points["PELA"] - file.points["PELO"]
     heading = np.arctan2(forward[:, 1], forward[:, 0])
@@ -250,9 +251,10 @@ def side_table(file: C3dFile, side: str, heading: np.ndarray) -> np.ndarray:
     acc, gyr = np.hstack([imu.acc for imu in imus]), np.hstack([imu.gyr for imu in imus])
     if side == "L":
         acc, gyr = acc * np.tile(MIRROR_ACC, len(imus)), gyr * np.tile(MIRROR_GYR, len(imus))
-    emg = np.column_stack([file.analog[f"Voltage.{side} {name}"] for name in MUSCLES.values()])
-    if not np.ptp(emg, axis=0).all():
-        raise InputError(f"{file.path}: no EMG of a muscle of side {side}")
+    channels = [f"Voltage.{side} {name}" for name in MUSCLES.values()]
+    emg = np.column_stack([file.analog[channel] for channel in channels])
+    if not (has_signal := np.ptp(emg, axis=0) > 0).all():
+        raise InputError(f"{file.path}: no signal in {channels[int(has_signal.argmin())]}")
     envelope = compute_emg_envelope(emg, file.analog_hz)[:: round(file.analog_hz / file.point_hz)]
     moments = [("Hip", 0), ("Hip", 1), ("Knee", 0), ("Ankle", 0)]  # in N·mm/kg
     moment = np.column_stack([file.points[f"{side}{joint}Moment"][:, i] for joint, i in moments])
@@ -276,7 +278,7 @@ def convert_files(folder: Path, out: Path) -> None:
     for path in sorted(folder.rglob("*"), key=lambda path: (path.name, path)):
         if path.suffix.lower() != C3D_SUFFIX:
             continue
-        first = files.setdefault(path.name, path)
+        first = files.setdefault(path.name.casefold(), path)
         if path != first:
             print(f"NOTICE: {path} skipped: it has the same name as {first}")
     for path in files.values():

@@ -184,7 +184,7 @@ def synthetic_file(default_data: Path, dataset: str, quick_look: Mapping[str, An
     from synthetic_gait import MAX_SUBJECTS, write_file  # slow to import
 
     if dataset not in MAX_SUBJECTS:
-        advice = "see --help and docs/your_own_data.md for how to create it, or state --data"
+        advice = "see --help and docs/your_own_data.md for how to create it, or pass --data FILE"
         note = "synthetic data exist for Datasets A and B only"
         raise InputError(f"{default_data}: no such file; {advice} ({note})")
     subjects, minutes = quick_look["subjects"], quick_look["minutes"]

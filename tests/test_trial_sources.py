@@ -117,8 +117,8 @@ def test_angles_without_a_stated_unit_are_named(tmp_path: Path) -> None:
     file = read_opensim(path, ["knee_angle_r"])
     assert "knee_angle_r" not in file.units
     assert file.notices == [
-        "no `inDegrees` in the header: the unit of knee_angle_r is not known; is it that of the "
-        "script?"
+        "`inDegrees` is not stated: the unit of knee_angle_r is that of the script, unless the "
+        "--columns file states another one in a column `unit`"
     ]
     assert not read_opensim(path, ["ground_force_1_vy"]).notices
 
@@ -233,7 +233,10 @@ def test_files_of_other_rates_and_with_an_offset(place: Path, capsys: Capture) -
 NO_CLOCK = {
     "two files with a column": ("01_id.sto", "both have the column Fz; rename one column"),
     "no times": ("01_imu.csv", "no time column, so it cannot be joined with the other files"),
-    "times with another name": ("01_imu.csv", "rename its column time to Time"),
+    "times with another name": (
+        "01_imu.csv",
+        "pass --time-column time if all files have it, or rename it to Time",
+    ),
 }
 
 
@@ -434,6 +437,8 @@ def test_a_short_contact_in_newtons_is_not_per_kg(place: Path, capsys: Capture) 
         content = ezc3d.c3d(str(path))
         content["data"]["points"][:3, 291:, 8:] = 0.0  # moments and forces
         content["data"]["points"][2, 292, :8] = 700.0
+        content["data"]["points"][2, 292, 8:40] = 10.0
+        content["data"]["points"][2, 292, 40:60] = 700.0
         content.write(str(path))
     assert make("--normalize")["Anna/level"]["vertical_force"].max() < 1.6
     assert "forces are below" not in capsys.readouterr().out
@@ -643,7 +648,9 @@ def test_a_file_with_y_up_is_noticed() -> None:
     turned = {label: values[:, [1, 2, 0]] for label, values in file.points.items()}
     for points, count in ((file.points, 0), (turned, 1)):
         part = next(c3d_columns(file._replace(points=points), ["RTIB_X"], placements, 0.03))
-        assert sum("along Y, but Z must be up" in text for text in part.notices) == count
+        assert (
+            sum("markers of the virtual IMUs are spread" in text for text in part.notices) == count
+        )
 
 
 def test_recorded_emg_is_joined_with_virtual_imus(place: Path) -> None:

@@ -110,7 +110,7 @@ def swing(frames: int = 200) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(("label", "frames"), [("L", 10), ("L", 2), ("marker", 2), ("marker", 1)])
 def test_a_gap_spoils_no_other_sample(label: str, frames: int) -> None:
-    """Else missing markers become signals, or those next to a gap are wrong by up to 30 m/s²."""
+    """Else missing markers become signals, or those next to a gap are wrong by up to 56 m/s²."""
     points = swing()
     whole = virtual_imu(points, FRAME, RATE_HZ, 1.0)
     points[label][90 : 90 + frames] = np.nan
@@ -125,10 +125,22 @@ def test_a_gap_spoils_no_other_sample(label: str, frames: int) -> None:
     np.testing.assert_allclose(imu.gyr[~is_missing], whole.gyr[~is_missing], atol=0.02)
 
 
+def test_swapped_markers_are_a_gap() -> None:
+    """Else a few frames in which two markers were confused reject a trial, or spoil it."""
+    points = swing()
+    whole = virtual_imu(points, FRAME, RATE_HZ, 1.0)
+    swapped = slice(90, 92)
+    points["A"][swapped], points["L"][swapped] = points["L"][swapped], points["A"][swapped].copy()
+    imu = virtual_imu(points, FRAME, RATE_HZ, 1.0, max_gap_s=0.03)
+    np.testing.assert_allclose(imu.gyr[INNER], whole.gyr[INNER], atol=0.02)
+    assert np.isnan(virtual_imu(points, FRAME, RATE_HZ, 1.0).gyr[swapped]).all()
+
+
 UNUSABLE = {
     "no such point": (("TRXO", "A", "L", "P"), "no point TRXO for a virtual IMU"),
     "left-handed axes": (("O", "A", "P", "L"), "O, A, P, L: not the points of a right-handed"),
-    "markers on a line": (("O", "A", "B"), "three markers that are not on a line"),
+    "markers on a line": (("O", "L", "B"), "three markers that are not on a line"),
+    "any four markers": (("O", "A", "L", "skewed"), "not the points of a right-handed frame"),
     "never seen": (("O", "A", "never"), "never: missing in all frames"),
 }
 
@@ -137,7 +149,9 @@ UNUSABLE = {
 def test_a_frame_that_cannot_be_used(frame: tuple[str, ...], message: str) -> None:
     """Else a mistake in the table of virtual IMUs ends in a traceback."""
     points = swing()
-    points |= {"B": 2 * points["A"] - points["O"], "never": np.full((200, 3), np.nan)}
+    noise = np.random.default_rng(0).normal(scale=1e-3, size=(200, 3))  # m
+    points |= {"B": 2 * points["L"] - points["O"] + noise, "never": np.full((200, 3), np.nan)}
+    points |= {"skewed": points["A"] + points["L"] - points["O"] + 0.2 * points["P"]}
     with pytest.raises(InputError, match=message):
         virtual_imu(points, Placement(frame, "marker"), RATE_HZ, 1.0)
     with pytest.raises(InputError, match="points at 20 Hz: too few for a virtual IMU"):

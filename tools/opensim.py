@@ -117,8 +117,8 @@ def read_opensim(path: Path, wanted: Collection[str]) -> OpenSimFile:
         units |= dict.fromkeys(angles, angle_unit)
     elif of_unknown_unit := [name for name in angles if name in kept]:
         notices.append(
-            f"no `inDegrees` in the header: the unit of {shorten(', '.join(of_unknown_unit))} is "
-            "not known; is it that of the script?"
+            f"`inDegrees` is not stated: the unit of {shorten(', '.join(of_unknown_unit))} is that "
+            "of the script, unless the --columns file states another one in a column `unit`"
         )
     return OpenSimFile(names, table[kept], units, notices)
 

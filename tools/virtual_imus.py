@@ -19,7 +19,12 @@ from tools.signals import ROUNDING_S, filter_zero_phase
 
 CUTOFF_HZ = 12.0
 SHORTEST = 8  # samples; a shorter stretch is not differentiated
-EDGE_S = 0.08  # at both ends of a stretch, where accelerations are wrong by up to 30 m/s²
+EDGE_S = (
+    0.08  # at both ends of a stretch: accelerations of a foot are wrong by up to 56 m/s² at the
+)
+# end, and by 2 m/s² after this time
+FLATTEST = 0.05  # sine of the angle between the lines from the first of three markers to the others
+MOST_SKEWED = 0.5  # volume spanned by the axes of a segment frame, 1 if they are perpendicular
 MARKERS = 3
 
 
@@ -95,6 +100,15 @@ def virtual_imu(
             f"{2 * cutoff_hz:g} Hz"
         )
     edge = round(edge_s * rate_hz)
+    is_frame = is_right_handed(positions[:, :-1])
+    is_known = ~is_missing[:, :-1].any(axis=1)
+    if is_known.any() and is_frame[is_known].mean() < 0.5:
+        raise InputError(
+            f"{', '.join(placement.frame)}: not the points of a right-handed frame; give the "
+            "origin and the points on X, Y and Z in this order, or three markers that are not on "
+            "a line"
+        )
+    positions[is_known & ~is_frame, :-1] = np.nan  # markers that were mistaken for each other
     positions = fill_gaps(positions, rate_hz, max_gap_s)
     is_valid = np.isfinite(positions).all(axis=(1, 2))
     acc, gyr = np.full((2, len(positions), 3), np.nan)
@@ -107,14 +121,7 @@ def virtual_imu(
             flat = stretch.reshape(len(stretch), -1)
             stretch = filter_zero_phase(flat, rate_hz, cutoff_hz).reshape(stretch.shape)
         time_s = np.arange(len(stretch)) / rate_hz
-        try:
-            orientation = segment_orientation(stretch[:, :-1])
-        except ValueError as error:
-            raise InputError(
-                f"{', '.join(placement.frame)}: not the points of a right-handed frame; give the "
-                "origin and the points on X, Y and Z in this order, or three markers that are not "
-                "on a line"
-            ) from error
+        orientation = segment_orientation(stretch[:, :-1])
         motion_m_s2 = make_interp_spline(time_s, stretch[:, -1], k=5).derivative(2)(time_s)
         force_m_s2 = motion_m_s2 + constants.g * np.asarray(up)
         inner = slice(edge, len(stretch) - edge)
@@ -142,17 +149,26 @@ def segment_orientation(points: np.ndarray) -> Rotation:
 
     Args:
         points: `(n, 4, 3)` or `(n, 3, 3)` positions of the points of `Placement.frame`.
-
-    Raises:
-        ValueError: The axes are left-handed, or two points coincide.
     """
+    axes = segment_axes(points)  # made orthonormal by SciPy
+    return Rotation.from_matrix(axes.transpose(0, 2, 1))
+
+
+def is_right_handed(points: np.ndarray) -> np.ndarray:
+    """Return in which frames points `(n, 4, 3)` or `(n, 3, 3)` define a right-handed frame."""
+    with np.errstate(invalid="ignore"):
+        if points.shape[1] == MARKERS:
+            x, other = (points[:, i] - points[:, 0] for i in (1, 2))
+            lengths = np.linalg.norm(x, axis=-1) * np.linalg.norm(other, axis=-1)
+            return np.linalg.norm(np.cross(x, other), axis=-1) > FLATTEST * lengths
+        return np.linalg.det(segment_axes(points)) > MOST_SKEWED
+
+
+def segment_axes(points: np.ndarray) -> np.ndarray:
+    """Return unit vectors `(n, 3, 3)` along X, Y and Z of a segment; NaN if points coincide."""
     from_origin = points[:, 1:] - points[:, :1]
     if points.shape[1] == MARKERS:
         x, other = from_origin[:, 0], from_origin[:, 1]
         z = np.cross(x, other)
         from_origin = np.stack([x, np.cross(z, x), z], axis=1)
-    length = np.linalg.norm(from_origin, axis=-1, keepdims=True)
-    if not (length > 0).all() or not (np.linalg.det(from_origin) > 0).all():
-        raise ValueError("not a right-handed frame")
-    axes = from_origin / length
-    return Rotation.from_matrix(axes.transpose(0, 2, 1))  # which makes the axes orthonormal
+    return from_origin / np.linalg.norm(from_origin, axis=-1, keepdims=True)

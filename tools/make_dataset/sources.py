@@ -22,6 +22,7 @@ from tools.plausibility import percentile
 from tools.prepare_dataset_a.trial import EMG_BAND_HZ, compute_emg_envelope
 from tools.signals import ROUNDING_S
 from tools.trial_file import (
+    LONGEST_GAP,
     LOWER,
     ROUNDING,
     Clock,
@@ -101,8 +102,7 @@ class Sources(NamedTuple):
     def parts(self, file: Path, measured: Sequence[str]) -> Iterator[NamedColumns]:
         """Yield the columns of a file with one clock each."""
         if file.suffix.lower() == C3D_SUFFIX:
-            max_gap_s = self.clock.max_gap_s
-            yield from c3d_columns(read_c3d(file), measured, self.placements, max_gap_s)
+            yield from c3d_columns(read_c3d(file), measured, self.placements, self.clock.max_gap_s)
         else:
             yield read_columns(file, [self.clock.column], measured)
 
@@ -177,7 +177,10 @@ class Sources(NamedTuple):
             same = [name for name in part.names if name.casefold() == clock.column.casefold()]
             hint = "add one from a clock that they share, and name it with --time-column"
             if same and not clock.rate_hz:
-                hint = f"rename its column {same[0]} to {clock.column}, as in the other files"
+                hint = (
+                    f"pass --time-column {same[0]} if all files have it, or rename it to "
+                    f"{clock.column} in this one"
+                )
             raise InputError(
                 f"{part.path}: has no time column, so it cannot be joined with the other files of "
                 f"its trial; {hint}"
@@ -232,7 +235,8 @@ def c3d_columns(
         file: the file.
         wanted: the columns to return.
         placements: sensor -> where this virtual IMU is attached.
-        max_gap_s: the longest gap in a marker of a virtual IMU that is interpolated.
+        max_gap_s: the longest gap in a marker of a virtual IMU that is interpolated, at least two
+            frames.
 
     Raises:
         InputError: A virtual IMU cannot be computed.
@@ -261,10 +265,10 @@ def c3d_columns(
                 f"{file.path}: POINT:UNITS is {shorten(unit) or 'missing'}; it must be one of "
                 f"{', '.join(LENGTHS_M)} to compute virtual IMUs"
             )
-        unit_m = LENGTHS_M.get(unit, 1.0)
+        unit_m, longest_s = LENGTHS_M.get(unit, 1.0), max(max_gap_s, LONGEST_GAP / file.point_hz)
         try:
             signals = virtual_imu(
-                file.points, placement, file.point_hz, unit_m, max_gap_s=max_gap_s
+                file.points, placement, file.point_hz, unit_m, max_gap_s=longest_s
             )
         except InputError as error:
             raise InputError(f"{file.path}: {error}") from error
@@ -365,9 +369,8 @@ def _describe_vertical(
     extent_m = np.ptp(places[:, is_whole].mean(axis=1), axis=0)
     if extent_m.max() > UPRIGHT_M and extent_m.argmax() != AXES.index("Z"):
         yield (
-            f"the markers of the virtual IMUs are spread along {AXES[extent_m.argmax()]}, but Z "
-            "must be up: all accelerations are wrong unless the person is lying; export the file "
-            "with Z up"
+            f"the markers of the virtual IMUs are spread most along {AXES[extent_m.argmax()]}; if "
+            "this axis is vertical, all accelerations are wrong: export the file with Z up"
         )
 
 
