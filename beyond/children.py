@@ -76,7 +76,7 @@ from common.windows import Fold, Windows, cut_windows, make_fold, precompute
 from tools.c3d_file import C3D_SUFFIX, C3dFile, read_c3d
 from tools.output import check_writable, is_made_by
 from tools.prepare_dataset_a.trial import EMG_BAND_HZ, compute_emg_envelope
-from tools.signals import BODY_WEIGHT_M_S2
+from tools.signals import BODY_WEIGHT_M_S2, find_runs
 from tools.virtual_imus import Placement, virtual_imu
 
 # Data and hyperparameters ----------------------------------------------------------------------
@@ -218,15 +218,13 @@ def find_stances(file: C3dFile) -> list[Stance]:
             continue
         table = side_table(file, side, heading)
         vertical = np.nan_to_num(file.points[f"{side}NormalisedGRF"][:, 2])
-        bounds = np.flatnonzero(np.diff(vertical > CONTACT_PERCENT, prepend=False, append=False))
-        for start, stop in zip(bounds[::2], bounds[1::2], strict=True):
+        for start, stop in find_runs(vertical > CONTACT_PERCENT):
             is_long = SHORTEST <= stop - start <= LONGEST
             if not is_long or vertical[start:stop].max() < PEAK_PERCENT:
                 continue
             values = table[max(start - MARGIN, 0) : stop + MARGIN]
             is_valid = np.isfinite(values).all(axis=1)
-            edges = np.flatnonzero(np.diff(is_valid, prepend=False, append=False))
-            for first, last in zip(edges[::2], edges[1::2], strict=True):
+            for first, last in find_runs(is_valid):
                 if last - first >= WINDOW:
                     stances.append(Stance(match[1], activity, side, values[first:last]))
     return stances

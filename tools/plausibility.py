@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from common.files import plural, shorten
-from tools.signals import TO_RAD_S
+from tools.signals import TO_RAD_S, find_runs
 
 GRAVITY_M_S2 = 9.8
 ANY_NORM_M_S2 = (4.0, 40.0)  # of a recording that may be all running
@@ -231,8 +231,8 @@ def _describe(
 
 def _runs(is_true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the starts and lengths of the runs of True."""
-    edges = np.flatnonzero(np.diff(is_true, prepend=False, append=False))
-    return edges[::2], edges[1::2] - edges[::2]
+    starts, stops = find_runs(is_true).T
+    return starts, stops - starts
 
 
 def longest_constant_run(values: np.ndarray) -> tuple[int, int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 from scipy import constants
 
@@ -53,11 +51,14 @@ def filter_zero_phase(
         return apply(values)
     result = np.full_like(values, np.nan)
     for column in range(values.shape[1]):
-        bounds = np.flatnonzero(np.diff(is_valid[:, column], prepend=False, append=False))
-        for start, stop in pairwise(bounds):
-            if is_valid[start, column]:
-                result[start:stop, column] = apply(values[start:stop, column : column + 1])[:, 0]
+        for start, stop in find_runs(is_valid[:, column]):
+            result[start:stop, column] = apply(values[start:stop, column : column + 1])[:, 0]
     return result
+
+
+def find_runs(is_true: np.ndarray) -> np.ndarray:
+    """Return the start and the stop `(runs, 2)` of each run of True in `(n,)`."""
+    return np.flatnonzero(np.diff(is_true, prepend=False, append=False)).reshape(-1, 2)
 
 
 def anti_alias(values: np.ndarray, rate_hz: float, new_rate_hz: float) -> np.ndarray:

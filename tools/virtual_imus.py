@@ -15,14 +15,13 @@ from scipy.interpolate import make_interp_spline
 from scipy.spatial.transform import Rotation, RotationSpline
 
 from common.files import InputError, shorten
-from tools.signals import ROUNDING_S, filter_zero_phase
+from tools.signals import ROUNDING_S, filter_zero_phase, find_runs
 
 CUTOFF_HZ = 12.0
 SHORTEST = 8  # samples; a shorter stretch is not differentiated
-EDGE_S = (
-    0.08  # at both ends of a stretch: accelerations of a foot are wrong by up to 56 m/s² at the
-)
-# end, and by 2 m/s² after this time
+# Left out at both ends of a stretch: accelerations of a foot are wrong by up to 56 m/s² at the very
+# end, and by 2 m/s² after this time.
+EDGE_S = 0.08
 FLATTEST = 0.05  # sine of the angle between the lines from the first of three markers to the others
 MOST_SKEWED = 0.5  # volume spanned by the axes of a segment frame, 1 if they are perpendicular
 MARKERS = 3
@@ -112,8 +111,7 @@ def virtual_imu(
     positions = fill_gaps(positions, rate_hz, max_gap_s)
     is_valid = np.isfinite(positions).all(axis=(1, 2))
     acc, gyr = np.full((2, len(positions), 3), np.nan)
-    bounds = np.flatnonzero(np.diff(is_valid, prepend=False, append=False))
-    for start, stop in zip(bounds[::2], bounds[1::2], strict=True):
+    for start, stop in find_runs(is_valid):
         if stop - start < SHORTEST:
             continue
         stretch = positions[start:stop]

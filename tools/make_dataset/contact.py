@@ -9,6 +9,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from common.files import InputError
+from tools.signals import find_runs
 
 DURATION_S = (0.3, 1.5)  # of a stance in walking
 AROUND_S = 0.0
@@ -86,9 +87,8 @@ class Contact(NamedTuple):
         """
         force = self.sign * np.nan_to_num(force, nan=-self.sign * np.inf)
         is_loaded = force > self.threshold
-        bounds = np.flatnonzero(np.diff(is_loaded, prepend=False, append=False))
         is_valid, contacts = np.zeros(len(force), bool), 0
-        for start, stop in zip(bounds[::2], bounds[1::2], strict=True):
+        for start, stop in find_runs(is_loaded):
             is_long_enough = self.shortest_s <= (stop - start) / rate_hz <= self.longest_s
             if is_long_enough and force[start:stop].max() >= self.peak:
                 before, after = (round(s * rate_hz) for s in (self.before_s, self.after_s))

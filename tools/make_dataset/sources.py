@@ -20,7 +20,7 @@ from common.files import InputError, plural, read_problem, shorten
 from tools.c3d_file import C3D_SUFFIX, C3dFile, read_c3d
 from tools.plausibility import percentile
 from tools.prepare_dataset_a.trial import EMG_BAND_HZ, compute_emg_envelope
-from tools.signals import ROUNDING_S
+from tools.signals import ROUNDING_S, find_runs
 from tools.trial_file import (
     LONGEST_GAP,
     LOWER,
@@ -341,11 +341,10 @@ def _describe_missing(file: C3dFile, markers: Collection[str]) -> Iterator[str]:
     for label in sorted(markers & {*file.points}):
         is_missing = np.isnan(file.points[label]).any(axis=1)
         if is_missing.any():
-            edges = np.flatnonzero(np.diff(is_missing, prepend=False, append=False))
             zeros = file.zeros.get(label, 0)
             text = (
                 f"missing in {is_missing.sum()} of {plural(file.frames, 'frame')}, at most "
-                f"{(edges[1::2] - edges[::2]).max()} in succession"
+                f"{np.diff(find_runs(is_missing)).max()} in succession"
             )
             text += f"; {zeros} of them are 0, 0, 0" if zeros else ""
             found.setdefault(text, []).append(label)
